@@ -1,0 +1,50 @@
+"""Run every layer that guards the project, in order, and end with one table: `make test`.
+
+Fast layers run first, so that a mistake shows early. A layer that fails does not stop the next ones; the exit
+code says whether all passed. A name given as an argument runs that layer alone: `run_layers.py unit`.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PYTEST = ["-m", "pytest", "-q", "-p", "no:cacheprovider"]
+LAYERS: dict[str, list[str]] = {
+    "lint": ["-m", "ruff", "check", "."],
+    "format": ["-m", "ruff", "format", "--check", "."],
+    "types": ["-m", "mypy"],
+    "tests": [*PYTEST, "tests", "-m", "not browser and not notebook", "-n", "2", "--dist", "loadfile"],
+    "notebooks": [*PYTEST, "tests", "-m", "notebook"],
+    "nbval": [*PYTEST, "--nbval-lax", "notebooks", "-n", "2", "--dist", "loadfile"],
+    "browser": [*PYTEST, "tests/browser", "-m", "browser"],
+}
+
+
+def run(layer: str) -> tuple[str, bool, float]:
+    """Run one layer as a process of its own; return its name, whether it passed, and its seconds."""
+    print(f"\n=== {layer}: python {' '.join(LAYERS[layer])}", flush=True)
+    threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    start = time.monotonic()
+    code = subprocess.run([sys.executable, *LAYERS[layer]], cwd=ROOT, env={**os.environ, **threads}).returncode
+    return layer, code == 0, time.monotonic() - start
+
+
+def main() -> int:
+    unknown = [name for name in sys.argv[1:] if name not in LAYERS]
+    if unknown:
+        print(f"unknown layer {unknown[0]!r}; the layers are {', '.join(LAYERS)}")
+        return 2
+    results = [run(layer) for layer in sys.argv[1:] or LAYERS]
+    print("\nlayer       result  seconds")
+    for layer, passed, seconds in results:
+        print(f"{layer:<12}{'passed' if passed else 'FAILED':<8}{seconds:7.0f}")
+    failed = sum(not passed for _, passed, _ in results)
+    print(f"\n{len(results) - failed} passed, {failed} failed")
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+"""What a user installs is said once: pyproject.toml, environment.yml and requirements.lock agree."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+import transkd_lite as tk
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+REQUIREMENTS = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]]
+
+
+def test_environment_yml_lists_the_same_dependencies():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    (pip,) = [item["pip"] for item in environment["dependencies"] if isinstance(item, dict)]
+    assert [item for item in pip if not item.startswith("--")] == REQUIREMENTS
+
+
+def test_lock_pins_every_dependency_and_names_no_index():
+    lock = (ROOT / "requirements.lock").read_text()
+    pinned = {match.lower() for match in re.findall(r"^([A-Za-z0-9_.-]+)==", lock, flags=re.M)}
+    wanted = {re.match(r"[A-Za-z0-9_.-]+", item)[0].lower().replace("_", "-") for item in REQUIREMENTS}
+    assert wanted <= pinned
+    assert not re.findall(r"--(?:extra-)?index-url|https?://", lock)
+
+
+def test_version_is_said_once():
+    assert tk.__version__ == PROJECT["version"]
+
+
+@pytest.mark.parametrize("module", ["torch", "datasets", "matplotlib", "papermill", "ipywidgets", "dask", "timm"])
+def test_import_is_light(module):
+    code = f"import sys, transkd_lite; sys.exit({module!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_every_public_name_exists():
+    missing = [name for name in tk.__all__ if not hasattr(tk, name)]
+    assert not missing
+
+
+def test_unknown_name_lists_the_valid_ones():
+    with pytest.raises(AttributeError, match="create_model"):
+        tk.create_modle  # noqa: B018
