@@ -1,0 +1,194 @@
+"""SegFormer B0-B5: the Mix Transformer encoder (MiT) with the all-MLP head.
+
+Xie et al., "SegFormer: Simple and Efficient Design for Semantic Segmentation with Transformers", NeurIPS
+2021. Teacher (B2) and student (B0) of the TransKD paper. Written from the paper; the shapes and the two
+LayerNorm constants (1e-6 in blocks and stages, 1e-5 in patch embeddings and spatial reductions) are those of
+the published weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from transkd_lite.models.head import AllMLPHead
+from transkd_lite.models.layers import DropPath, drop_path_rates, initialise, to_map, to_tokens
+from transkd_lite.models.output import NUM_STAGES, ModelSpec, SegModel, SegOutput, check_images
+
+__all__ = ["SEGFORMERS", "SegFormer", "Variant"]
+
+NUM_HEADS = (1, 2, 5, 8)
+REDUCTIONS = (8, 4, 2, 1)
+PATCH_SIZES = (7, 3, 3, 3)
+PATCH_STRIDES = (4, 2, 2, 2)
+MLP_RATIO = 4
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What differs between B0 and B5."""
+
+    channels: tuple[int, int, int, int]
+    depths: tuple[int, int, int, int]
+    decoder_channels: int
+
+
+WIDE = (64, 128, 320, 512)
+SEGFORMERS = {
+    "segformer_b0": Variant((32, 64, 160, 256), (2, 2, 2, 2), 256),
+    "segformer_b1": Variant(WIDE, (2, 2, 2, 2), 256),
+    "segformer_b2": Variant(WIDE, (3, 4, 6, 3), 768),
+    "segformer_b3": Variant(WIDE, (3, 4, 18, 3), 768),
+    "segformer_b4": Variant(WIDE, (3, 8, 27, 3), 768),
+    "segformer_b5": Variant(WIDE, (3, 6, 40, 3), 768),
+}
+
+
+class PatchEmbedding(nn.Module):
+    """Overlapping patches: a strided convolution, then LayerNorm. (N, C, H, W) -> (N, H'W', D)."""
+
+    def __init__(self, in_channels: int, channels: int, patch_size: int, stride: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, channels, patch_size, stride, padding=patch_size // 2)
+        self.norm = nn.LayerNorm(channels, eps=1e-5)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        x = self.proj(x)
+        return self.norm(to_tokens(x)), (x.shape[2], x.shape[3])
+
+
+class EfficientAttention(nn.Module):
+    """Multi-head self-attention whose keys and values come from a map reduced by a strided convolution."""
+
+    def __init__(self, channels: int, num_heads: int, reduction: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q = nn.Linear(channels, channels)
+        self.kv = nn.Linear(channels, 2 * channels)
+        self.proj = nn.Linear(channels, channels)
+        self.sr = nn.Conv2d(channels, channels, reduction, reduction) if reduction > 1 else None
+        self.norm = nn.LayerNorm(channels, eps=1e-5) if reduction > 1 else None
+
+    def queries_keys_values(self, x: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens (N, HW, C) to q (N, heads, HW, C/heads) and k, v (N, heads, HW/R^2, C/heads)."""
+        q = self.q(x).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+        if self.sr is not None and self.norm is not None:
+            x = self.norm(to_tokens(self.sr(to_map(x, size))))
+        k, v = self.kv(x).unflatten(2, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        return q, k, v
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        q, k, v = self.queries_keys_values(x, size)
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class MixFFN(nn.Module):
+    """Linear, depthwise 3x3 convolution (it tells position by its zero padding), GELU, linear."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        hidden = MLP_RATIO * channels
+        self.fc1 = nn.Linear(channels, hidden)
+        self.dwconv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
+        self.fc2 = nn.Linear(hidden, channels)
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        x = to_tokens(self.dwconv(to_map(self.fc1(x), size)))
+        return self.fc2(F.gelu(x))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: x + attention(norm(x)), then x + MixFFN(norm(x))."""
+
+    def __init__(self, channels: int, num_heads: int, reduction: int, drop_path: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels, eps=1e-6)
+        self.attn = EfficientAttention(channels, num_heads, reduction)
+        self.norm2 = nn.LayerNorm(channels, eps=1e-6)
+        self.mlp = MixFFN(channels)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        x = x + self.drop_path(self.attn(self.norm1(x), size))
+        return x + self.drop_path(self.mlp(self.norm2(x), size))
+
+
+class Stage(nn.Module):
+    """Patch embedding, blocks, norm. Map in, (feature map, embedding tokens) out."""
+
+    def __init__(
+        self, index: int, channels: tuple[int, ...], drop_paths: list[float], checkpointing: bool
+    ) -> None:
+        super().__init__()
+        width, before = channels[index], channels[index - 1] if index else 3
+        self.patch_embed = PatchEmbedding(before, width, PATCH_SIZES[index], PATCH_STRIDES[index])
+        self.blocks = nn.ModuleList(
+            Block(width, NUM_HEADS[index], REDUCTIONS[index], rate) for rate in drop_paths
+        )
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.gradient_checkpointing = checkpointing
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        embedding, size = self.patch_embed(x)
+        x = embedding
+        for block in self.blocks:
+            if self.gradient_checkpointing and self.training:
+                x = checkpoint(block, x, size, use_reentrant=False)
+            else:
+                x = block(x, size)
+        return to_map(self.norm(x), size), embedding
+
+
+class SegFormer(SegModel):
+    """Images (N, 3, H, W), H and W at least 32, to a `SegOutput`.
+
+    - drop_path: the last block's rate of stochastic depth (earlier blocks linearly less).
+    - head_dropout: the rate at which the head drops whole channels.
+    - decoder_channels: the head's width; None for the published one (256 for B0 and B1, 768 from B2 on).
+    - gradient_checkpointing: in training, recompute blocks in the backward pass instead of storing them.
+
+    >>> import torch
+    >>> SegFormer("segformer_b0", 19)(torch.rand(1, 3, 64, 128)).logits.shape
+    torch.Size([1, 19, 16, 32])
+    """
+
+    def __init__(
+        self,
+        name: str,
+        num_classes: int,
+        *,
+        drop_path: float = 0.1,
+        head_dropout: float = 0.1,
+        decoder_channels: int | None = None,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        variant = SEGFORMERS[name]
+        width = decoder_channels or variant.decoder_channels
+        self.spec = ModelSpec(
+            name=name,
+            channels=variant.channels,
+            num_classes=num_classes,
+            num_heads=NUM_HEADS,
+            depths=variant.depths,
+            patch_sizes=PATCH_SIZES,
+            decoder_channels=width,
+        )
+        rates = drop_path_rates(drop_path, variant.depths)
+        self.stages = nn.ModuleList(
+            Stage(i, variant.channels, rates[i], gradient_checkpointing) for i in range(NUM_STAGES)
+        )
+        self.stages.apply(initialise)
+        self.head = AllMLPHead(variant.channels, width, num_classes, dropout=head_dropout)
+
+    def forward(self, images: Tensor) -> SegOutput:
+        check_images(images)
+        x, features, embeddings = images, [], []
+        for stage in self.stages:
+            x, embedding = stage(x)
+            features.append(x)
+            embeddings.append(embedding)
+        return SegOutput(self.head(tuple(features)), tuple(features), tuple(embeddings))
