@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from importlib import import_module
 from typing import Any
 
+from transkd_lite.models.lvt import LVT
 from transkd_lite.models.output import SegModel
 from transkd_lite.models.segformer import SEGFORMERS, SegFormer
 
 __all__ = ["create_model", "list_models"]
+
+PVT_NAMES = tuple(f"pvt_v2_b{i}" for i in range(6))
 
 
 def list_models() -> list[str]:
@@ -18,7 +22,7 @@ def list_models() -> list[str]:
     >>> list_models()[:2]
     ['segformer_b0', 'segformer_b1']
     """
-    return list(SEGFORMERS)
+    return [*SEGFORMERS, *PVT_NAMES, "lvt"]
 
 
 def create_model(name: str, num_classes: int, *, pretrained: str | None = None, **options: Any) -> SegModel:
@@ -49,4 +53,8 @@ def create_model(name: str, num_classes: int, *, pretrained: str | None = None, 
 def _network(name: str) -> type[Any]:
     if name in SEGFORMERS:
         return SegFormer
+    if name in PVT_NAMES:
+        return import_module("transkd_lite.models.pvt").PVTv2
+    if name == "lvt":
+        return LVT
     raise ValueError(f"unknown network {name!r}; choose one of {', '.join(list_models())} or timm:<backbone>")

@@ -5,13 +5,15 @@ Sources: SegFormer (Xie et al. 2021, section 3.2); Panoptic feature pyramid netw
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from transkd_lite.models.layers import initialise, to_map, to_tokens
 
-__all__ = ["AllMLPHead"]
+__all__ = ["AllMLPHead", "SemanticFPNHead"]
 
 
 class AllMLPHead(nn.Module):
@@ -37,6 +39,57 @@ class AllMLPHead(nn.Module):
         maps = []
         for feature, projection in zip(features, self.projections, strict=True):
             projected = to_map(projection(to_tokens(feature)), (feature.shape[2], feature.shape[3]))
-            maps.append(F.interpolate(projected, size=size, mode="bilinear", align_corners=False))
+            maps.append(_resize(projected, size))
         fused = F.relu(self.norm(self.fuse(torch.cat(maps[::-1], dim=1))))
         return self.classifier(self.dropout(fused))
+
+
+class SemanticFPNHead(nn.Module):
+    """Top-down pyramid of one width, each level brought to a quarter of the image by 3x3 convolutions, then
+    summed.
+
+    features 4 x (N, C_i, H_i, W_i) -> logits (N, K, H_1, W_1). As the paper gives it to PVTv2: pyramid of
+    width 256 without norms, head of width 128. Level i passes max(1, i) convolutions (i = 0 … 3), each
+    followed by ReLU and, for i > 0, by doubling the size.
+    """
+
+    def __init__(
+        self,
+        channels: tuple[int, ...],
+        num_classes: int,
+        *,
+        pyramid: int = 256,
+        width: int = 128,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.laterals = nn.ModuleList(nn.Conv2d(c, pyramid, 1) for c in channels)
+        self.smooth = nn.ModuleList(nn.Conv2d(pyramid, pyramid, 3, padding=1) for _ in channels)
+        self.scales = nn.ModuleList(
+            nn.ModuleList(nn.Conv2d(width if j else pyramid, width, 3, padding=1) for j in range(max(1, i)))
+            for i in range(len(channels))
+        )
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = nn.Conv2d(width, num_classes, 1)
+        self.apply(initialise)
+
+    def forward(self, features: tuple[Tensor, ...]) -> Tensor:
+        levels = [lateral(feature) for lateral, feature in zip(self.laterals, features, strict=True)]
+        for i in range(len(levels) - 1, 0, -1):
+            levels[i - 1] = levels[i - 1] + F.interpolate(
+                levels[i], size=levels[i - 1].shape[2:], mode="nearest"
+            )
+        size = features[0].shape[2:]
+        scaled = [_resize(self._scaled(i, smooth(levels[i])), size) for i, smooth in enumerate(self.smooth)]
+        return self.classifier(self.dropout(torch.stack(scaled).sum(0)))
+
+    def _scaled(self, i: int, x: Tensor) -> Tensor:
+        for convolution in self.scales[i].children():
+            x = F.relu(convolution(x))
+            if i > 0:
+                x = _resize(x, [2 * x.shape[2], 2 * x.shape[3]])
+        return x
+
+
+def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(x, size=(size[0], size[1]), mode="bilinear", align_corners=False)

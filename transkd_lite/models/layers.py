@@ -10,8 +10,9 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-__all__ = ["DropPath", "drop_path_rates", "initialise", "to_map", "to_tokens"]
+__all__ = ["DropPath", "drop_path_rates", "initialise", "run_blocks", "to_map", "to_tokens"]
 
 
 def to_tokens(x: Tensor) -> Tensor:
@@ -22,6 +23,20 @@ def to_tokens(x: Tensor) -> Tensor:
 def to_map(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Tokens (N, H * W, C) as a map (N, C, H, W)."""
     return x.transpose(1, 2).unflatten(2, size)
+
+
+def run_blocks(blocks: nn.ModuleList, x: Tensor, size: tuple[int, int], recompute: bool = False) -> Tensor:
+    """Tokens (N, H * W, C) through blocks that are called as block(x, size).
+
+    With `recompute`, blocks store nothing in training and run again in the backward pass (gradient
+    checkpointing).
+    """
+    for block in blocks:
+        if recompute and block.training:
+            x = checkpoint(block, x, size, use_reentrant=False)
+        else:
+            x = block(x, size)
+    return x
 
 
 class DropPath(nn.Module):

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from transkd_lite.models.head import AllMLPHead
-from transkd_lite.models.layers import DropPath, drop_path_rates, initialise, to_map, to_tokens
+from transkd_lite.models.layers import DropPath, drop_path_rates, initialise, run_blocks, to_map, to_tokens
 from transkd_lite.models.output import NUM_STAGES, ModelSpec, SegModel, SegOutput, check_images
 
 __all__ = ["SEGFORMERS", "SegFormer", "Variant"]
@@ -133,12 +132,7 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         embedding, size = self.patch_embed(x)
-        x = embedding
-        for block in self.blocks:
-            if self.gradient_checkpointing and self.training:
-                x = checkpoint(block, x, size, use_reentrant=False)
-            else:
-                x = block(x, size)
+        x = run_blocks(self.blocks, embedding, size, self.gradient_checkpointing)
         return to_map(self.norm(x), size), embedding
 
 

@@ -1,0 +1,52 @@
+"""Guards: our networks compute what the authors' networks compute, and have as many parameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from transkd_lite.models import SegModel, create_model
+from transkd_lite.models.naming import AUTHORS_LVT, AUTHORS_PVT, AUTHORS_SEGFORMER, fit_shapes, rename
+from transkd_lite.profiling import count_parameters
+
+CASES = ["forward_segformer_b0", "forward_segformer_b1", "forward_pvt_v2_b0", "forward_lvt"]
+# Published in millions, for 19 classes and void.
+PARAMETERS_M = {
+    "segformer_b0": 3.719,
+    "segformer_b2": 27.362,
+    "pvt_v2_b0": 7.528,
+    "pvt_v2_b2": 29.099,
+    "lvt": 3.837,
+}
+NETWORKS = [*(f"segformer_b{i}" for i in range(6)), "pvt_v2_b0", "pvt_v2_b2", "lvt"]
+
+
+def load(model: SegModel, checkpoint: dict[str, Tensor]) -> SegModel:
+    family = model.spec.name.split("_")[0]
+    rules = {"segformer": AUTHORS_SEGFORMER, "pvt": AUTHORS_PVT, "lvt": AUTHORS_LVT}[family]
+    model.load_state_dict(fit_shapes(rename(checkpoint, rules), model.state_dict()), assign=True)
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_outputs_equal_the_authors(golden: Any, name: str) -> None:
+    case = golden.case(name)
+    model = load(create_model(case["arch"], 20), golden.checkpoint(case["arch"], case["seed"]))
+    with torch.no_grad():
+        output = model(golden.images(case["seed"], case["shape"]))
+    golden.assert_close(output.logits, case["logits"])
+    golden.assert_close(output.features, case["features"])
+    golden.assert_close(output.embeddings, case["embeddings"])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_tensor_of_a_checkpoint_has_its_place(golden: Any, name: str) -> None:
+    with torch.device("meta"):
+        listing = {k: torch.empty(shape) for k, shape in golden.listings[name].items()}
+        model = load(create_model(name, 20), listing)
+    published = PARAMETERS_M.get(name)
+    if published is not None:
+        assert round(count_parameters(model) / 1e6, 3) == published

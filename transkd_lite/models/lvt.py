@@ -1,0 +1,181 @@
+"""Lite Vision Transformer, the second kind of student in the paper, with SegFormer's head.
+
+Yang et al., "Lite Vision Transformer with Enhanced Self-Attention", CVPR 2022, in the size that the TransKD
+authors use: stage 1 attends by convolution (convolutional self-attention), stages 2-4 recursively and at
+several dilations (recursive atrous self-attention). No norm after stages; a stage's embedding is taken before
+its norm.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from transkd_lite.models.head import AllMLPHead
+from transkd_lite.models.layers import DropPath, drop_path_rates, initialise, to_map, to_tokens
+from transkd_lite.models.output import ModelSpec, SegModel, SegOutput, check_images
+
+__all__ = ["LVT"]
+
+CHANNELS = (64, 64, 160, 256)
+DEPTHS = (2, 2, 2, 2)
+NUM_HEADS = (2, 2, 5, 8)
+MLP_RATIOS = (4, 8, 4, 4)
+REDUCTIONS = (1, 4, 2, 1)
+DILATIONS = (1, 3, 5)
+WINDOW, STRIDE = 3, 2
+
+
+class ConvolutionalAttention(nn.Module):
+    """Every second position weighs the 3x3 window around it by weights read off the averaged input.
+
+    (N, C, H, W) -> (N, C, H, W). A window's 9 values, each with a linear map of its own, are mixed by a 9x9
+    matrix a head, softmax over what is read; overlapping windows add up.
+    """
+
+    def __init__(self, channels: int, num_heads: int) -> None:
+        super().__init__()
+        positions = WINDOW**2
+        self.num_heads = num_heads
+        self.scale = (channels // num_heads) ** -0.5
+        self.attn = nn.Linear(channels, positions**2 * num_heads)
+        self.values = nn.Conv2d(positions * channels, positions * channels, 1, groups=positions, bias=False)
+        self.proj = nn.Linear(channels, channels)
+
+    def weights(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, heads, positions, 9, 9), rows adding up to 1."""
+        pooled = F.avg_pool2d(x, STRIDE, STRIDE, ceil_mode=True)
+        logits = self.attn(to_tokens(pooled)).unflatten(2, (self.num_heads, WINDOW**2, WINDOW**2))
+        return (logits * self.scale).softmax(-1).transpose(1, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels, height, width = x.shape[1:]
+        windows = F.unfold(x, WINDOW, padding=WINDOW // 2, stride=STRIDE)  # (N, C * 9, positions)
+        windows = windows.unflatten(1, (channels, -1)).transpose(1, 2).flatten(1, 2)  # window position first
+        values = self.values(windows.unsqueeze(-1)).squeeze(-1)
+        values = values.unflatten(1, (WINDOW**2, self.num_heads, -1)).permute(0, 2, 4, 1, 3)
+        mixed = self.weights(x) @ values  # (N, heads, positions, 9, C / heads)
+        mixed = mixed.permute(0, 1, 4, 3, 2).flatten(1, 3)
+        folded = F.fold(mixed, (height, width), WINDOW, padding=WINDOW // 2, stride=STRIDE)
+        return to_map(self.proj(to_tokens(folded)), (height, width))
+
+
+class RecursiveAtrousAttention(nn.Module):
+    """Self-attention with queries at several dilations, applied twice with the same weights. (N, C, H, W)
+    both ways.
+
+    q <- sum over dilations of SiLU(one shared depthwise convolution); y = SiLU(A(x)); out = SiLU(A(x + y)).
+    """
+
+    def __init__(self, channels: int, num_heads: int, reduction: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q = nn.Linear(channels, channels, bias=False)
+        self.kv = nn.Linear(channels, 2 * channels, bias=False)
+        self.proj = nn.Linear(channels, channels)
+        self.atrous = nn.Conv2d(channels, channels, 3, groups=channels, bias=False)
+        self.sr = nn.Conv2d(channels, channels, reduction, reduction) if reduction > 1 else None
+        self.norm = nn.LayerNorm(channels, eps=1e-5) if reduction > 1 else None
+
+    def queries(self, x: Tensor) -> Tensor:
+        q = to_map(self.q(to_tokens(x)), (x.shape[2], x.shape[3]))
+        maps = [
+            F.silu(F.conv2d(q, self.atrous.weight, padding=d, dilation=d, groups=q.shape[1]))
+            for d in DILATIONS
+        ]
+        return to_tokens(torch.stack(maps).sum(0)).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+
+    def attend(self, x: Tensor) -> Tensor:
+        """One application, A(x)."""
+        reduced = to_tokens(x)
+        if self.sr is not None and self.norm is not None:
+            reduced = self.norm(to_tokens(self.sr(x)))
+        k, v = self.kv(reduced).unflatten(2, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(self.queries(x), k, v).transpose(1, 2).flatten(2)
+        return to_map(self.proj(mixed), (x.shape[2], x.shape[3]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.silu(self.attend(x + F.silu(self.attend(x))))
+
+
+class MLP(nn.Module):
+    """1x1 convolution, depthwise 3x3 convolution (not in stage 1), GELU, 1x1 convolution."""
+
+    def __init__(self, channels: int, hidden: int, *, depthwise: bool) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2d(channels, hidden, 1)
+        self.dwconv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden) if depthwise else nn.Identity()
+        self.fc2 = nn.Conv2d(hidden, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.dwconv(self.fc1(x))))
+
+
+class Block(nn.Module):
+    """Pre-norm block over a map (N, C, H, W): attention, then MLP."""
+
+    def __init__(self, stage: int, drop_path: float) -> None:
+        super().__init__()
+        channels, heads = CHANNELS[stage], NUM_HEADS[stage]
+        self.norm1 = nn.LayerNorm(channels, eps=1e-5)
+        self.attn = (
+            RecursiveAtrousAttention(channels, heads, REDUCTIONS[stage])
+            if stage
+            else ConvolutionalAttention(channels, heads)
+        )
+        self.norm2 = nn.LayerNorm(channels, eps=1e-5)
+        self.mlp = MLP(channels, MLP_RATIOS[stage] * channels, depthwise=stage > 0)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self.attn(normalise(self.norm1, x)))
+        return x + self.drop_path(self.mlp(normalise(self.norm2, x)))
+
+
+def normalise(norm: nn.Module, x: Tensor) -> Tensor:
+    """Apply a LayerNorm over the channels of a map (N, C, H, W)."""
+    return norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class Stage(nn.Module):
+    """Overlapping patch embedding, norm, blocks. Map in, (feature map, embedding tokens) out."""
+
+    def __init__(self, stage: int, drop_paths: list[float]) -> None:
+        super().__init__()
+        before = CHANNELS[stage - 1] if stage else 3
+        size, stride = (3, 2) if stage else (7, 4)
+        self.proj = nn.Conv2d(before, CHANNELS[stage], size, stride, padding=size // 2)
+        self.norm = nn.LayerNorm(CHANNELS[stage], eps=1e-5)
+        self.blocks = nn.Sequential(*(Block(stage, rate) for rate in drop_paths))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        embedding = self.proj(x)
+        return self.blocks(normalise(self.norm, embedding)), to_tokens(embedding)
+
+
+class LVT(SegModel):
+    """Images (N, 3, H, W), H and W at least 32, to a `SegOutput`; options as in SegFormer.
+
+    >>> LVT("lvt", 19)(torch.rand(1, 3, 64, 96)).logits.shape
+    torch.Size([1, 19, 16, 24])
+    """
+
+    def __init__(
+        self, name: str, num_classes: int, *, drop_path: float = 0.1, head_dropout: float = 0.1
+    ) -> None:
+        super().__init__()
+        rates = drop_path_rates(drop_path, DEPTHS)
+        self.spec = ModelSpec(name, CHANNELS, num_classes=num_classes, num_heads=NUM_HEADS, depths=DEPTHS)
+        self.stages = nn.ModuleList(Stage(i, rates[i]) for i in range(len(DEPTHS)))
+        self.stages.apply(initialise)
+        self.head = AllMLPHead(CHANNELS, self.spec.decoder_channels, num_classes, dropout=head_dropout)
+
+    def forward(self, images: Tensor) -> SegOutput:
+        check_images(images)
+        x, features, embeddings = images, [], []
+        for stage in self.stages:
+            x, embedding = stage(x)
+            features.append(x)
+            embeddings.append(embedding)
+        return SegOutput(self.head(tuple(features)), tuple(features), tuple(embeddings))
