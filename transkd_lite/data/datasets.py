@@ -1,0 +1,160 @@
+"""``open_dataset``: one table of images and labels, whatever the dataset and however its files lie.
+
+A dataset is a Hugging Face ``datasets.Dataset`` with the columns ``image`` and ``label`` (and ``condition``
+for ``streets`` and ``acdc``). The table holds file names; pixels are decoded when a row is looked at:
+``image`` becomes a PIL image in RGB, ``label`` a PIL image of 8-bit train ids with 255 for void. Class names
+and palette travel in ``dataset.info.description``; `label_space` reads them.
+
+Every file is looked at once before a dataset is handed out, so that a damaged one is an error before training
+starts; the verdict is remembered for as long as the files do not change (`verify`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transkd_lite.data.decode import DataError, Decoder, Size
+from transkd_lite.data.folders import Pair, pair_up
+from transkd_lite.data.labels import LabelSpace, label_space, lookup_table
+from transkd_lite.data.official import LAYOUTS, Layout, read_classes
+
+if TYPE_CHECKING:
+    import datasets
+
+__all__ = ["DATASETS", "DataError", "label_space", "open_dataset", "pairs_of"]
+
+DATASETS = ("streets", *LAYOUTS, "hub:<repo id>")
+
+
+def open_dataset(
+    name: str, split: str, *, root: str | Path | None = None, size: Size = None, **options: Any
+) -> datasets.Dataset:
+    """Open one split of a dataset as a table with the columns image and label.
+
+    Args:
+        name: streets, cityscapes, acdc, nyuv2, voc2012, camvid, folder or ``hub:<repo id>``.
+        split: train, val or test; also trainaug (voc2012) and whatever a folder or a hub repository has.
+        root: the folder with the files. cityscapes, acdc: the one that holds leftImg8bit / rgb_anon; voc2012:
+            the one that holds JPEGImages, or either of the two above it; nyuv2: images, labels40, train.txt
+            and test.txt; camvid: train and trainannot; folder: images, labels and classes.txt. streets and
+            hub have none.
+        size: (height, width), or an int for the length of the shorter side, or None for the size of the file.
+            Images are resized bilinearly with antialiasing, labels by nearest neighbour.
+        options: ``label_ids`` (cityscapes, acdc: True reads labelIds, False labelTrainIds, None what is
+            complete), ``conditions`` (acdc, streets), ``num`` and ``seed`` (streets), ``label_map`` (folder,
+            hub: file value -> train id), ``image_column``, ``label_column``, ``classes``, ``palette`` (hub).
+            For all but streets: ``check`` ("files" looks into every file once, "headers" at the headers,
+            "none" at nothing) and ``cache`` (True or a folder: keep the resized samples in an Arrow file).
+
+    Returns: a ``datasets.Dataset``; a row is {"image": PIL RGB, "label": PIL "L" of train ids, 255 = void}.
+
+    Raises: ValueError for an unknown name, split or option; FileNotFoundError for a missing root, folder or
+        list; DataError (a ValueError) for a file that breaks a rule. Each names the file or the parameter.
+    """
+    _require_size(size)
+    if name == "streets":
+        from transkd_lite.data.streets import open_streets
+
+        return open_streets(split, size=size, **options)
+    if name.startswith("hub:"):
+        from transkd_lite.data.hub import open_hub
+
+        return open_hub(name.removeprefix("hub:"), split, size=size, **options)
+    layout, folder = _layout(name), _root(name, root)
+    check, cache = options.pop("check", "files"), options.pop("cache", None)
+    _require_options(name, layout, options)
+    pairs, decoder, space = pairs_of(name, split, folder, size=size, **options)
+    return _open_pairs(name, split, pairs, decoder, space, check, cache)
+
+
+def pairs_of(
+    name: str, split: str, root: Path, *, size: Size = None, **options: Any
+) -> tuple[list[Pair], Decoder, LabelSpace]:
+    """What `open_dataset` opens: the paired files of a split, how to decode them, and the classes."""
+    layout = _layout(name)
+    _require_split(name, layout, split)
+    space = layout.space or read_classes(root)
+    listing = layout.find(root, split, **options)
+    return pair_up(listing), Decoder(lookup_table(space.num_classes, listing.ids).tobytes(), size), space
+
+
+def _open_pairs(
+    name: str,
+    split: str,
+    pairs: Sequence[Pair],
+    decoder: Decoder,
+    space: LabelSpace,
+    check: str,
+    cache: bool | str | Path | None,
+) -> datasets.Dataset:
+    import datasets
+
+    from transkd_lite.data.verify import verify
+
+    verify(pairs, decoder.table, check)
+    image = datasets.Image(decode=False)
+    features: dict[str, Any] = {"image": image, "label": image}
+    columns: dict[str, list[Any]] = {
+        "image": [str(pair.image) for pair in pairs],
+        "label": [str(pair.label) for pair in pairs],
+    }
+    if pairs[0].condition is not None:
+        features["condition"] = datasets.Value("string")
+        columns["condition"] = [pair.condition for pair in pairs]
+    description = space.to_json(dataset=name, split=split)
+    info = datasets.DatasetInfo(description=description, features=datasets.Features(features))
+    table = datasets.Dataset.from_dict(columns, info=info)
+    if cache:
+        from transkd_lite.data.arrow import cached
+
+        return cached(table, pairs, decoder, cache)
+    return table.with_transform(decoder)
+
+
+def _layout(name: str) -> Layout:
+    if name not in LAYOUTS:
+        raise ValueError(f"a dataset is one of {', '.join(DATASETS)}, got {name!r}: choose one of these")
+    return LAYOUTS[name]
+
+
+def _root(name: str, root: str | Path | None) -> Path:
+    if root is None:
+        raise ValueError(
+            f"{name} needs root, the folder of its files: pass root=..., or see `transkd data fetch {name}`"
+        )
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        state = "is a file" if folder.is_file() else "does not exist"
+        raise FileNotFoundError(
+            f"root of {name} should be a folder, but {folder} {state}: `transkd data fetch {name}` says more"
+        )
+    return folder
+
+
+def _require_split(name: str, layout: Layout, split: str) -> None:
+    if layout.counts and split not in layout.counts:
+        raise ValueError(
+            f"{name} has the splits {', '.join(layout.counts)}, got {split!r}: choose one of these"
+        )
+    if not split or "/" in split or "\\" in split or split.startswith("."):
+        raise ValueError(f"a split is a plain name such as train or val, got {split!r}")
+    if split in layout.hidden:
+        raise ValueError(f"{name} keeps the labels of {split} to its own server: open train or val")
+
+
+def _require_options(name: str, layout: Layout, options: Mapping[str, Any]) -> None:
+    unknown = [option for option in options if option not in layout.options]
+    if unknown:
+        known = ", ".join((*layout.options, "check", "cache"))
+        raise ValueError(f"{name} takes the options {known}, got {unknown[0]!r}: remove it or mend its name")
+
+
+def _require_size(size: Size) -> None:
+    sides: Iterable[Any] = () if size is None else (size,) if isinstance(size, int) else size
+    sides = tuple(sides)
+    if not all(isinstance(side, int) and side > 0 for side in sides) or len(sides) > 2:
+        raise ValueError(
+            f"size is None, the shorter side or (height, width) in pixels, got {size!r}: try size=(180, 240)"
+        )

@@ -1,0 +1,230 @@
+"""Class names, palettes, official id tables and class weights of the datasets in this project.
+
+A *train id* is what a network predicts: 0 to K-1 for the K scored classes, 255 (``VOID``) for every pixel
+that is neither trained on nor scored. The files of a dataset often hold other numbers; the tables here
+translate them.
+
+Sources: ``cityscapesscripts/helpers/labels.py`` (names, colours, ids), the CamVid colour list of Brostow et
+al. 2009 reduced to the 11 classes of the SegNet split, the VOC2012 development kit (names and the colour
+rule), and the 40 NYUv2 classes of Gupta et al. 2013. NYUv2 has no official palette, so its classes wear the
+VOC colours 1 to 40.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import datasets
+
+__all__ = [
+    "CAMVID",
+    "CITYSCAPES",
+    "CITYSCAPES_CLASS_WEIGHTS",
+    "CITYSCAPES_ID_TO_TRAIN_ID",
+    "ILLEGAL",
+    "NYU40",
+    "VOC",
+    "VOID",
+    "LabelSpace",
+    "label_space",
+    "lookup_table",
+    "voc_palette",
+]
+
+VOID = 255
+ILLEGAL = 254  # what a lookup table holds for a value that no label file may contain
+
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """The K classes of a dataset in train-id order: their names and the colours they are drawn in.
+
+    >>> space = LabelSpace(("road", "car"), ((128, 64, 128), (0, 0, 142)))
+    >>> space.num_classes, space.names.index("car")
+    (2, 1)
+    """
+
+    names: tuple[str, ...]
+    palette: tuple[Colour, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.names) != len(self.palette):
+            raise ValueError(
+                f"every class needs one colour, but there are {len(self.names)} names and "
+                f"{len(self.palette)} colours: give a palette of {len(self.names)} RGB triples"
+            )
+        if not 1 <= len(self.names) <= ILLEGAL:
+            raise ValueError(
+                f"a label space holds 1 to {ILLEGAL} classes, got {len(self.names)}: name the classes"
+            )
+
+    @property
+    def num_classes(self) -> int:
+        """K, the number of scored classes (void is not one of them)."""
+        return len(self.names)
+
+    def colorize(self, label: np.ndarray) -> np.ndarray:
+        """Draw train ids (H, W) in the palette: (H, W, 3) uint8; void and unknown ids come out black."""
+        table = np.zeros((256, 3), dtype=np.uint8)
+        table[: self.num_classes] = self.palette
+        return table[np.asarray(label, dtype=np.uint8)]
+
+    def to_json(self, **extra: str) -> str:
+        """The text that ``open_dataset`` keeps in ``dataset.info.description``; ``extra`` rides along."""
+        return json.dumps({**extra, "label_space": {"names": self.names, "palette": self.palette}})
+
+    @classmethod
+    def from_json(cls, text: str) -> LabelSpace:
+        """Undo `to_json`; raises ValueError when the text holds no label space."""
+        try:
+            fields = json.loads(text)["label_space"]
+            return cls(tuple(fields["names"]), tuple((r, g, b) for r, g, b in fields["palette"]))
+        except (json.JSONDecodeError, KeyError, TypeError):
+            raise ValueError(
+                f"no label space in {text[:60]!r}: make the text with LabelSpace.to_json"
+            ) from None
+
+
+def label_space(dataset: datasets.Dataset) -> LabelSpace:
+    """The label space that ``open_dataset`` wrote into a dataset; survives select, filter and shuffle.
+
+    Raises ValueError for a dataset that was not made by ``open_dataset``.
+    """
+    try:
+        return LabelSpace.from_json(dataset.info.description)
+    except ValueError:
+        raise ValueError(
+            "this dataset carries no class names: its info.description holds "
+            f"{dataset.info.description[:60]!r}; open it with open_dataset, or set "
+            "dataset.info.description = LabelSpace(names, palette).to_json()"
+        ) from None
+
+
+def voc_palette(num_colours: int) -> tuple[Colour, ...]:
+    """The first colours of the VOC rule: the bits of the index, three at a time, fill R, G, B from the top.
+
+    >>> voc_palette(3)
+    ((0, 0, 0), (128, 0, 0), (0, 128, 0))
+    """
+
+    def channel(index: int, offset: int) -> int:
+        return sum(((index >> (3 * bit + offset)) & 1) << (7 - bit) for bit in range(8))
+
+    return tuple((channel(i, 0), channel(i, 1), channel(i, 2)) for i in range(num_colours))
+
+
+def lookup_table(num_classes: int, ids: dict[int, int] | None = None) -> np.ndarray:
+    """A (256,) uint8 table from a file's value to its train id; ``ILLEGAL`` where the file may not go.
+
+    Without ``ids`` the file holds train ids already. 255 is void in every file.
+    """
+    table = np.full(256, ILLEGAL, dtype=np.uint8)
+    if ids is None:
+        table[:num_classes] = np.arange(num_classes)
+    else:
+        table[list(ids.keys())] = list(ids.values())
+    table[VOID] = VOID
+    return table
+
+
+_CITYSCAPES: dict[str, tuple[int, Colour]] = {  # name: (labelId, colour), in train-id order
+    "road": (7, (128, 64, 128)),
+    "sidewalk": (8, (244, 35, 232)),
+    "building": (11, (70, 70, 70)),
+    "wall": (12, (102, 102, 156)),
+    "fence": (13, (190, 153, 153)),
+    "pole": (17, (153, 153, 153)),
+    "traffic light": (19, (250, 170, 30)),
+    "traffic sign": (20, (220, 220, 0)),
+    "vegetation": (21, (107, 142, 35)),
+    "terrain": (22, (152, 251, 152)),
+    "sky": (23, (70, 130, 180)),
+    "person": (24, (220, 20, 60)),
+    "rider": (25, (255, 0, 0)),
+    "car": (26, (0, 0, 142)),
+    "truck": (27, (0, 0, 70)),
+    "bus": (28, (0, 60, 100)),
+    "train": (31, (0, 80, 100)),
+    "motorcycle": (32, (0, 0, 230)),
+    "bicycle": (33, (119, 11, 32)),
+}
+CITYSCAPES = LabelSpace(tuple(_CITYSCAPES), tuple(colour for _, colour in _CITYSCAPES.values()))
+
+# Of the 34 ids that a *_labelIds.png may hold, 19 are scored; the rest (ego vehicle, parking ...) is void.
+CITYSCAPES_ID_TO_TRAIN_ID: dict[int, int] = dict.fromkeys(range(34), VOID) | {
+    label_id: train_id for train_id, (label_id, _) in enumerate(_CITYSCAPES.values())
+}
+
+CAMVID = LabelSpace(
+    (
+        "sky",
+        "building",
+        "pole",
+        "road",
+        "pavement",
+        "tree",
+        "sign",
+        "fence",
+        "car",
+        "pedestrian",
+        "bicyclist",
+    ),
+    (
+        (128, 128, 128),
+        (128, 0, 0),
+        (192, 192, 128),
+        (128, 64, 128),
+        (0, 0, 192),
+        (128, 128, 0),
+        (192, 128, 128),
+        (64, 64, 128),
+        (64, 0, 128),
+        (64, 64, 0),
+        (0, 128, 192),
+    ),
+)
+
+_VOC_NAMES = """
+    background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person
+    pottedplant sheep sofa train tvmonitor
+"""
+VOC = LabelSpace(tuple(_VOC_NAMES.split()), voc_palette(21))
+
+_NYU_NAMES = """
+    wall, floor, cabinet, bed, chair, sofa, table, door, window, bookshelf, picture, counter, blinds, desk,
+    shelves, curtain, dresser, pillow, mirror, floor mat, clothes, ceiling, books, refrigerator, television,
+    paper, towel, shower curtain, box, whiteboard, person, night stand, toilet, sink, lamp, bathtub, bag,
+    other structure, other furniture, other prop
+"""
+NYU40 = LabelSpace(tuple(name.strip() for name in _NYU_NAMES.split(",")), voc_palette(41)[1:])
+
+# Class weights of the supervised loss in the authors' Cityscapes training script, in train-id order: rare
+# classes weigh up to four times as much as road.
+CITYSCAPES_CLASS_WEIGHTS: tuple[float, ...] = (
+    2.5959737,
+    6.741505,
+    3.5353868,
+    9.866315,
+    9.690922,
+    9.369371,
+    10.289124,
+    9.953209,
+    4.3098087,
+    9.490392,
+    7.674411,
+    9.396925,
+    10.347794,
+    6.3928986,
+    10.226673,
+    10.241072,
+    10.28059,
+    10.396977,
+    10.05567,
+)
