@@ -1,0 +1,209 @@
+"""The settings of one training run, checked when they are made, and the learning rate as a pure function of
+the step.
+
+Defaults are the paper's optimiser (AdamW, lr 6e-5, betas 0.9/0.999, weight decay 0.01; section IV-B and the
+authors' scripts). The authors decay once an epoch over 1500 epochs and stop at 1000: that is
+``schedule="poly", schedule_unit="epoch", schedule_horizon=1.5``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["AUGMENTATIONS", "PRECISIONS", "SCHEDULES", "TrainConfig", "learning_rate"]
+
+SCHEDULES = ("poly", "cosine", "constant")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+AUGMENTATIONS = ("none", "flip", "paper", "paper-fixed", "standard")
+SUPERVISIONS = ("full", "quarter")
+DEVICES = ("auto", "cpu")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of `fit`. A value that makes no sense raises `ValueError` naming the parameter.
+
+    steps, epochs: length of the run, in optimiser steps or in passes over the data (give at most one; one
+    epoch if
+        neither). batch_size: images a step over all processes together.
+    lr, weight_decay, betas, eps, grad_clip: AdamW; the gradient's norm is clipped to grad_clip if given.
+    schedule: "poly" (power `schedule_power`), "cosine" or "constant", after a linear warm-up of warmup_steps.
+        schedule_horizon: the decay reaches zero after this multiple of the run. schedule_unit: decay a
+        "step" or an "epoch".
+    crop: (height, width) in pixels, None for the image as it is. pad: images smaller than the crop are
+    filled with void.
+    augment: a name of `data.transforms`.
+    normalize: subtract ImageNet's mean and divide by its deviation; otherwise values are in [0, 1].
+    class_weights: one non-negative factor for each logit in the cross entropy. ignore_index: the void label.
+    supervise: "full" compares logits upsampled to the labels, "quarter" labels resized to the logits (the
+    paper).
+    precision: "auto" takes bf16 where the device is fast at it. compile: run student and teacher through
+    torch.compile.
+    channels_last: memory layout; None chooses by device. deterministic: only kernels with a reproducible
+    result.
+    workers: loader processes. cache_mb: decoded samples are kept in memory up to this size.
+    log_every, checkpoint_every, eval_every: in steps; None means never (checkpoint: only at the end of a
+    run).
+    device: "auto" or "cpu".
+
+    >>> TrainConfig(steps=100, lr=1e-4).lr
+    0.0001
+    """
+
+    steps: int | None = None
+    epochs: float | None = None
+    batch_size: int = 4
+    lr: float = 6e-5
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    grad_clip: float | None = None
+    schedule: str = "poly"
+    schedule_power: float = 1.0
+    schedule_horizon: float = 1.0
+    schedule_unit: str = "step"
+    warmup_steps: int = 0
+    crop: tuple[int, int] | None = None
+    pad: bool = False
+    augment: str = "flip"
+    normalize: bool = True
+    class_weights: tuple[float, ...] | None = None
+    ignore_index: int = 255
+    supervise: str = "full"
+    precision: str = "auto"
+    compile: bool = False
+    channels_last: bool | None = None
+    deterministic: bool = False
+    seed: int = 0
+    workers: int = 0
+    cache_mb: int = 1024
+    log_every: int = 10
+    checkpoint_every: int | None = 200
+    eval_every: int | None = None
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("betas", "crop", "class_weights"):  # lists come from YAML and JSON
+            value = getattr(self, name)
+            if isinstance(value, int) and name == "crop":
+                value = (value, value)
+            if value is not None:
+                object.__setattr__(self, name, tuple(value))
+        self._check_types()
+        self._check_ranges()
+        self._check_choices()
+
+    def _check_types(self) -> None:
+        for name in ("steps", "batch_size", "warmup_steps", "seed", "workers", "cache_mb", "log_every"):
+            self._require(name, _is_int(getattr(self, name)) or name == "steps", "a whole number")
+        for name in ("steps", "checkpoint_every", "eval_every"):
+            value = getattr(self, name)
+            self._require(
+                name, value is None or (_is_int(value) and value > 0), "a whole number above 0, or None"
+            )
+        for name in ("lr", "weight_decay", "eps", "schedule_power", "schedule_horizon"):
+            self._require(name, _is_finite(getattr(self, name)), "a finite number")
+        for name in ("pad", "normalize", "compile", "deterministic"):
+            self._require(name, isinstance(getattr(self, name), bool), "True or False")
+
+    def _check_ranges(self) -> None:
+        self._require(
+            "steps", self.steps is None or self.epochs is None, "None when epochs is given (give only one)"
+        )
+        for name in ("epochs", "grad_clip"):
+            value = getattr(self, name)
+            self._require(name, value is None or (_is_finite(value) and value > 0), "above 0, or None")
+        for name in ("batch_size", "log_every", "lr", "eps", "schedule_power"):
+            self._require(name, getattr(self, name) > 0, "above 0")
+        for name in ("weight_decay", "warmup_steps", "workers", "cache_mb", "seed"):
+            self._require(name, getattr(self, name) >= 0, "0 or more")
+        self._require(
+            "schedule_horizon", self.schedule_horizon >= 1, "1 or more (a multiple of the run's length)"
+        )
+        betas_fit = len(self.betas) == 2 and all(_is_finite(b) and 0 <= b < 1 for b in self.betas)
+        self._require("betas", betas_fit, "two numbers in [0, 1)")
+        crop_fits = self.crop is None or (
+            len(self.crop) == 2 and all(_is_int(s) and s > 0 for s in self.crop)
+        )
+        self._require("crop", crop_fits, "(height, width) in pixels above 0, or None")
+        weights = self.class_weights
+        weights_fit = weights is None or (all(_is_finite(w) and w >= 0 for w in weights) and sum(weights) > 0)
+        self._require("class_weights", weights_fit, "None or factors of 0 or more, not all 0")
+        if self.steps is not None:
+            self._require("warmup_steps", self.warmup_steps < self.steps, f"less than steps ({self.steps})")
+
+    def _check_choices(self) -> None:
+        choices = {
+            "schedule": SCHEDULES,
+            "schedule_unit": ("step", "epoch"),
+            "augment": AUGMENTATIONS,
+            "supervise": SUPERVISIONS,
+            "precision": PRECISIONS,
+            "device": DEVICES,
+            "channels_last": (None, True, False),
+        }
+        for name, allowed in choices.items():
+            self._require(name, getattr(self, name) in allowed, "one of " + ", ".join(map(repr, allowed)))
+
+    def _require(self, name: str, fits: bool, rule: str) -> None:
+        if not fits:
+            raise ValueError(f"TrainConfig: {name} must be {rule}; got {name}={getattr(self, name)!r}")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
+        """The config of a plain mapping (JSON, YAML).
+
+        Raises `ValueError` naming an unknown parameter and listing the known ones.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in values:
+            if name not in known:
+                raise ValueError(f"TrainConfig: unknown parameter {name!r}; known are {', '.join(known)}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that JSON can hold and `from_dict` takes back."""
+        values = dataclasses.asdict(self)
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+
+    def num_steps(self, num_samples: int) -> int:
+        """Optimiser steps of the whole run over a dataset of num_samples images."""
+        if self.steps is not None:
+            return self.steps
+        epochs = 1.0 if self.epochs is None else self.epochs
+        return max(1, math.ceil(epochs * num_samples / self.batch_size))
+
+
+def learning_rate(config: TrainConfig, step: int, num_steps: int, steps_per_epoch: float = 1.0) -> float:
+    """Learning rate of step 0 … num_steps - 1.
+
+    Warm-up rises linearly from lr / warmup_steps to lr; then, with p the share of the horizon that is done,
+    poly gives lr (1 - p)^power and cosine lr (1 + cos(pi p)) / 2.
+
+    >>> [learning_rate(TrainConfig(steps=4, lr=1.0), s, 4) for s in range(4)]
+    [1.0, 0.75, 0.5, 0.25]
+    """
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    if config.schedule == "constant":
+        return config.lr
+    done = float(step)
+    if config.schedule_unit == "epoch":
+        done = math.floor(step / steps_per_epoch) * steps_per_epoch
+    start, end = config.warmup_steps, num_steps * config.schedule_horizon
+    share = min(1.0, max(0.0, (done - start) / max(1.0, end - start)))
+    if config.schedule == "cosine":
+        return config.lr * (1.0 + math.cos(math.pi * share)) / 2.0
+    return config.lr * (1.0 - share) ** config.schedule_power
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,177 @@
+"""From a dataset to batches: decode once, augment by seed, and know every sample from its position alone.
+
+The stream of samples is endless and is a pure function of the seed: position p is sample ``order(p // n)[p
+% n]`` of epoch ``p // n``, and its augmentation draws from a generator seeded by (seed, epoch, index). So a
+run can go on from any step with nothing but the step number, whatever the number of workers or processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+__all__ = ["SampleStore", "batches", "mix_seed", "to_tensors"]
+
+Transform = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
+
+
+def mix_seed(*numbers: int) -> int:
+    """One 63-bit seed of several whole numbers; unlike a sum it gives (1, 2) and (2, 1) streams of their
+    own.
+    """
+    words = np.random.SeedSequence([int(n) for n in numbers]).generate_state(2, np.uint32)
+    return (int(words[0]) << 31) ^ int(words[1])
+
+
+def to_tensors(sample: Any) -> tuple[Tensor, Tensor]:
+    """uint8 image (3, H, W) and uint8 label (H, W) of a sample {"image", "label"} (PIL, numpy or torch).
+
+    Raises `ValueError` if the two do not have the same height and width.
+    """
+    image, label = sample["image"], sample["label"]
+    if not isinstance(image, Tensor):
+        image = torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).contiguous()
+    if not isinstance(label, Tensor):
+        label = torch.from_numpy(np.array(label, dtype=np.uint8))
+    if image.shape[-2:] != label.shape[-2:]:
+        raise ValueError(
+            f"image and label must have one size; got {tuple(image.shape[-2:])} and "
+            f"{tuple(label.shape[-2:])}: pass size=(height, width) to open_dataset"
+        )
+    return image, label.to(torch.uint8)
+
+
+class SampleStore:
+    """Decoded samples of a dataset, kept in memory as uint8 while all of them fit into cache_mb.
+
+    Indexing gives (image (3, H, W), label (H, W)). A sample that cannot be read raises `RuntimeError`
+    naming it.
+    """
+
+    def __init__(self, data: Any, cache_mb: int = 1024) -> None:
+        if len(data) == 0:
+            raise ValueError("train_data must hold at least one sample; got none: check split and filters")
+        self.data = data
+        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
+        self.keeps = False
+        image, label = self[0]
+        self.image_size = (int(image.shape[-2]), int(image.shape[-1]))
+        self.keeps = len(data) * (image.nbytes + label.nbytes) <= cache_mb * 2**20
+        if self.keeps:
+            self._kept[0] = (image, label)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        if index in self._kept:
+            return self._kept[index]
+        try:
+            pair = to_tensors(self.data[index])
+        except Exception as error:
+            raise RuntimeError(
+                f"sample {index} of {len(self.data)} could not be read ({type(error).__name__}: {error}); "
+                "put the file back, then go on with resume=True"
+            ) from error
+        if self.keeps:
+            self._kept[index] = pair
+        return pair
+
+    def fill(self) -> None:
+        """Decode everything now, so that loader processes share one copy instead of each making its own."""
+        if self.keeps:
+            for index in range(len(self)):
+                self[index]
+
+
+class _Augmented(Dataset[tuple[Tensor, Tensor]]):
+    """The store seen through the transform; an item is addressed by (epoch, index)."""
+
+    def __init__(self, store: SampleStore, transform: Transform, seed: int) -> None:
+        self.store, self.transform, self.seed = store, transform, seed
+
+    def __getitem__(self, where: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        epoch, index = where
+        image, label = self.store[index]
+        generator = torch.Generator().manual_seed(mix_seed(self.seed, epoch, index))
+        return self.transform(image, label, generator)
+
+
+class _Positions(Sampler[list[tuple[int, int]]]):
+    """This process's share of every batch from first_step to num_steps."""
+
+    def __init__(
+        self, num_samples: int, batch_size: int, seed: int, steps: range, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.num_samples, self.batch_size, self.seed, self.steps = num_samples, batch_size, seed, steps
+        self.rank, self.world_size = rank, world_size
+        self._order: tuple[int, list[int]] = (-1, [])
+
+    def _index(self, position: int) -> tuple[int, int]:
+        epoch, offset = divmod(position, self.num_samples)
+        if self._order[0] != epoch:
+            generator = torch.Generator().manual_seed(mix_seed(self.seed, epoch))
+            self._order = (epoch, torch.randperm(self.num_samples, generator=generator).tolist())
+        return epoch, self._order[1][offset]
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for step in self.steps:
+            first = step * self.batch_size
+            # All positions are looked up on every process, in order: one permutation is held at a time.
+            whole = [self._index(position) for position in range(first, first + self.batch_size)]
+            yield whole[self.rank :: self.world_size]
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
+def _stack(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    sizes = {tuple(label.shape) for _, label in samples}
+    if len(sizes) > 1:
+        raise ValueError(
+            f"the images of a batch must have one size; got {sorted(sizes)}: set crop=(height, width)"
+        )
+    images, labels = zip(*samples, strict=True)
+    return torch.stack(images), torch.stack(labels)
+
+
+def batches(
+    store: SampleStore,
+    transform: Transform,
+    *,
+    batch_size: int,
+    seed: int,
+    steps: range,
+    workers: int = 0,
+    pin_memory: bool = False,
+    rank: int = 0,
+    world_size: int = 1,
+) -> DataLoader[tuple[Tensor, Tensor]]:
+    """Loader of (images (n, 3, h, w), labels (n, h, w)), one batch for each step; n = batch_size /
+    world_size.
+
+    Raises `ValueError` if the processes cannot share a batch evenly.
+    """
+    if batch_size % world_size:
+        raise ValueError(
+            f"batch_size must be a multiple of the {world_size} processes; got batch_size={batch_size}"
+        )
+    if workers:
+        store.fill()
+    positions = _Positions(len(store), batch_size, seed, steps, rank, world_size)
+    return DataLoader(
+        _Augmented(store, transform, seed),
+        batch_sampler=positions,
+        num_workers=workers,
+        collate_fn=_stack,
+        pin_memory=pin_memory,
+        prefetch_factor=4 if workers else None,
+        generator=torch.Generator().manual_seed(
+            seed
+        ),  # making the iterator draws from it, not from the global one
+    )

@@ -1,0 +1,289 @@
+"""Run folders: names, whole-or-nothing files, the lock of a folder, its state, and where a run came from.
+
+A folder that has ``metrics.json`` is finished. Nothing here imports torch: a finished batch is recognised
+at once. Temporary file, flush, fsync, rename, fsync of the folder: a kill at any moment leaves the old file
+or the new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+__all__ = [
+    "Run",
+    "RunLockedError",
+    "atomic_write",
+    "hash_parameters",
+    "is_finished",
+    "list_runs",
+    "lock_run",
+    "provenance",
+    "read_json",
+    "read_run",
+    "run_name",
+    "sweep_temporary",
+    "update_run",
+    "write_json",
+]
+
+RUN_FILE, METRICS_FILE, HISTORY_FILE, STUDENT_FILE = (
+    "run.json",
+    "metrics.json",
+    "history.csv",
+    "student.safetensors",
+)
+_LOCK_FILE, _TEMPORARY = ".lock", ".tmp-"
+_PACKAGES = ("torch", "torchvision", "timm", "accelerate", "datasets", "numpy", "transkd-lite")
+
+
+class RunLockedError(RuntimeError):
+    """Another live process works in this run folder."""
+
+
+def atomic_write(path: str | os.PathLike[str], content: bytes | str) -> Path:
+    """Write a file whole or not at all; on any error the old file stays and the temporary one goes.
+
+    Raises `OSError` naming the file and the size (a full disk, a folder without permission).
+    """
+    path = Path(path)
+    data = content.encode() if isinstance(content, str) else content
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary: str | None = None
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException as error:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+        if isinstance(error, OSError):
+            size = f"{len(data) / 1e6:.1f} MB"
+            raise OSError(
+                error.errno,
+                f"could not write {size} ({error.strerror}); free space or choose another folder",
+                str(path),
+            ) from error
+        raise
+    _sync_folder(path.parent)
+    return path
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":  # a folder cannot be opened there, and a rename is durable enough
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path: str | os.PathLike[str], value: Mapping[str, Any]) -> Path:
+    """Write a mapping as indented JSON, whole or not at all."""
+    return atomic_write(path, json.dumps(value, indent=2, default=_plain) + "\n")
+
+
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a JSON object; a missing or broken file gives an empty one."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def sweep_temporary(folder: str | os.PathLike[str]) -> int:
+    """Remove what a killed writer left behind (call it only under the folder's lock); returns how many
+    files.
+    """
+    left = [p for p in Path(folder).rglob(_TEMPORARY + "*") if p.is_file()]
+    for path in left:
+        path.unlink(missing_ok=True)
+    return len(left)
+
+
+def hash_parameters(parameters: Mapping[str, Any]) -> str:
+    """Eight hexadecimal digits of the parameters; the order of keys, and list or tuple, make no difference.
+
+    >>> hash_parameters({"lr": 0.1, "size": (1, 2)}) == hash_parameters({"size": [1, 2], "lr": 0.1})
+    True
+    """
+    text = json.dumps(parameters, sort_keys=True, separators=(",", ":"), default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def run_name(kind: str, method: str | None, seed: int, parameters: Mapping[str, Any]) -> str:
+    """Name of a run folder: ``<kind>-<method>-s<seed>-<hash of the parameters>``.
+
+    >>> run_name("student", None, 0, {"lr": 0.1})[:16]
+    'student-none-s0-'
+    """
+    return f"{kind}-{method or 'none'}-s{seed}-{hash_parameters(parameters)}"
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "tolist"):  # numpy and torch values
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON: {value!r}")
+
+
+@contextlib.contextmanager
+def lock_run(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Hold a run folder for this process. The system drops the lock when the process dies, however it dies.
+
+    Raises `RunLockedError` naming the folder and the process that holds it.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / _LOCK_FILE, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        holder = read_json(folder / RUN_FILE).get("pid", "unknown")
+        raise RunLockedError(
+            f"one process works in a run folder at a time; {folder} is held by process {holder}: "
+            "wait for it, stop it, or choose another out_dir"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _is_locked(folder: Path) -> bool:
+    if not (folder / _LOCK_FILE).exists():
+        return False
+    lock = FileLock(folder / _LOCK_FILE, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    except OSError:
+        return False
+    lock.release()
+    return False
+
+
+def is_finished(folder: str | os.PathLike[str]) -> bool:
+    """Whether the folder holds a finished run, that is, a readable ``metrics.json``."""
+    return bool(read_json(Path(folder) / METRICS_FILE))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder as it is on disk. state: finished, running, interrupted or failed."""
+
+    folder: Path
+    state: str
+    info: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.folder.name
+
+
+def read_run(folder: str | os.PathLike[str]) -> Run:
+    """Read one run folder.
+
+    Raises `FileNotFoundError` if it is none (neither run.json nor metrics.json).
+    """
+    folder = Path(folder)
+    info, metrics = read_json(folder / RUN_FILE), read_json(folder / METRICS_FILE)
+    if not info and not metrics:
+        raise FileNotFoundError(f"a run folder holds {RUN_FILE} or {METRICS_FILE}; {folder} has neither")
+    return Run(folder, _state(folder, info, metrics), info, metrics)
+
+
+def _state(folder: Path, info: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
+    if metrics:
+        return "finished"
+    if _is_locked(folder):
+        return "running"
+    # Nobody holds the lock: what still says "running" was killed before it could write anything else.
+    return "failed" if info.get("state") == "failed" else "interrupted"
+
+
+def list_runs(root: str | os.PathLike[str]) -> list[Run]:
+    """Every run folder below root, by path; an empty list if there is none."""
+    files = (RUN_FILE, METRICS_FILE)
+    folders = {path.parent for name in files for path in Path(root).rglob(name)}
+    runs = []
+    for folder in sorted(folders):
+        with contextlib.suppress(FileNotFoundError):
+            runs.append(read_run(folder))
+    return runs
+
+
+def update_run(folder: str | os.PathLike[str], **values: Any) -> dict[str, Any]:
+    """Merge values into the folder's ``run.json`` and return the whole of it."""
+    path = Path(folder) / RUN_FILE
+    info = {**read_json(path), **values}
+    write_json(path, info)
+    return info
+
+
+def provenance() -> dict[str, Any]:
+    """Where a run happens: versions, git commit and whether the tree had changes, host system, process,
+    start time.
+    """
+    return {
+        "versions": _versions(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "command": " ".join(map(os.path.basename, sys.argv[:1])) or "interactive",
+        "pid": os.getpid(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        **_git_state(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def _git_state() -> dict[str, Any]:
+    """Commit and dirty flag of the checkout this package lies in (None where it is installed without git)."""
+    here = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        call = ["git", "-C", str(here), *arguments]
+        return subprocess.run(call, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.SubprocessError):
+        return {"commit": None, "dirty": None}

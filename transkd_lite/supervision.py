@@ -1,0 +1,69 @@
+"""The supervised part of the loss: cross entropy, at the size of the labels or of the logits.
+
+The paper's scripts resize labels to a quarter ("quarter"); most later work upsamples the logits ("full").
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["cross_entropy", "label_weight", "match_sizes", "resize_labels"]
+
+
+def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Nearest-neighbour labels (N, h, w) -> (N, *size); the pixel nearest to each centre, as PIL resizes.
+
+    >>> resize_labels(torch.arange(8).view(1, 1, 8), (1, 2))
+    tensor([[[2, 6]]])
+    """
+    if tuple(labels.shape[-2:]) == tuple(size):
+        return labels
+    rows, columns = (_nearest(n, m, labels.device) for n, m in zip(labels.shape[-2:], size, strict=True))
+    return labels[:, rows[:, None], columns]
+
+
+def _nearest(length: int, new_length: int, device: torch.device) -> Tensor:
+    centres = (torch.arange(new_length, device=device) * 2 + 1) * length // (2 * new_length)
+    return centres.clamp(max=length - 1)
+
+
+def match_sizes(logits: Tensor, labels: Tensor, supervise: str) -> tuple[Tensor, Tensor]:
+    """Bring logits (N, K, h, w) and labels (N, H, W) to one size: "full" (H, W) or "quarter" (h, w)."""
+    if supervise == "quarter":
+        return logits, resize_labels(labels, (logits.shape[-2], logits.shape[-1]))
+    if logits.shape[-2:] != labels.shape[-2:]:
+        logits = F.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False)
+    return logits, labels
+
+
+def label_weight(labels: Tensor, class_weights: Tensor | None, ignore_index: int = 255) -> Tensor:
+    """Sum of the class weights over all pixels that are not void (their number where weights are None); a
+    scalar.
+    """
+    valid = labels != ignore_index
+    if class_weights is None:
+        return valid.sum().float()
+    return (class_weights[labels.masked_fill(~valid, 0)] * valid).sum()
+
+
+def cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    class_weights: Tensor | None = None,
+    ignore_index: int = 255,
+    total: Tensor | None = None,
+) -> Tensor:
+    """Weighted mean cross entropy of logits (N, K, H, W) against labels (N, H, W) of the same size.
+
+    The sum over pixels is divided by `total`, the sum of the pixels' class weights (taken over this batch
+    if None). Without any valid pixel the loss is 0 and still has a gradient, where PyTorch's mean would be
+    0 / 0.
+    """
+    if total is None:
+        total = label_weight(labels, class_weights, ignore_index)
+    summed = F.cross_entropy(
+        logits.float(), labels, class_weights, ignore_index=ignore_index, reduction="sum"
+    )
+    return summed / total.clamp(min=torch.finfo(torch.float32).tiny)

@@ -1,0 +1,394 @@
+"""`fit`: train the teacher, the student alone, or the student with any method; stop it and go on at will.
+
+One loop for all (the method gives a dictionary of loss terms and has no loop of its own). `accelerate`
+finds the device and the other processes. With `out_dir` the run leaves a folder that can be resumed, and
+finishes it with ``metrics.json``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from accelerate import Accelerator
+
+from . import runs
+from .checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from .config import TrainConfig
+from .data.transforms import make_transform
+from .interrupts import StopRequest
+from .loading import SampleStore, batches
+from .metrics import PROTOCOLS, evaluate
+from .models.output import SegModel
+from .models.weights import load_model, save_model
+from .progress import Progress
+from .train_step import TrainStep, resolve_precision, synced_batch_norm
+from .trainer import NonFiniteLossError, Trainer
+
+__all__ = ["FitResult", "NonFiniteLossError", "fit"]
+
+# What may differ between a run and its continuation: none of it changes the weights that come out.
+_FREE = ("workers", "cache_mb", "checkpoint_every", "eval_every", "device", "log_every")
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a run leaves: history (one row a logging interval), metrics, where it went on from, its folder."""
+
+    history: pd.DataFrame
+    metrics: dict[str, Any] = field(default_factory=dict)
+    resumed_from: int = 0
+    out_dir: Path | None = None
+
+
+def fit(
+    student: SegModel,
+    train_data: Any,
+    *,
+    config: TrainConfig,
+    teacher: SegModel | None = None,
+    method: Any = None,
+    val_data: Any = None,
+    out_dir: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    parameters: Mapping[str, Any] | None = None,
+    progress: str = "auto",
+) -> FitResult:
+    """Train the student in place (it comes back in evaluation mode).
+
+    train_data, val_data: sequences of {"image": RGB, "label": uint8 train ids}, as `open_dataset` gives them.
+    teacher, method: both or neither; the method is a `Distiller`, whose parts are trained along.
+    out_dir: the run's folder. resume: go on from its last whole checkpoint, start where there is none, or,
+    in a finished folder, load the student and return. parameters: recorded in run.json beside the config,
+    and compared on resume.
+    progress: "auto", "bar", "lines" or "none".
+
+    The total loss of a step is ce + method.combine(terms). Metrics are {"full": …, "paper": …} on val_data.
+
+    Raises `ValueError` (settings that do not fit each other, the data, or the folder resumed),
+    `FileExistsError` (the folder holds a run and resume is False), `RunLockedError` (another process works
+    there), `NonFiniteLossError`, `RuntimeError` (a sample that cannot be read) and `OSError` (a disk that
+    is full). SIGTERM and Ctrl-C save first.
+    """
+    _check_pair(teacher, method)
+    accelerator = Accelerator(mixed_precision="no", cpu=config.device == "cpu")
+    store = SampleStore(train_data, config.cache_mb)
+    run = _Fit(student, store, config, teacher, method, val_data, accelerator)
+    run.check()
+    if out_dir is None:
+        return run.go(None, progress)
+    folder = Path(out_dir)
+    with runs.lock_run(folder) if accelerator.is_main_process else contextlib.nullcontext():
+        return run.go_in(folder, resume, dict(parameters or {}), progress)
+
+
+def _check_pair(teacher: Any, method: Any) -> None:
+    if (teacher is None) != (method is None):
+        given, missing = ("a teacher", "a method") if method is None else ("a method", "a teacher")
+        advice = "method=create_method(name, student, teacher)" if method is None else "teacher=<network>"
+        raise ValueError(
+            f"teacher and method are given both or neither; got {given} without {missing}: pass {advice}"
+        )
+
+
+class _Fit:
+    """One call of `fit`: what was given, and the trainer made of it."""
+
+    def __init__(
+        self,
+        student: SegModel,
+        store: SampleStore,
+        config: TrainConfig,
+        teacher: SegModel | None,
+        method: Any,
+        val_data: Any,
+        accelerator: Accelerator,
+    ) -> None:
+        self.student, self.store, self.config = student, store, config
+        self.teacher, self.method, self.val_data = teacher, method, val_data
+        self.accelerator = accelerator
+        self.precision = resolve_precision(config.precision, accelerator.device)
+        self.num_steps = config.num_steps(len(store))
+        self.folder: Path | None = None
+        self.resumed_from = 0
+
+    def check(self) -> None:
+        """Settings against network and data, before anything is written."""
+        config, (height, width) = self.config, self.store.image_size
+        crop, weights, num_classes = config.crop, config.class_weights, self.student.spec.num_classes
+        if crop is not None and not config.pad and (crop[0] > height or crop[1] > width):
+            raise ValueError(
+                f"TrainConfig: crop must fit into the image ({height}x{width}); got crop={crop}: "
+                "choose a smaller crop, larger images, or pad=True"
+            )
+        if weights is not None and len(weights) != num_classes:
+            raise ValueError(
+                f"TrainConfig: class_weights must have one factor for each of the {num_classes} logits; "
+                f"got {len(weights)}"
+            )
+
+    # -- with a folder
+
+    def identity(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """What must be the same for a run to be gone on with."""
+        values = {f"config.{k}": v for k, v in self.config.to_dict().items() if k not in _FREE}
+        values |= {f"parameters.{k}": v for k, v in parameters.items()}
+        values |= {
+            "student": self.student.spec.to_json(),
+            "train_images": len(self.store),
+            "precision": self.precision,
+        }
+        if self.teacher is not None:
+            values |= {"teacher": self.teacher.spec.to_json(), "method": type(self.method).__name__}
+            values |= {f"weight.{name}": float(w) for name, w in self.method.weights.items()}
+        return values
+
+    def go_in(self, folder: Path, resume: bool, parameters: dict[str, Any], progress: str) -> FitResult:
+        """Train in a folder whose lock is held."""
+        identity = self.identity(parameters)
+        info = runs.read_json(folder / runs.RUN_FILE)
+        if runs.is_finished(folder) or list_checkpoints(folder / "checkpoint"):
+            if not resume:
+                raise FileExistsError(
+                    f"a new run needs a folder of its own; {folder} holds a run: "
+                    "pass resume=True to go on with it, or choose another out_dir"
+                )
+            _require_same(info.get("identity", {}), identity, folder)
+        if runs.is_finished(folder):
+            return self._load_finished(folder)
+        self.folder = folder
+        if self.accelerator.is_main_process:
+            runs.sweep_temporary(folder)
+            runs.write_json(folder / runs.RUN_FILE, self._describe(identity, parameters))
+        self.accelerator.wait_for_everyone()
+        state = load_checkpoint(folder / "checkpoint") if resume else None
+        try:
+            return self.go(state, progress)
+        except BaseException as error:
+            self._note_end(error)
+            raise
+
+    def _load_finished(self, folder: Path) -> FitResult:
+        self.student.load_state_dict(load_model(folder / runs.STUDENT_FILE).state_dict())
+        self.student.eval()
+        history = pd.read_csv(folder / runs.HISTORY_FILE)
+        metrics = runs.read_json(folder / runs.METRICS_FILE)
+        return FitResult(history, metrics, int(metrics.get("steps", self.num_steps)), folder)
+
+    def _describe(self, identity: dict[str, Any], parameters: dict[str, Any]) -> dict[str, Any]:
+        device = self.accelerator.device
+        return {
+            "state": "running",
+            "parameters": parameters or self.config.to_dict(),
+            "config": self.config.to_dict(),
+            "identity": identity,
+            "seed": self.config.seed,
+            "num_steps": self.num_steps,
+            "precision": self.precision,
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            "processes": self.accelerator.num_processes,
+            "threads": torch.get_num_threads(),
+            **runs.provenance(),
+        }
+
+    def _note_end(self, error: BaseException) -> None:
+        if self.folder is None or not self.accelerator.is_main_process:
+            return
+        stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+        with contextlib.suppress(OSError):  # a full disk: the error itself matters more
+            state = "interrupted" if stopped else "failed"
+            runs.update_run(
+                self.folder, state=state, error=None if stopped else f"{type(error).__name__}: {error}"
+            )
+
+    # -- the run
+
+    def go(self, checkpoint: tuple[int, dict[str, Any]] | None, progress: str) -> FitResult:
+        """Train to the end, score, and finish the folder if there is one."""
+        begun = time.monotonic()
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_own_random_state(self.accelerator.device))
+            stack.enter_context(_determinism(self.config.deterministic))
+            trainer = self._trainer()
+            if checkpoint is not None:
+                self.resumed_from = checkpoint[0]
+                trainer.load_state_dict(checkpoint[1])
+            stack.enter_context(synced_batch_norm(trainer.modules, self.accelerator.num_processes))
+            stop = stack.enter_context(StopRequest())
+            bar = self._progress(stack, trainer.step, progress)
+            finished = self._train(trainer, stop, bar)
+        if not finished:
+            stop.leave()
+        self.student.eval()
+        metrics = self._metrics(trainer, time.monotonic() - begun)
+        if self.folder is not None and self.accelerator.is_main_process:
+            self._finish(trainer, metrics)
+        self.accelerator.wait_for_everyone()
+        return FitResult(pd.DataFrame(trainer.history), metrics, self.resumed_from, self.folder)
+
+    def _trainer(self) -> Trainer:
+        config, device = self.config, self.accelerator.device
+        for module in (self.student, self.teacher, self.method):
+            if module is not None:
+                module.to(device)
+        if self.teacher is not None:
+            self.teacher.eval()
+        weights = config.class_weights
+        step = TrainStep(
+            torch.compile(self.student) if config.compile else self.student,  # type: ignore[arg-type]
+            torch.compile(self.teacher) if config.compile and self.teacher is not None else self.teacher,  # type: ignore[arg-type]
+            self.method,
+            supervise=config.supervise,
+            class_weights=None if weights is None else torch.tensor(weights, device=device),
+            ignore_index=config.ignore_index,
+            precision=self.precision,
+            world_size=self.accelerator.num_processes,
+        )
+        return Trainer(step, config, self.accelerator, num_steps=self.num_steps, num_samples=len(self.store))
+
+    def _progress(self, stack: contextlib.ExitStack, start: int, mode: str) -> Progress:
+        title = self.student.spec.name if self.method is None else f"{self.student.spec.name} + method"
+        mode = mode if self.accelerator.is_main_process else "none"
+        return stack.enter_context(Progress(self.num_steps, start, mode, title))
+
+    def _train(self, trainer: Trainer, stop: StopRequest, bar: Progress) -> bool:
+        config = self.config
+        loader = batches(
+            self.store,
+            make_transform(
+                augment=config.augment,
+                crop=config.crop,
+                normalize=config.normalize,
+                ignore_index=config.ignore_index,
+            ),
+            batch_size=config.batch_size,
+            seed=config.seed,
+            steps=range(trainer.step, self.num_steps),
+            workers=config.workers,
+            pin_memory=self.accelerator.device.type == "cuda",
+            rank=self.accelerator.process_index,
+            world_size=self.accelerator.num_processes,
+        )
+
+        def after_step(trainer: Trainer) -> bool:
+            if _due(trainer.step, config.eval_every, self.num_steps) and self.val_data is not None:
+                trainer.history[-1]["val_miou"] = self._score("full").miou
+                self.student.train()
+            if trainer.step % config.log_every == 0 or trainer.step == self.num_steps:
+                row = trainer.history[-1]
+                bar.update(trainer.step, loss=row["loss"], images_per_s=row["images_per_s"])
+            stopping = stop.signal is not None
+            if stopping or _due(trainer.step, config.checkpoint_every, self.num_steps):
+                self._save(trainer)
+            return not stopping
+
+        try:
+            return trainer.run(loader, after_step, bool(config.channels_last))
+        except RuntimeError as error:
+            if not isinstance(error, NonFiniteLossError) and trainer.step > self.resumed_from:
+                self._save(trainer)  # a sample that vanished does not cost the steps before it
+            raise
+
+    def _save(self, trainer: Trainer) -> None:
+        if self.folder is None or not self.accelerator.is_main_process:
+            return
+        state = trainer.state_dict()
+        save_checkpoint(self.folder / "checkpoint", trainer.step, state)
+        runs.atomic_write(self.folder / runs.HISTORY_FILE, pd.DataFrame(trainer.history).to_csv(index=False))
+
+    def _score(self, protocol: str) -> Any:
+        config = self.config
+        return evaluate(
+            self.student,
+            self.val_data,
+            protocol=protocol,
+            normalize=config.normalize,
+            ignore_index=config.ignore_index,
+        )
+
+    def _metrics(self, trainer: Trainer, session_s: float) -> dict[str, Any]:
+        scores = {} if self.val_data is None else {p: self._score(p).to_dict() for p in PROTOCOLS}
+        return {
+            **scores,
+            "loss": trainer.history[-1]["loss"],
+            "steps": trainer.step,
+            "wall_s": trainer.seconds,
+            "session_s": session_s,
+            "peak_mb": _peak_mb(self.accelerator.device),
+        }
+
+    def _finish(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
+        """The student, the history, then the metrics: a folder with metrics.json has all the rest."""
+        assert self.folder is not None
+        info = runs.read_json(self.folder / runs.RUN_FILE)
+        kept = ("parameters", "seed", "precision", "device", "versions", "commit", "dirty")
+        provenance = {key: info.get(key) for key in kept} | {"steps": trainer.step, "wall_s": trainer.seconds}
+        save_model(self.student, self.folder / runs.STUDENT_FILE, provenance=provenance)
+        runs.atomic_write(self.folder / runs.HISTORY_FILE, pd.DataFrame(trainer.history).to_csv(index=False))
+        runs.update_run(
+            self.folder, state="finished", wall_s=trainer.seconds, peak_mb=metrics["peak_mb"], error=None
+        )
+        runs.write_json(self.folder / runs.METRICS_FILE, metrics)
+        for path in list_checkpoints(self.folder / "checkpoint"):
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            (self.folder / "checkpoint").rmdir()
+
+
+def _due(step: int, every: int | None, num_steps: int) -> bool:
+    return every is not None and step % every == 0 and step < num_steps
+
+
+def _require_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
+    changed = [
+        f"{name}: {before.get(name)!r} there, {now.get(name)!r} now"
+        for name in sorted({*before, *now})
+        if before.get(name) != now.get(name)
+    ]
+    if changed:
+        raise ValueError(
+            f"a run is resumed with the parameters it began with; in {folder} these differ: "
+            f"{'; '.join(changed)}. Give the same, or choose another out_dir"
+        )
+
+
+@contextlib.contextmanager
+def _own_random_state(device: torch.device) -> Iterator[None]:
+    """The caller's random state is the same after training as before."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        yield
+
+
+@contextlib.contextmanager
+def _determinism(wanted: bool) -> Iterator[None]:
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]
+
+
+def _peak_mb(device: torch.device) -> float | None:
+    """Peak memory in MB: of the device's allocator, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    if os.name != "posix":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
