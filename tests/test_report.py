@@ -1,0 +1,91 @@
+"""The report's table and statistics, on run folders and numbers that can be checked by hand."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from transkd_lite import report
+from transkd_lite.runs import write_json
+
+
+def make_run(root, name, method, seed, miou, **parameters):
+    scores = {"miou": miou, "pixel_accuracy": 0.9, "iou": {"road": miou, "car": miou}}
+    parameters = {
+        "dataset": "streets",
+        "network": "segformer_b0",
+        "method": method,
+        "seed": seed,
+        **parameters,
+    }
+    write_json(root / name / "run.json", {"parameters": parameters, "versions": {"torch": "2.15"}})
+    write_json(root / name / "metrics.json", {"full": scores, "paper": scores, "wall_s": 1.5})
+
+
+@pytest.fixture
+def table():
+    scores = {"none": [0.30, 0.32, 0.34], "kd": [0.31, 0.34, 0.37]}
+    return pd.DataFrame(
+        [{"method": m, "seed": s, "miou": v} for m, values in scores.items() for s, v in enumerate(values)]
+    )
+
+
+def test_results_table_has_a_row_for_each_finished_run_and_protocol(tmp_path):
+    make_run(tmp_path, "student-kd-s1-0a", "kd", 1, 0.4, teacher="run:teacher", options={"temperature": 2})
+    make_run(tmp_path, "teacher-none-s0-0b", "none", 0, 0.6)
+    write_json(tmp_path / "student-kd-s2-0c" / "run.json", {"parameters": {}})
+    rows = report.results_table(tmp_path)
+    assert list(rows["protocol"]) == ["full", "paper"] * 2
+    assert rows.iloc[0][["method", "seed", "torch", "wall_s", "iou_car"]].tolist() == [
+        "kd",
+        1,
+        "2.15",
+        1.5,
+        0.4,
+    ]
+    assert json.loads(rows.iloc[0]["options"]) == {"temperature": 2}
+    assert list(report.students(rows)["run"]) == ["student-kd-s1-0a"]
+
+
+def test_an_empty_folder_says_what_to_do(tmp_path):
+    with pytest.raises(FileNotFoundError, match="transkd reproduce"):
+        report.results_table(tmp_path)
+
+
+def test_paired_difference_by_hand(table):
+    # Differences 0.01, 0.02, 0.03: mean 0.02, sd 0.01, t(0.975, 2) = 4.302653, reach 4.302653 * 0.01 / sqrt 3.
+    (row,) = report.paired_differences(table).itertuples()
+    assert (row.method, row.baseline, row.pairs) == ("kd", "none", 3)
+    assert row.mean == pytest.approx(0.02)
+    assert row.high - row.mean == pytest.approx(0.0248414, rel=1e-5)
+    assert row.p == pytest.approx(0.0741799, rel=1e-5)
+
+
+def test_pairs_are_matched_by_seed_not_by_order(table):
+    shuffled = table.sample(frac=1, random_state=3)
+    assert report.paired_differences(shuffled, "none")["mean"].abs().iloc[0] == pytest.approx(0.02)
+
+
+def test_one_pair_has_no_interval(table):
+    row = report.paired_differences(table[table["seed"] == 0]).iloc[0]
+    assert row["mean"] == pytest.approx(0.01)
+    assert pd.isna(row["low"])
+
+
+def test_mixed_tables_and_unknown_baselines_are_refused(table):
+    with pytest.raises(ValueError, match="one run for each method and seed"):
+        report.paired_differences(pd.concat([table, table]))
+    with pytest.raises(ValueError, match="methods with runs: none, kd"):
+        report.paired_differences(table, "cwd")
+
+
+def test_summary_and_gap(table):
+    assert list(report.summary(table).index) == ["kd", "none"]
+    assert report.summary(table).loc["none", "sd"] == pytest.approx(0.02)
+    assert report.gap_closed(table, teacher=0.42)["kd"] == pytest.approx(0.2)
+
+
+def test_published_numbers_carry_their_source():
+    paper = report.published()
+    assert paper["cityscapes_miou"].tolist() == [76.49, 55.86, 68.58, 68.87, 68.98]
+    assert paper["source"].notna().all()

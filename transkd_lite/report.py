@@ -1,0 +1,155 @@
+"""What a batch of runs says: one tidy table, means with their spread, and paired differences.
+
+A difference between two methods is taken seed by seed: the two runs of a pair share the student's initial weights, the
+labelled images and the order of the batches, so what differs is the method, and what is left of chance. With few seeds
+the interval of the mean difference is Student's (n - 1 degrees of freedom): wide, and honestly so.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from scipy import stats
+
+from transkd_lite.runs import Run, list_runs
+
+__all__ = [
+    "gap_closed",
+    "paired_differences",
+    "per_class",
+    "published",
+    "results_table",
+    "students",
+    "summary",
+]
+
+PROTOCOLS = ("full", "paper")
+PAPER_TABLE = Path(__file__).resolve().parents[1] / "data" / "paper.csv"
+_PARAMETERS = ("train_images", "seed", "steps", "batch_size", "lr", "augment", "height", "width")
+
+
+def results_table(root: str | os.PathLike[str]) -> pd.DataFrame:
+    """One row for every finished training run below `root` and every protocol.
+
+    Args:
+        root: a folder of run folders, such as `runs/demo`.
+
+    Returns:
+        Columns dataset, protocol, teacher, student, method, options (JSON), train_images, seed, steps, batch_size, lr,
+        augment, height, width, precision, device, torch, commit, run, wall_s, miou, pixel_accuracy and one
+        `iou_<class>` each; scores in [0, 1]. A teacher's row has method "none" and a run named `teacher-…`.
+
+    Raises:
+        FileNotFoundError: no finished training run lies below `root`.
+    """
+    rows = [row for run in list_runs(root) if run.state == "finished" for row in _rows(run)]
+    if not rows:
+        raise FileNotFoundError(
+            f"{root} holds no finished training run: make some with `transkd reproduce PROFILE`, or give the "
+            "folder of another profile"
+        )
+    return pd.DataFrame(rows)
+
+
+def _rows(run: Run) -> Iterator[dict[str, Any]]:
+    parameters, info = run.info.get("parameters", {}), run.info
+    for protocol in PROTOCOLS:
+        scores = run.metrics.get(protocol)
+        if not scores:
+            continue
+        yield {
+            "dataset": parameters.get("dataset"),
+            "protocol": protocol,
+            "teacher": parameters.get("teacher") or "",
+            "student": parameters.get("network"),
+            "method": parameters.get("method", "none"),
+            "options": json.dumps(parameters.get("options", {}), sort_keys=True),
+            **{name: parameters.get(name) for name in _PARAMETERS},
+            "precision": info.get("precision"),
+            "device": info.get("device"),
+            "torch": info.get("versions", {}).get("torch"),
+            "commit": info.get("commit"),
+            "run": run.name,
+            "wall_s": run.metrics.get("wall_s"),
+            "miou": scores["miou"],
+            "pixel_accuracy": scores["pixel_accuracy"],
+            **{f"iou_{name}": value for name, value in scores["iou"].items()},
+        }
+
+
+def students(table: pd.DataFrame, protocol: str = "full") -> pd.DataFrame:
+    """The rows of one protocol without the teachers', in the table's order."""
+    return table[(table["protocol"] == protocol) & ~table["run"].str.startswith("teacher-")]
+
+
+def summary(table: pd.DataFrame, value: str = "miou") -> pd.DataFrame:
+    """Runs, mean, standard deviation (n - 1), lowest and highest of `value` for every method, best mean first."""
+    groups = table.groupby("method", sort=False)[value]
+    out = groups.agg(runs="count", mean="mean", sd="std", low="min", high="max")
+    return out.sort_values("mean", ascending=False)
+
+
+def paired_differences(
+    table: pd.DataFrame, baseline: str = "none", *, value: str = "miou", level: float = 0.95
+) -> pd.DataFrame:
+    """Mean difference of every other method to `baseline`, seed by seed, with its interval.
+
+    Args:
+        table: one row a run; one run for each method and seed.
+        baseline: the method to compare with.
+        value: the column to compare.
+        level: coverage of Student's interval.
+
+    Returns:
+        Columns method, baseline, pairs, mean, low, high, p (two-sided paired t-test); low, high and p are nan with
+        fewer than two pairs.
+
+    Raises:
+        ValueError: the baseline is not in the table, or a method has two runs of one seed.
+    """
+    if baseline not in set(table["method"]):
+        known = ", ".join(dict.fromkeys(table["method"]))
+        raise ValueError(f"baseline {baseline!r} has no run here; methods with runs: {known}")
+    if table.duplicated(["method", "seed"]).any():
+        raise ValueError(
+            "one run for each method and seed is compared; select one dataset, budget and protocol"
+        )
+    scores = table.pivot(index="seed", columns="method", values=value)
+    others = [name for name in dict.fromkeys(table["method"]) if name != baseline]
+    return pd.DataFrame([_paired(scores, name, baseline, level) for name in others])
+
+
+def _paired(scores: pd.DataFrame, method: str, baseline: str, level: float) -> dict[str, Any]:
+    difference = (scores[method] - scores[baseline]).dropna()
+    mean, count = float(difference.mean()), len(difference)
+    row = {"method": method, "baseline": baseline, "pairs": count, "mean": mean}
+    if count < 2:
+        return {**row, "low": math.nan, "high": math.nan, "p": math.nan}
+    error = float(difference.std() / math.sqrt(count))
+    reach = float(stats.t.ppf((1 + level) / 2, count - 1)) * error
+    p = float(2 * stats.t.sf(abs(mean) / error, count - 1)) if error > 0 else math.nan
+    return {**row, "low": mean - reach, "high": mean + reach, "p": p}
+
+
+def per_class(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean IoU of every class (rows, in the data's order) for every method (columns)."""
+    columns = [name for name in table if name.startswith("iou_")]
+    means = table.groupby("method", sort=False)[columns].mean().T
+    return means.rename(index=lambda name: name.removeprefix("iou_"))
+
+
+def gap_closed(table: pd.DataFrame, teacher: float, baseline: str = "none") -> pd.Series:
+    """Share of the distance from the mean of `baseline` to the teacher's score that each method covers."""
+    means = table.groupby("method", sort=False)["miou"].mean()
+    return (means - means[baseline]) / (teacher - means[baseline])
+
+
+def published() -> pd.DataFrame:
+    """The paper's own numbers (mIoU in %), with their source: a table to set beside, never to mix with, ours."""
+    return pd.read_csv(PAPER_TABLE)
