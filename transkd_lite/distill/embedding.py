@@ -1,0 +1,124 @@
+"""Aligning patch embeddings: PEA, the Global-Local Mixer and the Embedding Assistant (TransKD, sections III-B
+to III-D).
+
+    PEA   E'_i = Linear_i(E_i)                                                          then MSE to the
+    teacher's E_i GL    E'_i = Linear_i(a MHSA(E_i) + b conv1d_3(E_i) · sigmoid(conv1d_3(E_i)))       stage 4
+    in the paper EA    E'_i = a_i Linear_i(E_i) + b_i PatchEmbed_i(input of the student's stage i)
+
+In the authors' files Linear_i is `embed{i}_linearproject` (a lone stage is always called `embed1_…`), the
+mixer's parts are `attn4`, `conv1` (our `value`), `conv2` (`gate`), `atten_weight` (`attention_scale`) and
+`conv_weight` (`conv_scale`), the assistants are `patch_embed{i}`, and `fuse_weights` holds a_1 … a_4, then
+b_1 … b_4 (`linear_scale`, `patch_scale`).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from transkd_lite.distill.adapt import resize_map
+
+__all__ = ["EmbeddingAssistant", "GLMixer", "MultiHeadAttention", "PatchEmbed", "StageAlignment"]
+
+Size = tuple[int, int]
+
+
+class MultiHeadAttention(nn.Module):
+    """Plain multi-head self-attention over tokens (N, L, C), without bias in q, k and v."""
+
+    def __init__(self, channels: int, num_heads: int = 8) -> None:
+        super().__init__()
+        if channels % num_heads:
+            raise ValueError(f"{channels} channels cannot be split into {num_heads} heads: choose a divisor")
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(channels, 3 * channels, bias=False)
+        self.proj = nn.Linear(channels, channels)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        q, k, v = self.qkv(tokens).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class GLMixer(nn.Module):
+    """Global-Local Mixer: a MHSA(E) + b [conv1d_3(E) · sigmoid(conv1d_3(E))], optionally + E.
+
+    a and b are learned and start at 0.5 each, the mean of the global and the local path. (The authors left
+    them to uninitialised memory.) Shapes: (N, L, C) -> (N, L, C).
+    """
+
+    def __init__(self, channels: int, num_heads: int = 8, residual: bool = False) -> None:
+        super().__init__()
+        self.residual = residual
+        self.attention = MultiHeadAttention(channels, num_heads)
+        self.value = nn.Conv1d(channels, channels, 3, padding=1)
+        self.gate = nn.Conv1d(channels, channels, 3, padding=1)
+        self.attention_scale = nn.Parameter(torch.full((1,), 0.5))
+        self.conv_scale = nn.Parameter(torch.full((1,), 0.5))
+
+    def local(self, tokens: Tensor) -> Tensor:
+        """The gated convolution along the token sequence."""
+        channels_first = tokens.transpose(1, 2)
+        return (self.value(channels_first) * torch.sigmoid(self.gate(channels_first))).transpose(1, 2)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        mixed = self.attention_scale * self.attention(tokens) + self.conv_scale * self.local(tokens)
+        return mixed + tokens if self.residual else mixed
+
+
+class PatchEmbed(nn.Module):
+    """An overlapping patch embedding: strided convolution, then LayerNorm (eps 1e-5).
+
+    Shapes: map (N, C_in, H, W) and the size wanted -> tokens (N, h*w, C_out).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, patch_size: int, stride: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, out_channels, patch_size, stride, padding=patch_size // 2)
+        self.norm = nn.LayerNorm(out_channels, eps=1e-5)
+
+    def forward(self, feature: Tensor, size: Size) -> Tensor:
+        # Backbones that round sizes down differ by one position from this convolution.
+        return self.norm(resize_map(self.proj(feature), size).flatten(2).transpose(1, 2))
+
+
+class EmbeddingAssistant(nn.Module):
+    """A second, teacher-sized patch embedding of stage i beside the linear projection of the student's own.
+
+    a starts at 0.1 i and b at 0.1 (i + 4). Without `linear_path` there is the assistant alone, b
+    PatchEmbed(x).
+    """
+
+    def __init__(
+        self,
+        stage: int,
+        in_channels: int,
+        student_channels: int,
+        teacher_channels: int,
+        patch_size: int,
+        stride: int,
+        linear_path: bool = True,
+    ) -> None:
+        super().__init__()
+        self.linear = nn.Linear(student_channels, teacher_channels) if linear_path else None
+        self.linear_scale = nn.Parameter(torch.full((1,), 0.1 * stage)) if linear_path else None
+        self.patch_embed = PatchEmbed(in_channels, teacher_channels, patch_size, stride)
+        self.patch_scale = nn.Parameter(torch.full((1,), 0.1 * (stage + 4)))
+
+    def forward(self, tokens: Tensor, stage_input: Tensor, size: Size) -> Tensor:
+        """(N, h*w, C_S) and the stage's input (N, C_in, H, W) -> (N, h*w, C_T)."""
+        assisted = self.patch_scale * self.patch_embed(stage_input, size)
+        return assisted if self.linear is None else self.linear_scale * self.linear(tokens) + assisted
+
+
+class StageAlignment(nn.Module):
+    """PEA of one stage, with a Global-Local Mixer before the linear projection where asked for."""
+
+    def __init__(self, student_channels: int, teacher_channels: int, mixer: GLMixer | None = None) -> None:
+        super().__init__()
+        self.mixer = mixer
+        self.linear = nn.Linear(student_channels, teacher_channels)
+
+    def forward(self, tokens: Tensor, stage_input: Tensor, size: Size) -> Tensor:
+        """(N, L, C_S) -> (N, L, C_T); the stage's input is not looked at."""
+        return self.linear(tokens if self.mixer is None else self.mixer(tokens))

@@ -1,0 +1,155 @@
+"""Fusing the student's stages before they are compared: CSF (TransKD, section III-A) and ABF (Knowledge
+Review).
+
+Both go from the deepest stage to the shallowest. Stage i is reduced to a common width, x = BN(conv1x1(F_i)),
+and merged with the map y that comes up from the deeper stage, m = a1 x + a2 y; m goes on upwards, and
+BN(conv3x3(m)), with the teacher's channels, is what the teacher's feature i is compared with. They differ in
+the two weights alone:
+
+    ABF   one spatial map each, sigmoid(conv1x1([x; y]))                       Chen et al. 2021, arXiv
+    2104.09044 CSF   one number a channel, softmax over the two branches, from pooling    selective kernels,
+    arXiv 1903.06586
+
+`Separate` is the ablation without fusion: every stage alone.
+
+In the authors' files index 0 of `skfs` / `abfs` is the deepest stage, `stages[3]` here. There `conv1` is our
+`reduce`, `conv2` `expand`, `fc` `squeeze`, `fc1` `bare_squeeze`, `fcs` `heads` and `att_conv.0` `gate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from transkd_lite.distill.layers import BatchNorm2d, conv_bn
+
+__all__ = ["ABF", "CSF", "ABFStage", "CSFStage", "Fusion", "FusionStage", "Separate"]
+
+Channels = Sequence[int]
+
+
+class FusionStage(nn.Module):
+    """One stage: reduce to the common width, merge with the deeper map, expand to the teacher's width.
+
+    This class is the deepest stage, which has nothing to merge; its children say how the others do.
+    """
+
+    def __init__(self, student_channels: int, teacher_channels: int, width: int = 64) -> None:
+        super().__init__()
+        self.reduce = conv_bn(student_channels, width, 1)
+        self.expand = conv_bn(width, teacher_channels, 3)
+
+    def merge(self, x: Tensor, y: Tensor) -> Tensor:
+        """The merged map of x (this stage) and y (the deeper one), both (N, width, H, W)."""
+        raise NotImplementedError("the deepest stage has nothing to merge")
+
+    def forward(self, feature: Tensor, deeper: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(N, C_S, H, W) and the deeper map (N, width, h, w) -> output (N, C_T, H, W), merged map (N, width,
+        H, W).
+        """
+        merged = self.reduce(feature)
+        if deeper is not None:
+            merged = self.merge(merged, F.interpolate(deeper, size=merged.shape[-2:], mode="nearest"))
+        return self.expand(merged), merged
+
+
+class ABFStage(FusionStage):
+    """Attention-based fusion: a sigmoid gate for every position of each branch."""
+
+    def __init__(self, student_channels: int, teacher_channels: int, width: int = 64) -> None:
+        super().__init__(student_channels, teacher_channels, width)
+        self.gate = nn.Conv2d(2 * width, 2, 1)
+
+    def merge(self, x: Tensor, y: Tensor) -> Tensor:
+        first, second = torch.sigmoid(self.gate(torch.cat([x, y], 1))).chunk(2, dim=1)
+        return first * x + second * y
+
+
+class CSFStage(FusionStage):
+    """Cross selective fusion: for every channel a softmax chooses between the two branches.
+
+    s = global average of x + y; u = ReLU(BN(W s)), max(width / 16, 32) wide; two linear heads give the
+    logits.
+
+    `bare_squeeze` is a second W without BatchNorm. The authors' modules hold one and take it for batches of
+    one image, in evaluation too; it is there only when asked for, to hold their checkpoints. Without it a
+    batch of one is, in training, normalised with the running statistics.
+    """
+
+    def __init__(
+        self, student_channels: int, teacher_channels: int, width: int = 64, bare_squeeze: bool = False
+    ) -> None:
+        super().__init__(student_channels, teacher_channels, width)
+        squeezed = max(width // 16, 32)
+        self.squeeze = nn.Sequential(
+            nn.Conv2d(width, squeezed, 1, bias=False), BatchNorm2d(squeezed), nn.ReLU()
+        )
+        self.bare_squeeze = (
+            nn.Sequential(nn.Conv2d(width, squeezed, 1, bias=False), nn.ReLU()) if bare_squeeze else None
+        )
+        self.heads = nn.ModuleList(nn.Conv2d(squeezed, width, 1) for _ in range(2))
+
+    def selection(self, x: Tensor, y: Tensor) -> Tensor:
+        """The weights of both branches, (2, N, width, 1, 1), adding to 1 over the first dimension."""
+        pooled = F.adaptive_avg_pool2d(x + y, 1)
+        one_image = len(pooled) == 1 and self.bare_squeeze is not None
+        squeezed = self.bare_squeeze(pooled) if one_image else self.squeeze(pooled)  # type: ignore[misc]
+        return torch.softmax(torch.stack([head(squeezed) for head in self.heads]), dim=0)
+
+    def merge(self, x: Tensor, y: Tensor) -> Tensor:
+        first, second = self.selection(x, y)
+        return first * x + second * y
+
+
+class Fusion(nn.Module):
+    """Four stages, run from the deepest to the shallowest; `stages[0]` is stage 1."""
+
+    def __init__(self, stages: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Four maps (N, C_S_i, H_i, W_i), stage 1 first -> four maps (N, C_T_i, H_i, W_i)."""
+        outputs: list[Tensor] = []
+        merged: Tensor | None = None
+        for stage, feature in zip(reversed(self.stages), reversed(features), strict=True):
+            output, merged = stage(feature, merged)
+            outputs.insert(0, output)
+        return outputs
+
+
+class CSF(Fusion):
+    """Cross selective fusion of four stages. `bare_squeeze` only for the authors' checkpoints (see
+    `CSFStage`).
+    """
+
+    def __init__(
+        self, student: Channels, teacher: Channels, width: int = 64, bare_squeeze: bool = False
+    ) -> None:
+        pairs = list(zip(student, teacher, strict=True))
+        stages: list[nn.Module] = [CSFStage(s, t, width, bare_squeeze) for s, t in pairs[:-1]]
+        super().__init__([*stages, FusionStage(*pairs[-1], width)])
+
+
+class ABF(Fusion):
+    """Attention-based fusion of four stages."""
+
+    def __init__(self, student: Channels, teacher: Channels, width: int = 64) -> None:
+        pairs = list(zip(student, teacher, strict=True))
+        stages: list[nn.Module] = [ABFStage(s, t, width) for s, t in pairs[:-1]]
+        super().__init__([*stages, FusionStage(*pairs[-1], width)])
+
+
+class Separate(nn.Module):
+    """No fusion: every stage alone is brought to the teacher's width, BN(conv1x1(F_i))."""
+
+    def __init__(self, student: Channels, teacher: Channels) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(conv_bn(s, t, 1) for s, t in zip(student, teacher, strict=True))
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Four maps (N, C_S_i, H_i, W_i), stage 1 first -> four maps (N, C_T_i, H_i, W_i)."""
+        return [stage(feature) for stage, feature in zip(self.stages, features, strict=True)]

@@ -1,0 +1,295 @@
+"""The losses of all methods as pure functions of student and teacher tensors.
+
+All take the student first, return a scalar, expect equal shapes (`adapt` and the methods see to that), and
+compute in float32 at least. The gradient flows into both arguments: that the teacher is a constant is the
+Distiller's business. KL divergences are written with log-softmax on both sides, so that no 0 · log 0 arises.
+
+TransKD uses `hcl` on fused features and `mse` on embeddings (arXiv 2202.13393, section III); the others are
+its competitors, each with its source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from transkd_lite.distill.adapt import IGNORE_INDEX, full_precision, map_size, resize_labels, valid_pixels
+
+__all__ = ["at", "cirkd", "cwd", "dist", "dkd", "hcl", "ifvd", "kd", "mgd", "mse", "skd"]
+
+
+def _check_shapes(student: Tensor, teacher: Tensor, *, channels: bool = True) -> None:
+    """Raise ValueError unless the shapes agree (without `channels`: all but dimension 1)."""
+    own, other = list(student.shape), list(teacher.shape)
+    if not channels:
+        own[1], other[1] = 0, 0
+    if own != other:
+        raise ValueError(
+            f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} must agree"
+            f"{'' if channels else ' in all but channels'}: resize or project the student's tensor first"
+        )
+
+
+def _kl(student_logits: Tensor, teacher_logits: Tensor, dim: int) -> Tensor:
+    """KL(softmax(teacher) ‖ softmax(student)), summed over `dim`."""
+    log_s = F.log_softmax(student_logits, dim)
+    log_t = F.log_softmax(teacher_logits, dim)
+    return (log_t.exp() * (log_t - log_s)).sum(dim)
+
+
+def _mean_where(values: Tensor, valid: Tensor) -> Tensor:
+    """Mean of `values` where `valid`; 0, still attached to the graph, where nothing is."""
+    return values.where(valid, 0.0).sum() / valid.sum().clamp_min(1)
+
+
+def _unit(x: Tensor, dim: int, floor: float | Tensor = 0.0) -> Tensor:
+    """x over its Euclidean norm along `dim`; 0, with gradient 0, where the norm is not above `floor`.
+
+    A plain division by max(norm, 1e-12) has gradients of 1e12 at constant inputs.
+    """
+    norm = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
+    return x / norm.where(norm > floor, torch.inf)
+
+
+# --- features and embeddings ---
+
+
+@full_precision
+def mse(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared error over all elements, of any shape: PEA's and FitNet's distance."""
+    _check_shapes(student, teacher)
+    return F.mse_loss(student, teacher)
+
+
+def _hcl_of_stage(student: Tensor, teacher: Tensor) -> Tensor:
+    """[MSE + Σ_k 2^-k MSE of l_k x l_k averages] / (1 + Σ_k 2^-k), l_k those of 4, 2, 1 below the height."""
+    _check_shapes(student, teacher)
+    total, weights, weight = F.mse_loss(student, teacher), 1.0, 1.0
+    for level in (4, 2, 1):
+        if level < student.shape[2]:
+            weight /= 2  # halves per level used, not per level listed
+            pooled = [F.adaptive_avg_pool2d(x, (level, level)) for x in (student, teacher)]
+            total, weights = total + weight * F.mse_loss(pooled[0], pooled[1]), weights + weight
+    return total / weights
+
+
+@full_precision
+def hcl(student_features: Sequence[Tensor] | Tensor, teacher_features: Sequence[Tensor] | Tensor) -> Tensor:
+    """Hierarchical context loss, summed over stages (Chen et al. 2021, Knowledge Review; the loss of CSF).
+
+    Shapes: lists of maps (N, C_i, H_i, W_i), equal in both, or one map each. 0 when equal. Raises ValueError
+    for lists of different length.
+    """
+    if isinstance(student_features, Tensor):
+        student_features = [student_features]
+    if isinstance(teacher_features, Tensor):
+        teacher_features = [teacher_features]
+    if len(student_features) != len(teacher_features):
+        raise ValueError(
+            f"hcl needs as many student features as teacher features, got {len(student_features)} and "
+            f"{len(teacher_features)}"
+        )
+    pairs = zip(student_features, teacher_features, strict=True)
+    return torch.stack([_hcl_of_stage(s, t) for s, t in pairs]).sum()
+
+
+@full_precision
+def at(student_feature: Tensor, teacher_feature: Tensor) -> Tensor:
+    """Attention transfer: mean (Q_S - Q_T)^2, Q = channel mean of F^2 as a vector of unit length per image.
+
+    Shapes: (N, C, H, W), channels may differ. Zagoruyko and Komodakis 2017 (arXiv 1612.03928), reduced as in
+    CIRKD.
+    """
+    _check_shapes(student_feature, teacher_feature, channels=False)
+    student, teacher = (_unit(f.square().mean(1).flatten(1), 1) for f in (student_feature, teacher_feature))
+    return F.mse_loss(student, teacher)
+
+
+@full_precision
+def mgd(generated: Tensor, teacher_feature: Tensor) -> Tensor:
+    """Masked generative distillation: sum of squares between the generated and the teacher's map, over N.
+
+    Shapes: (N, C, H, W). Yang et al. 2022 (arXiv 2205.01529); the masking and the generator are the method's.
+    """
+    _check_shapes(generated, teacher_feature)
+    return F.mse_loss(generated, teacher_feature, reduction="sum") / generated.shape[0]
+
+
+# --- logits ---
+
+
+@full_precision
+def kd(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor | None = None,
+    *,
+    temperature: float = 1.0,
+    ignore_index: int = IGNORE_INDEX,
+) -> Tensor:
+    """tau^2 · mean over valid pixels of KL(softmax(z_T / tau) ‖ softmax(z_S / tau)) over classes.
+
+    Shapes: logits (N, K, H, W); labels (N, h, w) of any size or None (then every pixel counts). Hinton et al.
+    2015 (arXiv 1503.02531).
+    """
+    _check_shapes(student_logits, teacher_logits)
+    divergence = _kl(student_logits / temperature, teacher_logits / temperature, dim=1)
+    return temperature**2 * _mean_where(divergence, valid_pixels(labels, student_logits, ignore_index))
+
+
+@full_precision
+def cwd(
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float = 4.0, over: str = "positions"
+) -> Tensor:
+    """Channel-wise distillation, for logits or features (N, C, H, W); Shu et al. 2021 (arXiv 2011.13256).
+
+    over="positions": a softmax over the H·W positions of every channel, tau^2 / (N C) · Σ KL(T ‖ S).
+    over="classes": a softmax over the channels of every position, tau^2 / (N H W) · Σ KL(T ‖ S).
+    """
+    if over not in ("positions", "classes"):
+        raise ValueError(f'over must be "positions" or "classes", got {over!r}')
+    _check_shapes(student_logits, teacher_logits)
+    student, teacher = (z.flatten(2) / temperature for z in (student_logits, teacher_logits))
+    return temperature**2 * _kl(student, teacher, dim=2 if over == "positions" else 1).mean()
+
+
+@full_precision
+def dkd(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    alpha: float = 1.0,
+    beta: float = 8.0,
+    temperature: float = 4.0,
+    ignore_index: int = IGNORE_INDEX,
+) -> Tensor:
+    """Decoupled KD, per pixel: tau^2 · mean over valid pixels of alpha · TCKD + beta · NCKD (arXiv
+    2203.08679).
+
+    With p the softmax of z / tau and t the pixel's class, TCKD is the KL of (p_t, 1 - p_t) and NCKD the KL of
+    the softmax over the other classes; KD is TCKD + (1 - p_t of the teacher) · NCKD. The constants are those
+    of the paper's CIFAR-100 runs. Shapes: logits (N, K, H, W), labels (N, h, w) of any size.
+    """
+    _check_shapes(student_logits, teacher_logits)
+    valid = valid_pixels(labels, student_logits, ignore_index)
+    target = resize_labels(labels, map_size(student_logits)).where(valid, 0)[:, None]
+    others = torch.ones_like(student_logits, dtype=torch.bool).scatter(1, target, False)
+    log_s, log_t = (F.log_softmax(z / temperature, 1) for z in (student_logits, teacher_logits))
+    target_s, target_t = log_s.gather(1, target), log_t.gather(1, target)
+    rest_s, rest_t = (z.where(others, -torch.inf).logsumexp(1, keepdim=True) for z in (log_s, log_t))
+    tckd = target_t.exp() * (target_t - target_s) + rest_t.exp() * (rest_t - rest_s)
+    difference = ((log_t - rest_t) - (log_s - rest_s)).where(others, 0.0)
+    nckd = ((log_t - rest_t).exp() * difference).sum(1)
+    return temperature**2 * _mean_where(alpha * tckd[:, 0] + beta * nckd, valid)
+
+
+def _correlation(student: Tensor, teacher: Tensor, dim: int, valid: Tensor) -> Tensor:
+    """Pearson correlation along `dim` over the valid entries; 0 where one of the two is constant there."""
+    count = valid.sum(dim, keepdim=True).clamp_min(1)
+
+    def direction(x: Tensor) -> Tensor:
+        x = x * valid
+        centred = (x - x.sum(dim, keepdim=True) / count) * valid
+        # What is left of a constant after centring is rounding, and has no direction.
+        return _unit(centred, dim, floor=1e-5 * torch.linalg.vector_norm(x, dim=dim, keepdim=True))
+
+    return (direction(student) * direction(teacher)).sum(dim)
+
+
+@full_precision
+def dist(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor | None = None,
+    *,
+    beta: float = 1.0,
+    gamma: float = 1.0,
+    temperature: float = 1.0,
+    ignore_index: int = IGNORE_INDEX,
+) -> Tensor:
+    """DIST: tau^2 · [beta · (1 - inter) + gamma · (1 - intra)], of the softmax of z / tau (arXiv 2205.10536).
+
+    inter: mean over valid pixels of the Pearson correlation across classes. intra: mean over classes of the
+    correlation across all valid pixels of the batch. beta = gamma = tau = 1 as in the authors' segmentation
+    runs. A constant has no correlation: it counts as 0. Shapes: logits (N, K, H, W), labels (N, h, w) or
+    None.
+    """
+    _check_shapes(student_logits, teacher_logits)
+    valid = valid_pixels(labels, student_logits, ignore_index).flatten()
+    student, teacher = (
+        (z / temperature).softmax(1).transpose(0, 1).flatten(1) for z in (student_logits, teacher_logits)
+    )
+    every_class = torch.ones_like(student, dtype=torch.bool)
+    inter = _mean_where(1 - _correlation(student, teacher, 0, every_class), valid)
+    intra = (1 - _correlation(student, teacher, 1, valid[None])).mean() * valid.any()
+    return temperature**2 * (beta * inter + gamma * intra)
+
+
+# --- relations between positions ---
+
+
+def _directions(feature: Tensor) -> Tensor:
+    """(N, C, H, W) -> (N, H*W, C), every position's vector of unit length."""
+    return _unit(feature.flatten(2).transpose(1, 2), 2)
+
+
+@full_precision
+def skd(student_feature: Tensor, teacher_feature: Tensor, *, pool: int = 2) -> Tensor:
+    """Pair-wise structured distillation: mean (a_S - a_T)^2 of the affinities a_ij = f_i · f_j of an image's
+    nodes.
+
+    Nodes are the maxima of pool x pool windows, of unit length. Shapes: (N, C, H, W), channels may differ.
+    Liu et al. 2019 (arXiv 1903.04197).
+    """
+    _check_shapes(student_feature, teacher_feature, channels=False)
+    nodes = [_directions(F.max_pool2d(f, pool, ceil_mode=True)) for f in (student_feature, teacher_feature)]
+    return F.mse_loss(nodes[0] @ nodes[0].mT, nodes[1] @ nodes[1].mT)
+
+
+@full_precision
+def ifvd(
+    student_feature: Tensor,
+    teacher_feature: Tensor,
+    labels: Tensor,
+    *,
+    num_classes: int,
+    ignore_index: int = IGNORE_INDEX,
+) -> Tensor:
+    """Intra-class feature variation: MSE of the maps cosine(f(p), mean feature of p's class in the same
+    image).
+
+    Mean over valid pixels. Shapes: features (N, C, H, W), channels may differ; labels (N, h, w) of any size.
+    Wang et al. 2020 (ECCV, "Intra-class feature variation distillation"), prototypes per image as in CIRKD.
+    """
+    _check_shapes(student_feature, teacher_feature, channels=False)
+    valid = valid_pixels(labels, student_feature, ignore_index).flatten(1)
+    classes = resize_labels(labels, map_size(student_feature)).flatten(1).where(valid, 0)
+    member = F.one_hot(classes, num_classes).to(student_feature.dtype) * valid[..., None]
+    mean = member / member.sum(1, keepdim=True).clamp_min(1)
+
+    def similarity(feature: Tensor) -> Tensor:
+        prototypes = member @ (mean.mT @ feature.flatten(2).mT)
+        return (_directions(feature) * _unit(prototypes, 2)).sum(2)
+
+    return _mean_where((similarity(student_feature) - similarity(teacher_feature)).square(), valid)
+
+
+@full_precision
+def cirkd(student_feature: Tensor, teacher_feature: Tensor, *, temperature: float = 0.1) -> Tensor:
+    """Mini-batch cross-image relations: KL(T ‖ S) of row-softmaxed similarities between the pixels of image
+    pairs.
+
+    Mean over the N^2 ordered pairs, (i, i) included, and over rows. Vectors have unit length. Shapes: (N, C,
+    H, W), channels may differ. Yang et al. 2022 (arXiv 2204.06986); no factor tau^2, as there.
+    """
+    _check_shapes(student_feature, teacher_feature, channels=False)
+    student, teacher = _directions(student_feature), _directions(teacher_feature)
+    rows = [  # one image against all at a time: N maps of (H W)^2, not N^2
+        _kl(student[i] @ student.mT / temperature, teacher[i] @ teacher.mT / temperature, 2).mean()
+        for i in range(len(student))
+    ]
+    return torch.stack(rows).mean()
