@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
-from transkd_lite.models import SegModel, create_model
-from transkd_lite.models.naming import AUTHORS_LVT, AUTHORS_PVT, AUTHORS_SEGFORMER, fit_shapes, rename
+from transkd_lite.models import create_model
+from transkd_lite.models.pretrained import infer_network, load_tensors
 from transkd_lite.profiling import count_parameters
 
 CASES = ["forward_segformer_b0", "forward_segformer_b1", "forward_pvt_v2_b0", "forward_lvt"]
@@ -24,17 +23,11 @@ PARAMETERS_M = {
 NETWORKS = [*(f"segformer_b{i}" for i in range(6)), "pvt_v2_b0", "pvt_v2_b2", "lvt"]
 
 
-def load(model: SegModel, checkpoint: dict[str, Tensor]) -> SegModel:
-    family = model.spec.name.split("_")[0]
-    rules = {"segformer": AUTHORS_SEGFORMER, "pvt": AUTHORS_PVT, "lvt": AUTHORS_LVT}[family]
-    model.load_state_dict(fit_shapes(rename(checkpoint, rules), model.state_dict()), assign=True)
-    return model.eval()
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_outputs_equal_the_authors(golden: Any, name: str) -> None:
     case = golden.case(name)
-    model = load(create_model(case["arch"], 20), golden.checkpoint(case["arch"], case["seed"]))
+    model = create_model(case["arch"], 20).eval()
+    load_tensors(model, golden.checkpoint(case["arch"], case["seed"]))
     with torch.no_grad():
         output = model(golden.images(case["seed"], case["shape"]))
     golden.assert_close(output.logits, case["logits"])
@@ -45,8 +38,10 @@ def test_outputs_equal_the_authors(golden: Any, name: str) -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_tensor_of_a_checkpoint_has_its_place(golden: Any, name: str) -> None:
     with torch.device("meta"):
-        listing = {k: torch.empty(shape) for k, shape in golden.listings[name].items()}
-        model = load(create_model(name, 20), listing)
+        checkpoint = {k: torch.empty(shape) for k, shape in golden.listings[name].items()}
+        model = create_model(name, 20)
+        load_tensors(model, checkpoint)  # refuses what is missing or left over
+    assert infer_network(checkpoint) == (name, 20, {})
     published = PARAMETERS_M.get(name)
     if published is not None:
         assert round(count_parameters(model) / 1e6, 3) == published

@@ -24,10 +24,18 @@ class AllMLPHead(nn.Module):
     """
 
     def __init__(
-        self, channels: tuple[int, ...], width: int, num_classes: int, *, dropout: float = 0.1
+        self,
+        channels: tuple[int, ...],
+        width: int,
+        num_classes: int,
+        *,
+        dropout: float = 0.1,
+        normed_projections: bool = False,
     ) -> None:
         super().__init__()
-        self.projections = nn.ModuleList(nn.Linear(c, width) for c in channels)
+        self.projections = nn.ModuleList(nn.Linear(c, width, bias=not normed_projections) for c in channels)
+        norms = (nn.BatchNorm2d(width) for _ in channels)
+        self.projection_norms = nn.ModuleList(norms) if normed_projections else None
         self.fuse = nn.Conv2d(len(channels) * width, width, 1, bias=False)
         self.norm = nn.BatchNorm2d(width)
         self.dropout = nn.Dropout2d(dropout)
@@ -36,12 +44,16 @@ class AllMLPHead(nn.Module):
 
     def forward(self, features: tuple[Tensor, ...]) -> Tensor:
         size = features[0].shape[2:]
-        maps = []
-        for feature, projection in zip(features, self.projections, strict=True):
-            projected = to_map(projection(to_tokens(feature)), (feature.shape[2], feature.shape[3]))
-            maps.append(_resize(projected, size))
+        maps = [_resize(self.project(i, feature), size) for i, feature in enumerate(features)]
         fused = F.relu(self.norm(self.fuse(torch.cat(maps[::-1], dim=1))))
         return self.classifier(self.dropout(fused))
+
+    def project(self, i: int, feature: Tensor) -> Tensor:
+        """Feature of stage i + 1, (N, C_i, H_i, W_i), at the common width."""
+        projected = to_map(self.projections[i](to_tokens(feature)), (feature.shape[2], feature.shape[3]))
+        if self.projection_norms is None:
+            return projected
+        return F.relu(self.projection_norms[i](projected))
 
 
 class SemanticFPNHead(nn.Module):

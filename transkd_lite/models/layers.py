@@ -32,10 +32,8 @@ def run_blocks(blocks: nn.ModuleList, x: Tensor, size: tuple[int, int], recomput
     checkpointing).
     """
     for block in blocks:
-        if recompute and block.training:
-            x = checkpoint(block, x, size, use_reentrant=False)
-        else:
-            x = block(x, size)
+        again = recompute and block.training
+        x = checkpoint(block, x, size, use_reentrant=False) if again else block(x, size)
     return x
 
 

@@ -142,6 +142,7 @@ class SegFormer(SegModel):
     - drop_path: the last block's rate of stochastic depth (earlier blocks linearly less).
     - head_dropout: the rate at which the head drops whole channels.
     - decoder_channels: the head's width; None for the published one (256 for B0 and B1, 768 from B2 on).
+    - normed_projections: BatchNorm and ReLU after the head's projections, as mmsegmentation has them.
     - gradient_checkpointing: in training, recompute blocks in the backward pass instead of storing them.
 
     >>> import torch
@@ -157,6 +158,7 @@ class SegFormer(SegModel):
         drop_path: float = 0.1,
         head_dropout: float = 0.1,
         decoder_channels: int | None = None,
+        normed_projections: bool = False,
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
@@ -176,7 +178,9 @@ class SegFormer(SegModel):
             Stage(i, variant.channels, rates[i], gradient_checkpointing) for i in range(NUM_STAGES)
         )
         self.stages.apply(initialise)
-        self.head = AllMLPHead(variant.channels, width, num_classes, dropout=head_dropout)
+        self.head = AllMLPHead(
+            variant.channels, width, num_classes, dropout=head_dropout, normed_projections=normed_projections
+        )
 
     def forward(self, images: Tensor) -> SegOutput:
         check_images(images)

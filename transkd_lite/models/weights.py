@@ -1,21 +1,18 @@
-"""Checkpoints in and out."""
+"""Our own files: one safetensors file a network, its spec in the metadata."""
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from transkd_lite.models.factory import create_model
+from transkd_lite.models.files import read_metadata, read_tensors, write_tensors
 from transkd_lite.models.output import ModelSpec, SegModel
+from transkd_lite.models.pretrained import load_tensors
 
 __all__ = ["load_model", "save_model"]
 
@@ -36,11 +33,12 @@ def save_model(
 
     The file appears whole or not at all. Returns its path.
     """
-    path = Path(path)
-    tensors = {name: _stored(tensor, dtype) for name, tensor in model.state_dict().items()}
+    tensors = model.state_dict()
+    if dtype is not None:
+        tensors = {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
     metadata = {"spec": json.loads(model.spec.to_json()), "provenance": dict(provenance or {})}
-    _write_whole(path, tensors, {METADATA_KEY: json.dumps(metadata)})
-    return path
+    write_tensors(path, tensors, {METADATA_KEY: json.dumps(metadata)})
+    return Path(path)
 
 
 def load_model(path: str | Path, *, device: str | torch.device = "cpu") -> SegModel:
@@ -48,47 +46,12 @@ def load_model(path: str | Path, *, device: str | torch.device = "cpu") -> SegMo
 
     Raises FileNotFoundError, and ValueError where the file is not whole or carries no spec.
     """
-    path = Path(path)
-    spec, tensors = _read(path)
-    model = create_model(spec.name, spec.num_classes, **spec.options)
-    own = model.state_dict()
-    model.load_state_dict({k: v.to(own[k].dtype) if k in own else v for k, v in tensors.items()})
-    return model.to(device).eval()
-
-
-def _stored(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    tensor = tensor.detach().cpu()
-    if dtype is not None and tensor.is_floating_point():
-        tensor = tensor.to(dtype)
-    return tensor.contiguous().clone()
-
-
-def _write_whole(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write aside, flush to disk, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    os.close(handle)
-    try:
-        save_file(tensors, aside, metadata=metadata)
-        with open(aside, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except BaseException:
-        Path(aside).unlink(missing_ok=True)
-        raise
-
-
-def _read(path: Path) -> tuple[ModelSpec, dict[str, Tensor]]:
-    if not path.is_file():
+    if not Path(path).is_file():
         raise FileNotFoundError(f"no model file at {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = (file.metadata() or {}).get(METADATA_KEY)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except Exception as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error}); save it again") from error
+    metadata = read_metadata(path, METADATA_KEY)
     if metadata is None:
-        raise ValueError(
-            f"{path} carries no spec of this library; use create_model(..., pretrained={str(path)!r})"
-        )
-    return ModelSpec.from_json(json.dumps(json.loads(metadata)["spec"])), tensors
+        raise ValueError(f"{path} carries no spec of this library: give it to create_model as pretrained")
+    spec = ModelSpec.from_json(json.dumps(metadata["spec"]))
+    model = create_model(spec.name, spec.num_classes, **spec.options)
+    load_tensors(model, read_tensors(path), origin=str(path))
+    return model.to(device).eval()
