@@ -1,0 +1,397 @@
+"""One training run as one flat record: what is trained, on what, by which method, for how long.
+
+The fields of `Experiment` are the parameters of notebook `08_train_transkd`, of `transkd train` and of a
+batch profile; the hash of those that decide the result names the run folder. `run_experiment` trains, scores
+by both protocols and writes `metrics.json` last, so that a folder that has it is finished. Nothing heavy is
+imported before it is used: a finished batch is recognised without torch.
+"""
+
+import hashlib
+import time
+import typing
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transkd_lite.parameters import ParameterError, check_name, check_parameters
+from transkd_lite.runs import (
+    HISTORY_FILE,
+    METRICS_FILE,
+    RUN_FILE,
+    STUDENT_FILE,
+    atomic_write,
+    hash_parameters,
+    is_finished,
+    lock_run,
+    provenance,
+    read_json,
+    run_name,
+    write_json,
+)
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from transkd_lite.config import TrainConfig
+    from transkd_lite.distill import Distiller
+    from transkd_lite.models import SegModel
+
+__all__ = ["Experiment", "evaluate_run", "find_file", "run_experiment", "save_half"]
+
+# Where a run reads and writes, how often it saves, and how many processes decode images, does not change its
+# result.
+_NOT_IDENTITY = ("data_root", "out_dir", "num_workers", "checkpoint_every", "eval_every")
+_AT_LEAST = {"steps": 0, "train_images": 1, "val_images": 1, "height": 32, "width": 32, "num_workers": 0}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Every parameter of one training run (flat, JSON-like).
+
+    `height` and `width` resize every image (both or neither); `train_images` and `val_images` take the first
+    so many (None: all). `pretrained` starts the trained network from a file, "timm" or "hub:<repo id>".
+    `teacher` is a file saved by `save_model`, or `run:<folder name>`, a run beside `out_dir`. `steps=0`
+    trains nothing: the pretrained network is scored and saved as it is. For the training fields see
+    `TrainConfig`.
+
+    Raises:
+        ParameterError: a value that makes no sense, with its name.
+
+    >>> Experiment(method="none", seed=1).folder_name()[:16]
+    'student-none-s1-'
+    """
+
+    dataset: str = "streets"
+    data_root: str | None = None
+    train_images: int | None = 128
+    val_images: int | None = 64
+    data_seed: int = 0
+    data_options: dict[str, Any] = field(default_factory=dict)
+    height: int | None = 64
+    width: int | None = 128
+    network: str = "segformer_b0"
+    pretrained: str | None = None
+    teacher: str | None = None
+    method: str = "none"
+    options: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    steps: int | None = 100
+    epochs: float | None = None
+    batch_size: int = 4
+    lr: float = 1.0e-3
+    weight_decay: float = 0.01
+    schedule: str = "poly"
+    schedule_horizon: float = 1.0
+    schedule_unit: str = "step"
+    warmup_steps: int = 0
+    augment: str = "standard"
+    crop: tuple[int, int] | None = None
+    normalize: bool = True
+    class_weights: str | list[float] | None = None
+    supervise: str = "full"
+    precision: str = "auto"
+    compile: bool = False
+    deterministic: bool = False
+    device: str = "auto"
+    num_workers: int = 0
+    checkpoint_every: int | None = 200
+    eval_every: int | None = None
+    out_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in _AT_LEAST.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ParameterError(f"{name} = {value}: it must be at least {least}")
+        if (self.height is None) != (self.width is None):
+            raise ParameterError(f"height = {self.height}, width = {self.width}: give both, or neither")
+        if self.steps == 0 and self.pretrained is None:
+            raise ParameterError("steps = 0 trains nothing, so it needs pretrained=<file of weights>")
+        if self.method != "none" and self.teacher is None:
+            raise ParameterError(f"method {self.method!r} needs a teacher: pass teacher=<file or run:folder>")
+        if isinstance(self.class_weights, str):
+            check_name(self.class_weights, ["paper"], "class_weights (a list of factors is the other way)")
+        if self.steps != 0:
+            self._config(None)
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, Any]) -> "Experiment":
+        """Build from a flat mapping; an unknown or mistyped parameter raises `ParameterError`."""
+        check_parameters(parameters, cls.hints(), "the experiment")
+        values = dict(parameters)
+        if values.get("crop") is not None:
+            values["crop"] = tuple(values["crop"])
+        return cls(**values)
+
+    @classmethod
+    def hints(cls) -> dict[str, Any]:
+        """Names and types of all parameters, in order."""
+        return typing.get_type_hints(cls)
+
+    def parameters(self) -> dict[str, Any]:
+        """All parameters as a JSON-like mapping."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the result; files of weights count by their content."""
+        values = self.record()
+        return values | {name: _content_name(values[name]) for name in ("pretrained", "teacher")}
+
+    def record(self) -> dict[str, Any]:
+        """What run.json keeps: the parameters without those that only say where to read, write and save."""
+        return {name: value for name, value in self.parameters().items() if name not in _NOT_IDENTITY}
+
+    @property
+    def run_id(self) -> str:
+        """Eight hexadecimal digits of the identity."""
+        return hash_parameters(self.identity())
+
+    def folder_name(self, kind: str = "student") -> str:
+        """`<kind>-<method>-s<seed>-<hash>`, the name of this run's folder."""
+        return run_name(kind, self.method, self.seed, self.identity())
+
+    def check_names(self, teacher_network: str | None = None) -> None:
+        """Check network, method and the method's options against what the library has (imports torch).
+
+        Args:
+            teacher_network: the teacher's network; without it the options stay unchecked.
+
+        Raises:
+            ParameterError: a name that does not exist, with the nearest ones.
+        """
+        from transkd_lite.distill import create_method, list_methods
+        from transkd_lite.models import create_model, list_models
+
+        if not self.network.startswith("timm:"):
+            check_name(self.network, list_models(), "network")
+        check_name(self.method, ["none", *list_methods()], "method")
+        if self.method == "none" or teacher_network is None:
+            return
+        try:
+            student, teacher = (create_model(name, 2).spec for name in (self.network, teacher_network))
+            create_method(self.method, student, teacher, **self.options)
+        except (TypeError, ValueError) as error:
+            raise ParameterError(f"options of method {self.method}: {error}") from error
+
+    def check_data(self) -> None:
+        """Open both splits as far as the names of their files.
+
+        Raises:
+            ParameterError: unknown dataset, missing folder or file, with what to do.
+        """
+        if self.data_root is None and self.dataset in (
+            "cityscapes",
+            "acdc",
+            "nyuv2",
+            "voc2012",
+            "camvid",
+            "folder",
+        ):
+            raise ParameterError(
+                f"dataset {self.dataset} needs its files: pass --data-root DIR (data_root=...)"
+            )
+        headers = {} if self.dataset == "streets" or self.dataset.startswith("hub:") else {"check": "headers"}
+        try:
+            for split in ("train", "val"):
+                self._open(split, 1, **headers)
+        except (OSError, ValueError) as error:
+            raise ParameterError(f"dataset {self.dataset}: {error}") from error
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(height, width) of every image, or None for the images as they are."""
+        return None if self.height is None or self.width is None else (self.height, self.width)
+
+    def config(self) -> "TrainConfig":
+        """The training settings; a value that makes no sense raises `ParameterError` with its name.
+
+        `class_weights="paper"` stands for the authors' nineteen factors of Cityscapes.
+        """
+        if self.class_weights is None:
+            return self._config(None)
+        if isinstance(self.class_weights, list):
+            return self._config(tuple(self.class_weights))
+        from transkd_lite.data.labels import CITYSCAPES_CLASS_WEIGHTS
+
+        return self._config(CITYSCAPES_CLASS_WEIGHTS)
+
+    def _config(self, class_weights: tuple[float, ...] | None) -> "TrainConfig":
+        from transkd_lite.config import TrainConfig
+
+        shared = {f.name for f in fields(TrainConfig)} & {f.name for f in fields(self)}
+        values = {name: getattr(self, name) for name in shared}
+        try:
+            return TrainConfig(**values | {"workers": self.num_workers, "class_weights": class_weights})
+        except ValueError as error:
+            raise ParameterError(str(error)) from error
+
+    def open_data(self) -> "tuple[Dataset, Dataset]":
+        """The training and the validation images."""
+        return self._open("train", self.train_images), self._open("val", self.val_images)
+
+    def _open(self, split: str, num: int | None, **options: Any) -> "Dataset":
+        from transkd_lite.data import open_dataset
+
+        options |= self.data_options
+        if self.dataset == "streets":
+            options |= {"seed": self.data_seed} | ({} if num is None else {"num": num})
+            return open_dataset("streets", split, size=self.size, **options)
+        images = open_dataset(self.dataset, split, root=self.data_root, size=self.size, **options)
+        return images if num is None else images.select(range(min(num, len(images))))
+
+    def build_student(self, num_classes: int) -> "SegModel":
+        """The network to train; new weights come from the seed alone."""
+        import torch
+
+        from transkd_lite.models import create_model
+
+        torch.manual_seed(self.seed)
+        pretrained = find_file(self.pretrained) if self.pretrained else None
+        return create_model(self.network, num_classes, pretrained=pretrained)
+
+    def build(self, num_classes: int) -> "tuple[SegModel, SegModel | None, Distiller | None]":
+        """Student, teacher and method, new weights from the seed; teacher and method are None for "none"."""
+        from transkd_lite.distill import create_method
+        from transkd_lite.models import load_model
+
+        student = self.build_student(num_classes)
+        if self.method == "none":
+            return student, None, None
+        teacher = load_model(self.teacher_file())
+        if teacher.spec.num_classes != num_classes:
+            raise ParameterError(
+                f"teacher {self.teacher} has {teacher.spec.num_classes} classes, but {self.dataset} has "
+                f"{num_classes}: train a teacher on {self.dataset}"
+            )
+        return student, teacher, create_method(self.method, student, teacher, **self.options)
+
+    def teacher_file(self) -> Path:
+        """The file of the teacher's weights."""
+        if self.teacher is None:
+            raise ParameterError("teacher is None: pass teacher=<file or run:folder>")
+        if not self.teacher.startswith("run:"):
+            return Path(find_file(self.teacher))
+        if self.out_dir is None:
+            raise ParameterError(f"teacher {self.teacher!r} is a run beside out_dir, but out_dir is None")
+        return Path(self.out_dir).parent / self.teacher.removeprefix("run:") / STUDENT_FILE
+
+
+def run_experiment(
+    experiment: Experiment, out_dir: str | Path | None = None, *, resume: bool = True, progress: str = "auto"
+) -> dict[str, Any]:
+    """Train, score by both protocols, and leave a finished run folder.
+
+    Args:
+        experiment: what to run. out_dir: the run folder; None takes `experiment.out_dir`, and where that is
+        None too nothing is stored. resume: go on from the folder's last checkpoint; in a finished folder only
+        read the metrics. progress: "auto", "bar", "lines" or "none".
+
+    Returns: the metrics, {"full": {"miou", "pixel_accuracy", "iou"}, "paper": ..., "wall_s", ...}.
+
+    Raises: ParameterError, and what `fit` raises.
+    """
+    from transkd_lite.data import label_space
+    from transkd_lite.train import fit
+
+    folder = out_dir or experiment.out_dir
+    if folder is not None:
+        experiment = replace(experiment, out_dir=str(folder))
+    train_data, val_data = experiment.open_data()
+    num_classes = label_space(train_data).num_classes
+    if experiment.steps == 0:
+        return _score_pretrained(experiment, experiment.build_student(num_classes), val_data, folder)
+    student, teacher, method = experiment.build(num_classes)
+    result = fit(
+        student, train_data, config=experiment.config(), teacher=teacher, method=method, val_data=val_data,
+        out_dir=folder, resume=resume, parameters=experiment.record(), progress=progress,
+    )  # fmt: skip
+    return result.metrics
+
+
+def _score_pretrained(
+    experiment: Experiment, model: "SegModel", val_data: "Dataset", folder: str | Path | None
+) -> dict[str, Any]:
+    """Score a network that is not trained; its folder looks like that of a training of zero steps."""
+    import torch
+
+    from transkd_lite.metrics import PROTOCOLS, evaluate
+    from transkd_lite.models import save_model
+
+    if folder is not None and is_finished(folder):
+        return read_json(Path(folder) / METRICS_FILE)
+    start = time.perf_counter()
+    device = "cuda" if experiment.device == "auto" and torch.cuda.is_available() else "cpu"
+    model.to(device).eval()
+    scores = {p: evaluate(model, val_data, protocol=p, normalize=experiment.normalize) for p in PROTOCOLS}
+    metrics: dict[str, Any] = {protocol: score.to_dict() for protocol, score in scores.items()}
+    metrics |= {"steps": 0, "wall_s": time.perf_counter() - start}
+    if folder is not None:
+        with lock_run(folder):
+            record = experiment.record()
+            save_model(model, Path(folder) / STUDENT_FILE, provenance={"parameters": record})
+            info = {"parameters": record, "seed": experiment.seed, "num_steps": 0, "precision": "fp32"}
+            write_json(
+                Path(folder) / RUN_FILE, {"state": "finished", **info, "device": device, **provenance()}
+            )
+            atomic_write(Path(folder) / HISTORY_FILE, "step,epoch,lr,loss,ce,images_per_s\n")
+            write_json(Path(folder) / METRICS_FILE, metrics)
+    return metrics
+
+
+def find_file(source: str) -> str:
+    """A file as given, or under the repository's root; other sources ("timm", "hub:...") come back unchanged.
+
+    Raises:
+        ParameterError: there is no such file.
+    """
+    if source == "timm" or source.startswith("hub:"):
+        return source
+    for path in (Path(source), Path(__file__).resolve().parents[1] / source):
+        if path.is_file():
+            return str(path)
+    raise ParameterError(
+        f"no file of weights {source}: check the path, or train it (see `transkd train --help`)"
+    )
+
+
+def _content_name(source: str | None) -> str | None:
+    """The digest of a file's content, so that retrained weights make another run; other names as they are."""
+    if source is None or source == "timm" or source.startswith(("hub:", "run:")):
+        return source
+    return "sha256:" + hashlib.sha256(Path(find_file(source)).read_bytes()).hexdigest()[:16]
+
+
+def save_half(folder: str | Path, target: str | Path, *, profile: str) -> Path:
+    """Save a finished run's network in half precision for shipping, with how it was made in its metadata."""
+    import torch
+
+    from transkd_lite.models import load_model, save_model
+
+    info, metrics = read_json(Path(folder) / RUN_FILE), read_json(Path(folder) / METRICS_FILE)
+    kept = ("parameters", "versions", "device", "precision", "commit", "dirty", "started", "wall_s")
+    made = {"command": f"transkd train {profile}", **{name: info.get(name) for name in kept}}
+    made["miou"] = {name: metrics[name]["miou"] for name in ("full", "paper") if name in metrics}
+    return save_model(load_model(Path(folder) / STUDENT_FILE), target, dtype=torch.float16, provenance=made)
+
+
+def evaluate_run(source: str | Path, settings: Mapping[str, Any], split: str = "val") -> dict[str, Any]:
+    """Score a run folder's network, or a file of weights, by both protocols.
+
+    Args:
+        source: a run folder, whose parameters say which data, or a file saved by `save_model`.
+        settings: parameters that replace those.
+        split: which images.
+    """
+    from transkd_lite.metrics import PROTOCOLS, evaluate
+    from transkd_lite.models import load_model
+
+    source = Path(source)
+    recorded = read_json(source / RUN_FILE).get("parameters", {})
+    file = source / STUDENT_FILE if source.is_dir() else source
+    if not file.is_file():
+        raise ParameterError(f"no weights at {file}: pass a finished run folder or a .safetensors file")
+    experiment = Experiment.from_parameters({**recorded, **settings})
+    data = experiment._open(split, experiment.val_images)
+    model = load_model(file)
+    return {p: evaluate(model, data, protocol=p, normalize=experiment.normalize).to_dict() for p in PROTOCOLS}

@@ -1,0 +1,286 @@
+"""Profiles: a YAML file says what a batch runs, and the plan lists its runs, checked before anything starts.
+
+A profile names the course notebooks to run once (`lessons`), the teacher, and the students as a grid of
+methods and seeds; `parameters` are shared by all. Every value ends up in the `parameters` cell of a notebook,
+so every value is checked against that cell. No torch, papermill or dask here: a finished batch is recognised
+by names alone.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from transkd_lite.experiment import Experiment
+from transkd_lite.parameters import ParameterError, check_name, check_parameters, read_signature
+from transkd_lite.runs import hash_parameters
+
+__all__ = [
+    "ROOT",
+    "PlannedRun",
+    "Profile",
+    "list_profiles",
+    "load_profile",
+    "parse_settings",
+    "plan",
+    "shrink",
+]
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = ROOT / "notebooks"
+_DATA = ("dataset", "data_root", "train_images", "val_images", "data_seed", "height", "width")
+_SECTIONS: dict[str, Any] = {
+    "name": str, "about": str, "kind": str, "notebooks": str, "lessons": list, "parameters": dict, "teacher": dict,
+    "students": dict, "report": str,
+}  # fmt: skip
+_GRID: dict[str, Any] = {"methods": list[str], "seeds": list[int], "options": dict, "notebook": str}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One checked profile; `teacher` and `students` hold the parameters that differ from the shared ones."""
+
+    name: str
+    about: str
+    kind: str = "student"
+    notebooks: Path = NOTEBOOKS
+    lessons: tuple[tuple[str, dict[str, Any]], ...] = ()
+    parameters: dict[str, Any] = field(default_factory=dict)
+    teacher: dict[str, Any] | None = None
+    students: dict[str, Any] | None = None
+    methods: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0,)
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    teacher_notebook: str = "02_build_the_teacher"
+    student_notebook: str = "08_train_transkd"
+    report: str | None = "12_reproduction_report"
+
+    def experiment(self, kind: str, **overrides: Any) -> Experiment:
+        """The experiment of the shared parameters, those of "teacher" or "students", and the overrides."""
+        section = (self.teacher if kind == "teacher" else self.students) or {}
+        try:
+            return Experiment.from_parameters({**self.parameters, **section, **overrides})
+        except ParameterError as error:
+            raise ParameterError(f"profile {self.name}, {kind}: {error}") from error
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One notebook to execute into one run folder; `needs` names the run folder that must be finished before."""
+
+    kind: str
+    folder: str
+    notebook: Path
+    parameters: dict[str, Any]
+    needs: str | None = None
+    experiment: Experiment | None = None
+
+
+def list_profiles() -> list[str]:
+    """Names of the profiles that come with the course."""
+    return sorted(path.stem for path in (NOTEBOOKS / "profiles").glob("*.yaml"))
+
+
+def load_profile(source: str, settings: Mapping[str, Any] | None = None) -> Profile:
+    """Read a profile by name, or from a path that ends in .yaml, with shared parameters replaced by `settings`.
+
+    Raises:
+        ParameterError: unknown profile, section, parameter or a wrong type, named with what would be valid.
+    """
+    path = Path(source)
+    if path.suffix not in (".yaml", ".yml"):
+        path = NOTEBOOKS / "profiles" / f"{check_name(source, list_profiles(), 'profile')}.yaml"
+    if not path.is_file():
+        raise ParameterError(f"no profile {path}; the course has {', '.join(list_profiles())}")
+    raw = _read_yaml(path)
+    check_parameters(raw, _SECTIONS, f"profile {path.name}")
+    profile = _parse(raw, path)
+    return with_settings(profile, settings or {})
+
+
+def with_settings(profile: Profile, settings: Mapping[str, Any]) -> Profile:
+    """Replace parameters: `steps` everywhere, `teacher.steps` or `students.steps` in that section alone."""
+    sections: dict[str, dict[str, Any]] = {
+        "parameters": dict(profile.parameters),
+        "teacher": dict(profile.teacher or {}),
+        "students": dict(profile.students or {}),
+    }
+    for key, value in settings.items():
+        section, _, name = key.rpartition(".")
+        check_name(section or "parameters", sections, "section of --set")
+        check_parameters({name: value}, Experiment.hints(), "--set")
+        if not section:
+            sections["teacher"].pop(name, None)
+            sections["students"].pop(name, None)
+        sections[section or "parameters"][name] = value
+    return replace(
+        profile,
+        parameters=sections["parameters"],
+        teacher=None if profile.teacher is None else sections["teacher"],
+        students=None if profile.students is None else sections["students"],
+    )
+
+
+def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
+    """Turn `["steps=20", "teacher.lr=1.0e-4"]` into a mapping; values are YAML.
+
+    >>> parse_settings(["steps=20", "crop=[64, 64]"])
+    {'steps': 20, 'crop': [64, 64]}
+    """
+    settings = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ParameterError(f"--set {text}: write --set key=value, such as --set steps=20")
+        settings[key.strip()] = yaml.safe_load(value)
+    return settings
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file."""
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ParameterError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ParameterError(f"{path} must hold sections ({', '.join(_SECTIONS)}), not {type(raw).__name__}")
+    return raw
+
+
+def _parse(raw: dict[str, Any], path: Path) -> Profile:
+    """Check the sections of a raw profile and take the grid and the notebook names out of them."""
+    raw = copy.deepcopy(raw)
+    teacher, students = raw.get("teacher"), raw.get("students")
+    for section in filter(None, (raw.get("parameters"), teacher, students)):
+        extra = _GRID if section is students else {"notebook": str} if section is teacher else {}
+        check_parameters(section, Experiment.hints() | extra, f"profile {path.name}")
+    values: dict[str, Any] = {key: raw[key] for key in ("kind", "parameters", "report") if key in raw}
+    values |= {"name": raw.get("name", path.stem), "about": raw.get("about", ""), "teacher": teacher}
+    values["lessons"] = tuple(_parse_lesson(entry, path) for entry in raw.get("lessons", []))
+    if "notebooks" in raw:
+        values["notebooks"] = (path.parent / raw["notebooks"]).resolve()
+    if teacher and "notebook" in teacher:
+        values["teacher_notebook"] = teacher.pop("notebook")
+    if students is not None:
+        values |= {key: tuple(students.pop(key)) for key in ("methods", "seeds") if key in students}
+        values["options"] = students.pop("options", {})
+        if "notebook" in students:
+            values["student_notebook"] = students.pop("notebook")
+    return Profile(**values, students=students)
+
+
+def _parse_lesson(entry: Any, path: Path) -> tuple[str, dict[str, Any]]:
+    """A lesson is a notebook's name, or `{name: {parameter: value}}`."""
+    if isinstance(entry, str):
+        return entry, {}
+    if isinstance(entry, dict) and len(entry) == 1:
+        (name, parameters), *_ = entry.items()
+        if isinstance(parameters, dict):
+            return name, parameters
+    raise ParameterError(
+        f"profile {path.name}: lesson {entry!r} must be a name or {{name: {{parameter: value}}}}"
+    )
+
+
+def shrink(profile: Profile) -> Profile:
+    """The same batch in a minute or two: few steps, few small images, one seed, no student beyond TransKD-Base.
+
+    Weights that would have to be downloaded are left out; the lessons, which test nothing of a profile, too.
+    """
+    methods = tuple(m for m in profile.methods if m in ("none", "transkd-base")) or profile.methods[:2]
+    return replace(
+        profile,
+        name=f"{profile.name}-smoke",
+        lessons=profile.lessons[:1],
+        parameters=_shrink_parameters(profile.parameters, profile.parameters),
+        teacher=profile.teacher and _shrink_parameters(profile.teacher, profile.parameters),
+        students=profile.students and _shrink_parameters(profile.students, profile.parameters),
+        methods=methods,
+        seeds=profile.seeds[:1],
+    )
+
+
+def _shrink_parameters(section: Mapping[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
+    """Few steps and few small images; the images keep their proportions."""
+    defaults = Experiment().parameters()
+    small = dict(section)
+    for name, most in {"steps": 6, "batch_size": 2, "train_images": 8, "val_images": 4}.items():
+        if name in section or section is shared:
+            small[name] = min(section.get(name, defaults[name]) or most if name != "steps" else
+                              section.get(name, defaults[name]), most)  # fmt: skip
+    if section.get("height") and section.get("width"):
+        small |= {"height": 64, "width": max(32, round(64 * section["width"] / section["height"] / 32) * 32)}
+    if str(small.get("pretrained", "")).startswith(("hub:", "timm")):
+        small["pretrained"] = None
+    return small | {"warmup_steps": 0, "crop": None}
+
+
+def plan(profile: Profile, methods: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[PlannedRun]:
+    """List the runs of a profile in order: lessons, teacher, students; everything that has a name is checked.
+
+    Args:
+        profile: what to run.
+        methods: these instead of the profile's.
+        seeds: these instead of the profile's.
+    """
+    runs = [_plan_lesson(profile, name, own) for name, own in profile.lessons]
+    teacher = None
+    if profile.teacher is not None:
+        teacher = _plan_experiment(
+            profile, "teacher", profile.experiment("teacher"), profile.teacher_notebook
+        )
+        runs.append(teacher)
+    if profile.students is None:
+        return runs
+    for seed in seeds or profile.seeds:
+        for method in methods or profile.methods:
+            runs.append(_plan_student(profile, method, seed, teacher))
+    return runs
+
+
+def _plan_student(profile: Profile, method: str, seed: int, teacher: PlannedRun | None) -> PlannedRun:
+    """A student alone needs no teacher; the others wait for it and name it by its run folder."""
+    overrides: dict[str, Any] = {"method": method, "seed": seed, "options": profile.options.get(method, {})}
+    needs = None
+    if method != "none" and teacher is not None:
+        needs = teacher.folder
+        overrides["teacher"] = f"run:{needs}"
+    experiment = profile.experiment("students", **overrides)
+    return _plan_experiment(profile, "student", experiment, profile.student_notebook, needs)
+
+
+def _plan_experiment(
+    profile: Profile, kind: str, experiment: Experiment, notebook: str, needs: str | None = None
+) -> PlannedRun:
+    """Pass a notebook the experiment's parameters that it has; one that it lacks must be at its default."""
+    path = _notebook_path(profile, notebook)
+    signature = read_signature(path)
+    check_parameters({"out_dir": ""}, signature.hints, path.name)
+    defaults = Experiment().parameters()
+    given = experiment.parameters()
+    for name, value in given.items():
+        if name not in signature.hints and value != defaults[name]:
+            check_name(name, signature.hints, f"parameter of {path.name}")
+    passed = {name: value for name, value in given.items() if name in signature.hints}
+    passed.pop("out_dir", None)
+    check_parameters(passed, signature.hints, path.name)
+    return PlannedRun(kind, experiment.folder_name(kind), path, passed, needs, experiment)
+
+
+def _plan_lesson(profile: Profile, name: str, own: dict[str, Any]) -> PlannedRun:
+    """A lesson gets the profile's data parameters that its notebook has, and its own from the profile."""
+    path = _notebook_path(profile, name)
+    signature = read_signature(path)
+    shared = {k: v for k, v in profile.parameters.items() if k in _DATA and v is not None}
+    passed = {k: v for k, v in shared.items() if k in signature.hints} | own
+    check_parameters(passed, signature.hints, path.name)
+    identity = {k: v for k, v in passed.items() if k != "data_root"} | {"notebook": name}
+    return PlannedRun("lesson", f"lesson-{Path(name).stem}-s0-{hash_parameters(identity)}", path, passed)
+
+
+def _notebook_path(profile: Profile, name: str) -> Path:
+    """The notebook of that name in the profile's folder of notebooks."""
+    return profile.notebooks / f"{name.removesuffix('.ipynb')}.ipynb"

@@ -1,0 +1,95 @@
+"""What a batch has to say: which runs are finished, a line a run, and the scores by method. No heavy import."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from transkd_lite.profiles import PlannedRun
+from transkd_lite.runs import METRICS_FILE, is_finished, read_json
+
+__all__ = ["Outcome", "align", "is_done", "number", "progress_line", "run_table", "score_table"]
+
+
+@dataclass
+class Outcome:
+    """What a batch did: executed run folders, those found finished, and the errors by run folder (or "report")."""
+
+    root: Path
+    runs: list[PlannedRun]
+    executed: list[str] = field(default_factory=list)
+    errors: dict[str, str] = field(default_factory=dict)
+    report: Path | None = None
+    report_rendered: bool = False
+
+
+def is_done(root: Path, run: PlannedRun) -> bool:
+    """Whether a run is finished: its metrics were written and its notebook reached the last cell."""
+    folder = root / run.folder
+    return is_finished(folder) and (folder / run.notebook.name).is_file()
+
+
+def progress_line(number: int, total: int, root: Path, run: PlannedRun, error: str) -> str:
+    """`[ 3/14] student-none-s0-1a2b3c4d finished, mIoU 41.2`."""
+    head = f"[{number:>{len(str(total))}}/{total}] {run.folder}"
+    if error:
+        return f"{head} FAILED: {error}"
+    miou = _miou(root / run.folder)
+    return f"{head} finished" + ("" if miou is None else f", mIoU {100 * miou:.1f}")
+
+
+def _miou(folder: Path) -> float | None:
+    """The mIoU at label resolution of a finished run."""
+    return read_json(folder / METRICS_FILE).get("full", {}).get("miou")
+
+
+def run_table(outcome: Outcome) -> str:
+    """One line a run: folder, state, mIoU in percent, seconds."""
+    rows = [("run", "state", "mIoU %", "seconds")]
+    for run in outcome.runs:
+        folder = outcome.root / run.folder
+        state = (
+            "FAILED"
+            if run.folder in outcome.errors
+            else "finished"
+            if is_done(outcome.root, run)
+            else "missing"
+        )
+        metrics = read_json(folder / METRICS_FILE)
+        miou, wall = _miou(folder), metrics.get("wall_s")
+        rows.append((run.folder, state, number(miou, 100), number(wall)))
+    return align(rows)
+
+
+def score_table(outcome: Outcome) -> str:
+    """One line a method: runs, mean and standard deviation of the mIoU, mean difference to the student alone."""
+    scores: dict[str, dict[int, float]] = {}
+    for run in outcome.runs:
+        miou = _miou(outcome.root / run.folder)
+        if miou is not None and run.experiment is not None and run.folder not in outcome.errors:
+            name = "teacher" if run.kind == "teacher" else run.experiment.method
+            scores.setdefault(name, {})[run.experiment.seed] = 100 * miou
+    rows = [("method", "seeds", "mIoU %", "sd", "difference to none")]
+    for name, by_seed in scores.items():
+        values, alone = list(by_seed.values()), scores.get("none", {})
+        paired = [value - alone[seed] for seed, value in by_seed.items() if seed in alone]
+        sd = f"{statistics.stdev(values):.2f}" if len(values) > 1 else "-"
+        gain = f"{statistics.mean(paired):+.2f}" if paired and name not in ("none", "teacher") else "-"
+        rows.append((name, str(len(values)), f"{statistics.mean(values):.2f}", sd, gain))
+    return align(rows) if len(rows) > 1 else ""
+
+
+def number(value: float | None, factor: float = 1.0) -> str:
+    """A value for a table, "-" for none."""
+    return "-" if value is None else f"{factor * value:.1f}"
+
+
+def align(rows: Sequence[tuple[str, ...]]) -> str:
+    """Rows as text in columns: the first to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            [row[0].ljust(widths[0]), *(text.rjust(w) for text, w in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in rows
+    )
