@@ -30,12 +30,25 @@ _HOME = {
     "fit": "train",
     "SegMetrics": "metrics",
     "evaluate": "metrics",
+    "as_batch": "predict",
+    "predict": "predict",
     "count_flops": "profiling",
     "count_parameters": "profiling",
     "Experiment": "experiment",
     "run_experiment": "experiment",
 }
-_MODULES = ("models", "distill", "data", "metrics", "profiling", "plots", "runs", "experiment", "batch")
+_MODULES = (
+    "models",
+    "distill",
+    "data",
+    "metrics",
+    "profiling",
+    "plots",
+    "report",
+    "runs",
+    "experiment",
+    "batch",
+)
 
 __all__ = [*_HOME, "__version__"]
 
