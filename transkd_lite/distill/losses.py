@@ -33,6 +33,11 @@ def _check_shapes(student: Tensor, teacher: Tensor, *, channels: bool = True) ->
         )
 
 
+def _check_temperature(temperature: float) -> None:
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
+
+
 def _kl(student_logits: Tensor, teacher_logits: Tensor, dim: int) -> Tensor:
     """KL(softmax(teacher) ‖ softmax(student)), summed over `dim`."""
     log_s = F.log_softmax(student_logits, dim)
@@ -135,6 +140,7 @@ def kd(
     Shapes: logits (N, K, H, W); labels (N, h, w) of any size or None (then every pixel counts). Hinton et al.
     2015 (arXiv 1503.02531).
     """
+    _check_temperature(temperature)
     _check_shapes(student_logits, teacher_logits)
     divergence = _kl(student_logits / temperature, teacher_logits / temperature, dim=1)
     return temperature**2 * _mean_where(divergence, valid_pixels(labels, student_logits, ignore_index))
@@ -151,6 +157,7 @@ def cwd(
     """
     if over not in ("positions", "classes"):
         raise ValueError(f'over must be "positions" or "classes", got {over!r}')
+    _check_temperature(temperature)
     _check_shapes(student_logits, teacher_logits)
     student, teacher = (z.flatten(2) / temperature for z in (student_logits, teacher_logits))
     return temperature**2 * _kl(student, teacher, dim=2 if over == "positions" else 1).mean()
@@ -174,6 +181,7 @@ def dkd(
     the softmax over the other classes; KD is TCKD + (1 - p_t of the teacher) · NCKD. The constants are those
     of the paper's CIFAR-100 runs. Shapes: logits (N, K, H, W), labels (N, h, w) of any size.
     """
+    _check_temperature(temperature)
     _check_shapes(student_logits, teacher_logits)
     valid = valid_pixels(labels, student_logits, ignore_index)
     target = resize_labels(labels, map_size(student_logits)).where(valid, 0)[:, None]
@@ -218,6 +226,7 @@ def dist(
     runs. A constant has no correlation: it counts as 0. Shapes: logits (N, K, H, W), labels (N, h, w) or
     None.
     """
+    _check_temperature(temperature)
     _check_shapes(student_logits, teacher_logits)
     valid = valid_pixels(labels, student_logits, ignore_index).flatten()
     student, teacher = (
@@ -286,6 +295,7 @@ def cirkd(student_feature: Tensor, teacher_feature: Tensor, *, temperature: floa
     Mean over the N^2 ordered pairs, (i, i) included, and over rows. Vectors have unit length. Shapes: (N, C,
     H, W), channels may differ. Yang et al. 2022 (arXiv 2204.06986); no factor tau^2, as there.
     """
+    _check_temperature(temperature)
     _check_shapes(student_feature, teacher_feature, channels=False)
     student, teacher = _directions(student_feature), _directions(teacher_feature)
     rows = [  # one image against all at a time: N maps of (H W)^2, not N^2

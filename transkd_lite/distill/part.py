@@ -10,13 +10,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
+from transkd_lite.distill.adapt import map_size, resize_map
 from transkd_lite.models.output import ModelSpec, SegOutput
 
-__all__ = ["METHODS", "Method", "Part", "check_same_classes", "check_stages", "register"]
+__all__ = ["METHODS", "Method", "Part", "SingleTerm", "check_same_classes", "check_stages", "register"]
 
 STAGES = (1, 2, 3, 4)
 
@@ -40,6 +42,50 @@ class Part(nn.Module):
         already.
         """
         raise NotImplementedError(f"{type(self).__name__} must define forward")
+
+
+class SingleTerm(Part):
+    """One term that bears its method's name: a loss of pairs of maps, added over the stages.
+
+    - loss(student map, teacher map), or with the labels as a third argument where `labels` says so;
+    "required" refuses
+      a batch without labels.
+    - stages: whose features are compared; none of them means the logits.
+    - adapters: for each stage a module that brings the student's map to the teacher's width, where the loss
+    needs it.
+
+    The student's map is resized to the teacher's (bilinear) before it is adapted.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        loss: Callable[..., Tensor],
+        weight: float,
+        *,
+        stages: Sequence[int] = (),
+        adapters: Mapping[int, nn.Module] | None = None,
+        labels: Literal["unused", "optional", "required"] = "unused",
+    ) -> None:
+        super().__init__(name, {name: weight})
+        self.loss, self.labels = loss, labels
+        self.stages = check_stages("stages", stages)
+        self.adapters = nn.ModuleDict({str(stage): module for stage, module in (adapters or {}).items()})
+
+    def _compare(self, student: Tensor, teacher: Tensor, labels: Tensor | None, adapter: str = "") -> Tensor:
+        resized = resize_map(student, map_size(teacher))
+        adapted = self.adapters[adapter](resized) if adapter in self.adapters else resized
+        return self.loss(adapted, teacher, *([] if self.labels == "unused" else [labels]))
+
+    def forward(
+        self, images: Tensor, student: SegOutput, teacher: SegOutput, labels: Tensor | None
+    ) -> dict[str, Tensor]:
+        if self.labels == "required" and labels is None:
+            raise ValueError(f"{self.family} needs labels, got None: pass labels=… to the distiller")
+        if not self.stages:
+            return {self.family: self._compare(student.logits, teacher.logits, labels)}
+        maps = ((i, student.features[i - 1], teacher.features[i - 1]) for i in self.stages)
+        return {self.family: torch.stack([self._compare(s, t, labels, str(i)) for i, s, t in maps]).sum()}
 
 
 Builder = Callable[..., list[Part]]

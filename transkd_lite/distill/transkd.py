@@ -30,15 +30,20 @@ PAPER_WEIGHTS = (0.1, 0.1, 0.5, 1.0)
 
 
 class FusedFeatures(Part):
-    """The student's four features, fused, against the teacher's: one term `<family>_<stage>` a stage.
+    """The student's four features, fused, against the teacher's: one term `<prefix>_<stage>` a stage.
 
     `fusion` maps four student maps to four maps of the teacher's widths.
     """
 
     def __init__(
-        self, family: str, fusion: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], weight: float = 1.0
+        self,
+        family: str,
+        prefix: str,
+        fusion: nn.Module,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        weight: float = 1.0,
     ) -> None:
-        super().__init__(family, {f"{family}_{stage}": weight for stage in STAGES})
+        super().__init__(family, {f"{prefix}_{stage}": weight for stage in STAGES})
         self.fusion = fusion
         self.loss = loss
 
@@ -90,6 +95,7 @@ def _fused(
     student: ModelSpec,
     teacher: ModelSpec,
     family: str = "csf",
+    prefix: str = "csf",
     *,
     fusion: str = "csf",
     feature_weight: float = 1.0,
@@ -110,7 +116,8 @@ def _fused(
         "kl": partial(losses.cwd, temperature=feature_temperature, over="classes"),
     }
     module = _choose("fusion", fusion, fusions)(student.channels, teacher.channels)
-    return FusedFeatures(family, module, _choose("feature_loss", feature_loss, distances), feature_weight)
+    distance = _choose("feature_loss", feature_loss, distances)
+    return FusedFeatures(family, prefix, module, distance, feature_weight)
 
 
 def _weights_of(stages: tuple[int, ...], weights: Sequence[float]) -> dict[int, float]:
@@ -230,16 +237,16 @@ def _review(
     student: ModelSpec, teacher: ModelSpec, *, feature_weight: float = 1.0, fusion_width: int = 64
 ) -> list[Part]:
     options: dict[str, Any] = {"feature_weight": feature_weight, "fusion_width": fusion_width}
-    return [_fused(student, teacher, "review", fusion="abf", **options)]
+    return [_fused(student, teacher, "review", "review", fusion="abf", **options)]
 
 
 @register(
     "cwd-features",
-    formula="Σ_i tau^2 / (N C) · Σ KL(T ‖ S) over positions, S = CSF(F^S)_i / tau, T = F^T_i / tau",
+    formula="Σ_i tau² / (N C) · Σ KL(T ‖ S) over positions, S = CSF(F^S)_i / tau, T = F^T_i / tau",
     source=f"{PAPER} (an option of its code), with the loss of Shu et al. 2021",
 )
 def _cwd_features(
     student: ModelSpec, teacher: ModelSpec, *, temperature: float = 1.0, weight: float = 1.0
 ) -> list[Part]:
     options: dict[str, Any] = {"feature_loss": "cwd", "feature_temperature": temperature}
-    return [_fused(student, teacher, "cwd", feature_weight=weight, **options)]
+    return [_fused(student, teacher, "cwd-features", "cwd", feature_weight=weight, **options)]

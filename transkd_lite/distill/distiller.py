@@ -1,0 +1,116 @@
+"""The Distiller: what every method is during training, whatever it compares.
+
+    terms = distiller(images, student(images), teacher(images), labels)     {"csf_1": …, "pea_4": …}
+    loss = cross_entropy + distiller.combine(terms)
+
+It checks what comes in, cuts the teacher out of the graph, asks its parts for their terms, and weighs the
+terms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from transkd_lite.distill.part import Part
+from transkd_lite.models.output import ModelSpec, SegOutput
+
+__all__ = ["Distiller"]
+
+
+def _check_output(role: str, output: SegOutput, spec: ModelSpec) -> None:
+    """Raise ValueError, naming the stage and the shapes, where an output is not what the spec promises."""
+    if output.logits.ndim != 4 or output.logits.shape[1] != spec.num_classes:
+        raise ValueError(
+            f"{role} logits have shape {tuple(output.logits.shape)}, but {spec.name} promises "
+            f"{spec.num_classes} classes: create the method for the networks that it is used with"
+        )
+    if len(output.features) != 4 or len(output.embeddings) != 4:
+        raise ValueError(
+            f"{role} must give 4 features and 4 embeddings, got {len(output.features)} "
+            f"and {len(output.embeddings)}"
+        )
+    stages = zip(output.features, output.embeddings, spec.channels, strict=True)
+    for stage, (feature, embedding, channels) in enumerate(stages, start=1):
+        expected = (feature.shape[0], feature[0, 0].numel(), channels)
+        if feature.ndim != 4 or feature.shape[1] != channels or tuple(embedding.shape) != expected:
+            raise ValueError(
+                f"{role} stage {stage}: {spec.name} promises a feature (N, {channels}, H, W) and an "
+                f"embedding (N, H*W, {channels}), got {tuple(feature.shape)} and {tuple(embedding.shape)}: "
+                "create the method for the networks that it is used with"
+            )
+
+
+def _constant(output: SegOutput) -> SegOutput:
+    """The same values outside the graph. Tensors of inference mode, which backward cannot use, are copied."""
+
+    def cut(x: Tensor) -> Tensor:
+        return x.clone() if x.is_inference() else x.detach()
+
+    return SegOutput(cut(output.logits), tuple(map(cut, output.features)), tuple(map(cut, output.embeddings)))
+
+
+class Distiller(nn.Module):
+    """A method for one pair of networks; its parameters exist only during training.
+
+    - name, options: what `create_method` was called with.
+    - parts: the families of terms, e.g. `parts["csf"].fusion` and `parts["pea"].stages["4"]`.
+    - terms: the names of the terms, in order.
+    - weights: one entry for each term; may be changed at any time, `combine` reads it.
+    - warmup: for some terms the number of steps over which the weight rises linearly from 0.
+    - steps_seen: forward passes in training mode, counted here so that a warm-up goes on where a checkpoint
+    stopped.
+    """
+
+    steps_seen: Tensor
+
+    def __init__(self, name: str, parts: Sequence[Part], student: ModelSpec, teacher: ModelSpec) -> None:
+        super().__init__()
+        self.name = name
+        self.options: dict[str, Any] = {}
+        self.student_spec, self.teacher_spec = student, teacher
+        self.parts = nn.ModuleDict({part.family: part for part in parts})
+        self.weights: dict[str, float] = {k: v for part in parts for k, v in part.weights.items()}
+        self.terms = tuple(self.weights)
+        self.warmup: dict[str, int] = {}
+        self.register_buffer("steps_seen", torch.zeros((), dtype=torch.long))
+
+    def forward(
+        self, images: Tensor, student: SegOutput, teacher: SegOutput, labels: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Unweighted scalar terms of one batch; no gradient flows into the teacher's output.
+
+        images (N, 3, H, W); labels (N, h, w) of any size, 255 = void, or None where no term needs them.
+        Raises ValueError for outputs that are not those of the networks that the method was created for.
+        """
+        _check_output("student", student, self.student_spec)
+        _check_output("teacher", teacher, self.teacher_spec)
+        teacher = _constant(teacher)
+        if self.training:
+            self.steps_seen += 1
+        terms: dict[str, Tensor] = {}
+        for part in self.parts.values():
+            terms.update(part(images, student, teacher, labels))
+        return terms
+
+    def _weight(self, term: str) -> float | Tensor:
+        """The weight of a term at this step. A warm-up stays on the device: reading the step would wait for
+        it.
+        """
+        steps = self.warmup.get(term, 0)
+        return self.weights[term] * (self.steps_seen / steps).clamp(max=1) if steps else self.weights[term]
+
+    def combine(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """The sum of the terms, each times its weight. The supervised loss is not in it.
+
+        Raises ValueError for a term that is not this method's, and where `weights` has lost or gained a name.
+        """
+        strange = (set(terms) - set(self.terms)) | (set(self.weights) ^ set(self.terms))
+        if strange:
+            raise ValueError(
+                f"{self.name} has the terms {', '.join(self.terms)}, each with one weight; check {sorted(strange)}"
+            )
+        return torch.stack([self._weight(name) * term for name, term in terms.items()]).sum()

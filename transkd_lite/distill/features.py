@@ -1,0 +1,83 @@
+"""Methods that compare single feature maps: `fitnet`, `at`, `mgd`. They act on feature 4 unless `stages` says
+otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from transkd_lite.distill import losses
+from transkd_lite.distill.part import Part, SingleTerm, register
+from transkd_lite.models.output import ModelSpec
+
+__all__ = ["MaskedGenerator"]
+
+
+class MaskedGenerator(nn.Module):
+    """MGD's block: align the width (where it differs), zero random positions, generate with
+    conv3x3-ReLU-conv3x3.
+
+    A position is zeroed with probability `masked`, in all channels at once. (N, C_S, H, W) -> (N, C_T, H, W).
+    """
+
+    def __init__(self, student_channels: int, teacher_channels: int, masked: float = 0.75) -> None:
+        super().__init__()
+        if not 0 <= masked <= 1:
+            raise ValueError(f"masked is a probability, got {masked}")
+        self.masked = masked
+        same = student_channels == teacher_channels
+        self.align = nn.Identity() if same else nn.Conv2d(student_channels, teacher_channels, 1)
+        self.generate = nn.Sequential(
+            nn.Conv2d(teacher_channels, teacher_channels, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(teacher_channels, teacher_channels, 3, padding=1),
+        )
+
+    def forward(self, feature: Tensor) -> Tensor:
+        kept = torch.rand_like(feature[:, :1], dtype=torch.float32) >= self.masked
+        return self.generate(self.align(feature) * kept)
+
+
+@register(
+    "fitnet",
+    formula="mean (conv1x1(F^S) - F^T)²",
+    source="Romero et al. 2015, arXiv 1412.6550; weight as run in CIRKD",
+)
+def _fitnet(
+    student: ModelSpec, teacher: ModelSpec, *, stages: Sequence[int] = (4,), weight: float = 10.0
+) -> list[Part]:
+    widths = zip(student.channels, teacher.channels, strict=True)
+    adapters = {i: nn.Conv2d(s, t, 1) for i, (s, t) in enumerate(widths, start=1) if i in stages}
+    return [SingleTerm("fitnet", losses.mse, weight, stages=stages, adapters=adapters)]
+
+
+@register(
+    "at",
+    formula="mean (Q^S - Q^T)², Q = vec(mean over channels of F²) / its norm",
+    source="Zagoruyko and Komodakis 2017, arXiv 1612.03928; weight as run in CIRKD",
+)
+def _at(
+    student: ModelSpec, teacher: ModelSpec, *, stages: Sequence[int] = (4,), weight: float = 1e4
+) -> list[Part]:
+    return [SingleTerm("at", losses.at, weight, stages=stages)]
+
+
+@register(
+    "mgd",
+    formula="1/N · Σ (G(mask · conv1x1(F^S)) - F^T)², G = conv3x3-ReLU-conv3x3",
+    source="Yang et al. 2022, arXiv 2205.01529",
+)
+def _mgd(
+    student: ModelSpec,
+    teacher: ModelSpec,
+    *,
+    stages: Sequence[int] = (4,),
+    masked: float = 0.75,
+    weight: float = 2e-5,
+) -> list[Part]:
+    widths = zip(student.channels, teacher.channels, strict=True)
+    adapters = {i: MaskedGenerator(s, t, masked) for i, (s, t) in enumerate(widths, start=1) if i in stages}
+    return [SingleTerm("mgd", losses.mgd, weight, stages=stages, adapters=adapters)]
