@@ -122,35 +122,35 @@ def _embedding_stages(
 
 def _load(distiller: Distiller, parts: Mapping[str, Tensor], contents: Contents) -> None:
     given = rename(parts, _rules("review" if contents.method == "review" else "csf", contents.options))
-    own = distiller.state_dict()
+    own = distiller.parts.state_dict()
     missing, unexpected = sorted(set(own) - set(given)), sorted(set(given) - set(own))
     if missing or unexpected:
         raise ValueError(
             f"the checkpoint looks like {contents.method}, but tensors are missing: {', '.join(missing) or 'none'}; "
             f"or left over: {', '.join(unexpected) or 'none'}"
         )
-    distiller.load_state_dict(given)
+    distiller.parts.load_state_dict(given)
 
 
 def _rules(family: str, options: Mapping[str, Any]) -> Rules:
-    """From the authors' names to those of a Distiller. Their fusion counts from the deepest stage."""
+    """From the authors' names to those of `Distiller.parts`. Their fusion counts from the deepest stage."""
     rules: Rules = []
     for stage in STAGES:
         theirs = rf"(?:skfs|abfs)\.{len(STAGES) - stage}\."
-        ours = f"parts.{family}.fusion.stages.{stage - 1}."
+        ours = f"{family}.fusion.stages.{stage - 1}."
         names = {"conv1": "reduce", "conv2": "expand", "fc": "squeeze", "fc1": "bare_squeeze", "fcs": "heads"}
         rules += [(rf"{theirs}{their}\.(.+)", f"{ours}{our}.{{0}}") for their, our in names.items()]
         rules.append((rf"{theirs}att_conv\.0\.(.+)", f"{ours}gate.{{0}}"))
     alone = options.get("embedding_stages", STAGES)
     for stage, label in zip(alone, STAGES, strict=False):
-        ours = f"parts.pea.stages.{stage}."
+        ours = f"pea.stages.{stage}."
         rules += [
             (rf"embed{label}_linearproject\.(.+)", ours + "linear.{0}"),
             (rf"patch_embed{label}\.(.+)", ours + "patch_embed.{0}"),
             (rf"fuse_weights\.{stage - 1}", ours + "linear_scale"),
             (rf"fuse_weights\.{stage + 3}", ours + "patch_scale"),
         ]
-    mixer = "parts.pea.stages.4.mixer."
+    mixer = "pea.stages.4.mixer."
     names = {"attn4": "attention", "conv1": "value", "conv2": "gate"}
     rules += [(rf"{their}\.(.+)", f"{mixer}{our}.{{0}}") for their, our in names.items()]
     return [*rules, ("atten_weight", mixer + "attention_scale"), ("conv_weight", mixer + "conv_scale")]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-__all__ = ["family_of", "fit_shapes", "to_own_names"]
+__all__ = ["Rules", "family_of", "fit_shapes", "rename", "to_own_names"]
 
 Rules = list[tuple[str, str | None]]
 Tensors = dict[str, Tensor]
@@ -119,13 +119,15 @@ def family_of(name: str) -> str:
 
 
 def to_own_names(tensors: Mapping[str, Tensor], family: str) -> Tensors:
-    """A checkpoint of a network of that family, in whatever scheme, under this library's names.
-
-    A name that no rule knows is kept as it is, so that loading can report it.
-    """
+    """A checkpoint of a network of that family, in whatever scheme, under this library's names."""
     rules, finish = _scheme(tensors, family)
+    return finish(rename(tensors, rules))
+
+
+def rename(tensors: Mapping[str, Tensor], rules: Rules) -> Tensors:
+    """The tensors under new names. A name that no rule knows is kept as it is, so that loading can report it."""
     renamed = {_rename(name, rules): tensor for name, tensor in tensors.items()}
-    return finish({name: tensor for name, tensor in renamed.items() if name is not None})
+    return {name: tensor for name, tensor in renamed.items() if name is not None}
 
 
 def fit_shapes(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Tensors:
