@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from transkd_lite.data.canvas import Dice
 from transkd_lite.data.labels import CITYSCAPES
-from transkd_lite.data.layout import paint_street
-from transkd_lite.data.weather import CONDITIONS, develop, draw_mood
+from transkd_lite.data.scene.canvas import Dice
+from transkd_lite.data.scene.develop import develop
+from transkd_lite.data.scene.layout import paint_street
+from transkd_lite.data.scene.weather import CONDITIONS, draw_mood
 
 if TYPE_CHECKING:
     import datasets

@@ -7,7 +7,7 @@ Every thing is a few flat shapes on `Face`s: a side along the street, an end acr
 
 from __future__ import annotations
 
-from transkd_lite.data.canvas import NEAR, Canvas, Colour, Dice, Face, shade
+from transkd_lite.data.scene.canvas import NEAR, Canvas, Colour, Dice, Face, shade
 
 __all__ = ["bicycle", "car", "motorcycle", "person", "tram", "truck_or_bus"]
 

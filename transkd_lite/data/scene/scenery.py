@@ -5,7 +5,7 @@ Part of the synthetic `streets` data (see `streets`). Source: this project's own
 
 from __future__ import annotations
 
-from transkd_lite.data.canvas import Canvas, Colour, Dice, Face, shade
+from transkd_lite.data.scene.canvas import Canvas, Colour, Dice, Face, shade
 
 __all__ = [
     "bush",

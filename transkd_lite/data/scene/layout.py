@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from transkd_lite.data import scenery, traffic
-from transkd_lite.data.canvas import FAR, NEAR, Camera, Canvas, Colour, Dice, shade
-from transkd_lite.data.weather import Mood
+from transkd_lite.data.scene import scenery, traffic
+from transkd_lite.data.scene.canvas import FAR, NEAR, Camera, Canvas, Colour, Dice, shade
+from transkd_lite.data.scene.weather import Mood
 
 __all__ = ["paint_street"]
 

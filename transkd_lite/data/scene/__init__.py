@@ -1,0 +1,1 @@
+"""The painter behind the synthetic `streets`: canvas, things, layout, weather, development."""

@@ -1,0 +1,221 @@
+"""From a painted canvas to a photograph: sky, snow, texture, reflections, shadows, haze, exposure, lamps, rain.
+
+Part of the synthetic `streets` data. Source: this project's own.
+
+All arithmetic is on integers, so images are the same on every machine. Labels are read here and never changed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from transkd_lite.data.scene.canvas import FAR, Camera, Canvas, Colour, Dice
+from transkd_lite.data.scene.weather import Mood
+
+__all__ = ["develop"]
+
+Ints = NDArray[np.int32]
+Noise = NDArray[np.int16]
+ROAD, SIDEWALK, BUILDING, POLE, VEGETATION, TERRAIN, SKY, CAR = 0, 1, 2, 5, 8, 9, 10, 13
+
+_TILE = 512
+_SNOW: Colour = (232, 236, 242)
+
+# How strongly each class takes fine, leafy and ground-bound texture, in 256ths of its brightness at full noise.
+_FINE = np.full(256, 8, np.int16)
+_FINE[[0, 1, 2, 3, 4, 8, 9, 10, 255]] = (10, 14, 14, 22, 16, 44, 30, 0, 4)
+_LEAFY = np.zeros(256, np.int16)
+_LEAFY[[2, 3, 8, 9, 11, 12, 13]] = (14, 20, 64, 34, 14, 14, 6)
+_FLAT = np.zeros(256, np.int16)
+_FLAT[[0, 1, 9]] = (20, 34, 70)
+
+
+@dataclass
+class Plate:
+    """What is being developed: image (3, H, W), label (H, W), ground distance (H, 1) and ground noise (H, W).
+
+    Channels come first, for NumPy broadcasts a map over whole planes several times faster.
+    """
+
+    image: Ints
+    label: NDArray[np.uint8]
+    camera: Camera
+    mood: Mood
+    dice: Dice
+    depth: Ints
+    ground: Noise
+
+    def blend(self, colour: Colour, share: Ints | Noise) -> None:
+        """Mix `share` (H, W; 256ths) of one colour in."""
+        self.image += (_plane(colour) - self.image) * share.astype(np.int32) >> 8
+
+    def grain(self, radius: int) -> Noise:
+        """Return noise (H, W) with blobs of `radius` pixels."""
+        return _crop(_noise(radius), *self.label.shape, self.dice)
+
+
+def develop(canvas: Canvas, mood: Mood, dice: Dice) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return the finished image (H, W, 3) and the label (H, W), both uint8, of a painted canvas."""
+    painted = np.array(canvas.picture)
+    image = np.ascontiguousarray(painted[..., :3].transpose(2, 0, 1)).astype(np.int32)
+    label = np.ascontiguousarray(painted[..., 3])
+    plate = Plate(image, label, canvas.camera, mood, dice, *_lie_flat(canvas.camera))
+    _paint_sky(plate)
+    _lay_snow(plate)
+    _texture(plate)
+    _mirror(plate)
+    _shade_ground(plate, np.array(canvas.shadow))
+    _expose(plate)
+    _shine(plate, canvas)
+    _precipitate(plate)
+    plate.image += plate.grain(0) * np.int16(mood.grain) >> 5
+    pixels = np.clip(plate.image, 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(pixels.transpose(1, 2, 0)), label
+
+
+@lru_cache(maxsize=8)
+def _noise(radius: int) -> Noise:
+    """Return a (512, 512) tile of periodic noise in -96..96, 32 on average, with blobs of `radius` pixels."""
+    words = np.random.PCG64(np.random.SeedSequence([2202, 13393, radius])).random_raw(_TILE * _TILE // 8)
+    tile = words.astype("<u8").view(np.uint8).astype(np.int32).reshape(_TILE, _TILE) - 128
+    for axis in (0, 1):
+        tile = np.sum([np.roll(tile, shift, axis) for shift in range(-radius, radius + 1)], axis=0)
+    return np.clip(tile * 32 // max(int(np.abs(tile).mean()), 1), -96, 96).astype(np.int16)
+
+
+def _crop(tile: Noise, height: int, width: int, dice: Dice) -> Noise:
+    """Return a (height, width) window of `tile` at a place the dice choose, enlarged for large images."""
+    zoom = max(1, height // 128)
+    top, left = dice.integer(0, 127), dice.integer(0, 127)
+    bottom, right = top - (-height // zoom), left - (-width // zoom)
+    if max(bottom, right) <= _TILE:
+        window = tile[top:bottom, left:right]
+    else:
+        window = tile[np.arange(top, bottom) % _TILE][:, np.arange(left, right) % _TILE]
+    return window if zoom == 1 else window.repeat(zoom, 0).repeat(zoom, 1)[:height, :width]
+
+
+def _lie_flat(camera: Camera) -> tuple[Ints, Noise]:
+    """Return each row's ground distance (H, 1) in cm, and noise (H, W) that lies flat on the ground."""
+    below = np.maximum(np.arange(camera.height, dtype=np.int32) - camera.horizon, 1)
+    depth = np.minimum(camera.eye * camera.focal // below, FAR)[:, None].astype(np.int32)
+    ground = np.zeros((camera.height, camera.width), np.int16)
+    near = depth[camera.horizon :]
+    across = (np.arange(camera.width, dtype=np.int32) - camera.centre)[None] * near // (3 * camera.focal)
+    ground[camera.horizon :] = _noise(2)[(near >> 2) % _TILE, across % _TILE]
+    return depth, ground
+
+
+def _plane(colour: Colour) -> Ints:
+    return np.array(colour, np.int32)[:, None, None]
+
+
+def _paint_sky(plate: Plate) -> None:
+    """Fill the sky with a gradient from zenith to haze, and clouds."""
+    mood, rows = plate.mood, max(1, min(plate.camera.height, plate.camera.horizon + 2))
+    mix = (np.arange(rows, dtype=np.int32) * 256 // rows)[None, :, None]
+    sky = (_plane(mood.zenith) * (256 - mix) + _plane(mood.haze) * mix) >> 8
+    cloud = np.maximum(_crop(_noise(12), rows, plate.camera.width, plate.dice).astype(np.int32) + 10, 0)
+    cloud = np.minimum(cloud * mood.clouds >> 6, 200)
+    sky = sky + (((70 if mood.night else 236) - sky) * cloud >> 8)
+    plate.image[:, :rows] = np.where(plate.label[:rows] == SKY, sky, plate.image[:, :rows])
+
+
+def _lay_snow(plate: Plate) -> None:
+    """Whiten the ground: verges most, the road least, in patches."""
+    if not plate.mood.cover:
+        return
+    dice, share = plate.dice, np.zeros(256, np.int32)
+    share[[ROAD, SIDEWALK, TERRAIN]] = (dice.integer(10, 60), dice.integer(60, 95), 100)
+    share[[BUILDING, VEGETATION, CAR]] = (6, dice.integer(8, 34), 10)
+    cover = (share * plate.mood.cover // 100)[plate.label]
+    patches = (plate.grain(4) + plate.ground // 2) // 2 * (cover > 20)
+    plate.blend(_SNOW, np.clip(cover + patches, 0, 236))
+
+
+def _texture(plate: Plate) -> None:
+    """Give each class its own grain, relative to its brightness; on the ground it fades with distance."""
+    delta = plate.grain(0) * _FINE[plate.label]
+    delta += plate.grain(2) * _LEAFY[plate.label]
+    fade = (256 * 1500 // (1500 + plate.depth)).astype(np.int16)
+    delta += (plate.ground * fade >> 8) * _FLAT[plate.label]
+    strength = 5 if plate.mood.condition == "fog" else 6
+    plate.image += plate.image * ((delta >> 6) * np.int16(strength) // 6).astype(np.int32) >> 8
+
+
+def _mirror(plate: Plate) -> None:
+    """Let a wet road mirror what stands above the horizon."""
+    if not plate.mood.wet:
+        return
+    height, image = plate.camera.height, plate.image
+    rows = np.clip(2 * plate.camera.horizon - np.arange(height), 0, height - 1)
+    puddle = np.clip(plate.mood.wet + plate.ground // 2, 20, 220).astype(np.int32) * (plate.label <= SIDEWALK)
+    image += (image[:, rows] - image) * puddle >> 8
+
+
+def _shade_ground(plate: Plate, shadow: NDArray[np.uint8]) -> None:
+    """Let cast shadows fall on the ground, the haze lie over it, and our headlights reach it at night."""
+    top, mood = plate.camera.horizon, plate.mood
+    image, label, depth = plate.image[:, top:], plate.label[top:], plate.depth[top:]
+    flat = (label <= SIDEWALK) | (label == TERRAIN)
+    image -= image * ((shadow[top:].astype(np.int32) * mood.shadow >> 8) * flat) >> 8
+    mist = 256 * depth // (depth + mood.visibility) * flat
+    image += (_plane(mood.haze) - image) * mist >> 8
+    if mood.night:
+        image += image * _headlights(plate.camera, depth) >> 8
+
+
+def _headlights(camera: Camera, depth: Ints) -> Ints:
+    """Return how much (256ths) our own headlights add: a cone ahead, brightest at some ten metres."""
+    across = np.abs(np.arange(camera.width, dtype=np.int32) - camera.centre)[None] * 100 // camera.focal
+    reach = 200 * depth // (depth + 500) * 1200 // (depth + 1200)
+    return np.maximum(60 - across, 0) * 4 * reach >> 8
+
+
+def _expose(plate: Plate) -> None:
+    """Apply the colour of the light; at night all is dark but what shines (brighter than the ceiling)."""
+    image = np.clip(plate.image, 0, 255)
+    plate.image = image * _plane(plate.mood.gain) >> 8
+    if plate.mood.night:
+        plate.image += np.maximum(image - plate.mood.ceiling, 0) * 111 >> 5
+
+
+@lru_cache(maxsize=64)
+def _halo(radius: int) -> Ints:
+    """Return a round glow (2r+1, 2r+1) that falls from 256 at the centre to 0 at `radius`."""
+    square = np.arange(-radius, radius + 1, dtype=np.int32) ** 2
+    fall = 256 - 256 * (square[:, None] + square[None]) // (radius * radius + 1)
+    return np.maximum(fall, 0) ** 3 >> 16
+
+
+def _shine(plate: Plate, canvas: Canvas) -> None:
+    """Add the halo of every lamp that is not hidden: all at night, those of traffic also in fog and rain."""
+    power = {"night": 230, "rain": 90, "fog": 90}.get(plate.mood.condition, 0)
+    height, width = plate.label.shape
+    for column, row, reach, colour, owner in canvas.lamps if power else ():
+        hidden = not (0 <= column < width and 0 <= row < height) or plate.label[row, column] != owner
+        if hidden or (owner == POLE and not plate.mood.night):
+            continue
+        radius = max(2, min(reach, height // 3))
+        top, left = max(0, row - radius), max(0, column - radius)
+        glow = _halo(radius)[top - row + radius :, left - column + radius :][: height - top, : width - left]
+        patch = plate.image[:, top : top + glow.shape[0], left : left + glow.shape[1]]
+        patch += glow * (_plane(colour) * power >> 8) >> 8
+
+
+def _precipitate(plate: Plate) -> None:
+    """Draw falling rain or snow over the picture."""
+    height = plate.camera.height
+    if plate.mood.condition == "rain":
+        drops = plate.grain(0)
+        drops = np.where(drops > 62, drops, 0)
+        fall = range(0, max(3, height // 16), max(1, height // 128))
+        streaks = np.maximum.reduce([np.roll(drops, (step, step // 4), (0, 1)) for step in fall])
+        plate.blend((206, 212, 220), streaks * np.int16(plate.dice.integer(20, 60)) >> 6)
+    if plate.mood.condition == "snow":
+        flakes = plate.grain(1) - np.int16(plate.dice.integer(62, 84))
+        plate.blend((250, 250, 252), np.clip(flakes * 14, 0, 220))
