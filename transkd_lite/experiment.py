@@ -136,6 +136,8 @@ class Experiment:
     def identity(self) -> dict[str, Any]:
         """Everything that decides the result; files of weights count by their content."""
         values = self.record()
+        if self.method == "none":
+            values |= {"teacher": None, "options": {}}
         return values | {name: _content_name(values[name]) for name in ("pretrained", "teacher")}
 
     def record(self) -> dict[str, Any]:

@@ -1,0 +1,383 @@
+"""A batch: every run of a profile through papermill, one after the other, side by side, or on a Dask cluster.
+
+Strict where papermill is lenient: everything that has a name is checked before anything runs; a notebook must
+reach its last cell; a failed one is kept as `failed.ipynb` beside the run and named, and the others go on. A
+run whose folder holds `metrics.json` and its executed notebook is finished and skipped, so a batch can be
+killed and started again at any time. papermill, dask, nbconvert and torch are imported only when something
+has to run.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from transkd_lite.parameters import ParameterError, check_parameters, read_signature
+from transkd_lite.profiles import PlannedRun, Profile, plan
+from transkd_lite.runs import (
+    METRICS_FILE,
+    atomic_write,
+    hash_parameters,
+    is_finished,
+    lock_run,
+    provenance,
+    read_json,
+    read_run,
+    sweep_temporary,
+    update_run,
+    write_json,
+)
+from transkd_lite.summary import Outcome, is_done, progress_line
+
+__all__ = ["NotebookFailed", "execute_notebook", "refresh_notebook", "render_report", "reproduce"]
+
+FAILED, WITHHELD, ASIDE = "failed.ipynb", "metrics.withheld.json", "running.ipynb"
+_STARTS = 3  # kernels that start at the same moment can race for a port: such a start is repeated
+_LOCK_PATIENCE_S = 60.0
+
+
+class NotebookFailed(RuntimeError):
+    """A notebook raised, ended early or did not finish its run."""
+
+
+def reproduce(
+    profile: Profile,
+    *,
+    runs: Path = Path("runs"),
+    methods: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    jobs: int = 1,
+    scheduler: str | None = None,
+    echo: Callable[[str], None] = print,
+) -> Outcome:
+    """Execute every unfinished run of a profile into `runs/<profile>/` and render the report.
+
+    Args:
+        profile: what to run.
+        runs: the folder of all batches.
+        methods, seeds: these instead of the profile's.
+        jobs: notebooks side by side on this machine.
+        scheduler: address of a Dask scheduler whose workers see the same files, instead of this machine.
+        echo: takes one line of progress at a time.
+
+    Raises:
+        ParameterError: something that has a name is wrong; nothing has run.
+        RunLockedError: another batch works in this folder.
+    """
+    if jobs < 1:
+        raise ParameterError(f"jobs = {jobs}: it must be at least 1")
+    root = (runs / profile.name).resolve()
+    outcome = Outcome(root, plan(profile, methods, seeds))
+    pending = [run for run in outcome.runs if not is_done(root, run)]
+    if pending:
+        preflight(pending)
+    with lock_run(root):
+        sweep_temporary(root)
+        for run, error in _execute_all(pending, root, jobs, scheduler):
+            outcome.executed.append(run.folder)
+            if error:
+                outcome.errors[run.folder] = error
+            echo(progress_line(len(outcome.executed), len(pending), root, run, error))
+        _report(profile, outcome)
+    return outcome
+
+
+def preflight(pending: Sequence[PlannedRun]) -> None:
+    """Check what the plan could not check without torch: names of networks and methods, method options, data."""
+    experiments = {run.folder: run.experiment for run in pending if run.experiment is not None}
+    checked: set[str] = set()
+    for run in pending:
+        if run.experiment is None:
+            continue
+        teacher = experiments.get(run.needs or "")
+        run.experiment.check_names(teacher.network if teacher else None)
+        data = hash_parameters({key: getattr(run.experiment, key) for key in ("dataset", "data_root")})
+        if data not in checked:
+            run.experiment.check_data()
+            checked.add(data)
+
+
+def execute(run: PlannedRun, root: Path, threads: int | None = None, needed: str | None = None) -> str:
+    """Execute one run into its folder and return "" or, where it failed, what went wrong.
+
+    `threads` limits the kernel's threads; `needed` is the outcome of the run that this one waits for.
+    """
+    folder = root / run.folder
+    if run.needs and (needed or not is_finished(root / run.needs)):
+        return f"not started: it needs {run.needs}, which failed"
+    folder.mkdir(parents=True, exist_ok=True)
+    _wait_for_lock(folder)
+    _restore_metrics(folder)
+    start = time.perf_counter()
+    try:
+        with _thread_limit(threads):
+            _execute_run(run, folder)
+    except Exception as error:
+        _withhold(folder)
+        update_run(folder, state="failed", error=str(error))
+        return str(error)
+    (folder / FAILED).unlink(missing_ok=True)
+    if run.experiment is None:
+        _finish_lesson(run, folder, time.perf_counter() - start)
+    return ""
+
+
+def _execute_run(run: PlannedRun, folder: Path) -> None:
+    """Execute the notebook aside; it gets its own name when the last cell has run and the run is finished."""
+    aside = folder / ASIDE
+    aside.unlink(missing_ok=True)
+    parameters = dict(run.parameters)
+    if run.experiment is not None:
+        parameters["out_dir"] = str(folder)
+    try:
+        execute_notebook(run.notebook, aside, parameters)
+        if run.experiment is not None and not is_finished(folder):
+            raise NotebookFailed(f"{run.notebook.name} ended without writing {METRICS_FILE} to {folder}")
+    except Exception as error:
+        if aside.is_file():
+            os.replace(aside, folder / FAILED)
+            raise NotebookFailed(f"{error}; see {folder / FAILED}") from error
+        raise
+    os.replace(aside, folder / run.notebook.name)
+
+
+def execute_notebook(notebook: Path, target: Path, parameters: dict[str, Any]) -> None:
+    """Execute a notebook with papermill, strictly, into `target`.
+
+    Raises:
+        NotebookFailed: a cell raised, the kernel died, or a cell was left out (`sys.exit()` ends a notebook
+            early).
+    """
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    # It warns about every parameter that is annotated `int | None`; names and types were checked before.
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    for attempt in range(1, _STARTS + 1):
+        try:
+            papermill.execute_notebook(
+                str(notebook), str(target), parameters=parameters, kernel_name="python3", progress_bar=False,
+                cwd=str(notebook.parent), extra_arguments=["--log-level=50"],
+            )  # fmt: skip
+            break
+        except PapermillExecutionError as error:
+            raise NotebookFailed(
+                f"{notebook.name}: cell [{error.exec_count}] raised {error.ename}: {error.evalue}"
+            ) from error
+        except RuntimeError as error:
+            if attempt < _STARTS and "before replying" in str(error):
+                time.sleep(attempt)
+                continue
+            raise NotebookFailed(f"{notebook.name}: {error}") from error
+    _require_whole(notebook.name, json.loads(target.read_text(encoding="utf-8")))
+
+
+def _require_whole(name: str, executed: dict[str, Any]) -> None:
+    """Refuse a notebook of which a code cell did not run or left early."""
+    cells = [
+        cell for cell in executed["cells"] if cell["cell_type"] == "code" and "".join(cell["source"]).strip()
+    ]
+    for number, cell in enumerate(cells, start=1):
+        ended = any(output.get("ename") == "SystemExit" for output in cell["outputs"])
+        if ended or cell["execution_count"] is None:
+            how = "left the notebook by sys.exit()" if ended else "never ran"
+            raise NotebookFailed(
+                f"{name}: code cell {number} of {len(cells)} {how}; the last cell must be reached"
+            )
+
+
+@contextlib.contextmanager
+def _thread_limit(threads: int | None) -> Iterator[None]:
+    """Kernels inherit the environment of the process that starts them."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    if threads is not None:
+        os.environ.update(dict.fromkeys(names, str(threads)))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _wait_for_lock(folder: Path) -> None:
+    """After a worker was killed its kernel may hold the folder for a moment longer."""
+    until = time.monotonic() + _LOCK_PATIENCE_S
+    while time.monotonic() < until:
+        with contextlib.suppress(FileNotFoundError):
+            if read_run(folder).state == "running":
+                time.sleep(0.5)
+                continue
+        return
+
+
+def _withhold(folder: Path) -> None:
+    """A run whose notebook failed after training is not finished; what was trained is kept for the next attempt."""
+    if (folder / METRICS_FILE).exists():
+        os.replace(folder / METRICS_FILE, folder / WITHHELD)
+
+
+def _restore_metrics(folder: Path) -> None:
+    """Training that was whole before its notebook failed need not be repeated."""
+    if (folder / WITHHELD).exists():
+        os.replace(folder / WITHHELD, folder / METRICS_FILE)
+
+
+def _finish_lesson(run: PlannedRun, folder: Path, wall_s: float) -> None:
+    """A lesson's result is its executed notebook; its records are written here, the metrics last."""
+    info = {
+        "kind": run.kind,
+        "notebook": run.notebook.name,
+        "parameters": run.parameters,
+        "state": "finished",
+    }
+    update_run(folder, **provenance(), **info, error=None)
+    write_json(folder / METRICS_FILE, {"wall_s": round(wall_s, 2)})
+
+
+def _execute_all(
+    pending: Sequence[PlannedRun], root: Path, jobs: int, scheduler: str | None
+) -> Iterator[tuple[PlannedRun, str]]:
+    """Execute runs and yield each with its outcome as it ends."""
+    if not pending:
+        return
+    if scheduler is None and jobs == 1:
+        for run in pending:
+            yield run, execute(run, root)
+    else:
+        yield from _execute_on_dask(pending, root, jobs, scheduler)
+
+
+def _execute_on_dask(
+    pending: Sequence[PlannedRun], root: Path, jobs: int, scheduler: str | None
+) -> Iterator[tuple[PlannedRun, str]]:
+    """Send the runs to a cluster; when a worker dies in mid-notebook, the notebook runs again elsewhere."""
+    import dask
+    from distributed import Client, LocalCluster, as_completed
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": 3}))
+        threads = None
+        address: Any = scheduler
+        if scheduler is None:
+            threads = max(1, len(os.sched_getaffinity(0)) // jobs) if hasattr(os, "sched_getaffinity") else 1
+            address = stack.enter_context(
+                LocalCluster(
+                    n_workers=jobs,
+                    threads_per_worker=1,
+                    processes=True,
+                    dashboard_address=None,
+                    memory_limit=0,
+                )
+            )
+        client = stack.enter_context(_connect(Client, address))
+        batch = uuid.uuid4().hex[:8]
+        futures: dict[Any, PlannedRun] = {}
+        for run in pending:
+            needed = next((f for f, r in futures.items() if r.folder == run.needs), None)
+            key = f"{run.folder}-{batch}"
+            futures[client.submit(execute, run, root, threads, needed, key=key, pure=False, retries=1)] = run
+        for future in as_completed(futures):
+            error = future.exception() if future.status == "error" else None
+            yield futures[future], f"{type(error).__name__}: {error}" if error else future.result()
+
+
+def _connect(client: Any, address: Any) -> Any:
+    """A client of the cluster, or an error that names the address."""
+    try:
+        return client(address, timeout="20s")
+    except (OSError, ValueError) as error:
+        raise ParameterError(f"no Dask scheduler answers at {address}: {error}") from error
+
+
+def _report(profile: Profile, outcome: Outcome) -> None:
+    """Render the report unless the one there was made from the same runs; a failure is an error of the batch."""
+    if profile.report is None:
+        return
+    root, notebook = outcome.root, profile.notebooks / f"{profile.report}.ipynb"
+    inputs = {run.folder: _stamp(root / run.folder / METRICS_FILE) for run in outcome.runs if run.experiment}
+    inputs["notebook"] = _stamp(notebook)
+    outcome.report = root / "report.html"
+    if outcome.report.is_file() and read_json(root / "report.json") == inputs:
+        return
+    if outcome.errors and not any(
+        is_finished(root / run.folder) for run in outcome.runs if run.kind == "student"
+    ):
+        outcome.errors["report"] = "not rendered: no student finished"
+        return
+    try:
+        render_report(notebook, root)
+    except Exception as error:
+        outcome.errors["report"] = str(error)
+        return
+    outcome.report_rendered = True
+    write_json(root / "report.json", inputs)
+
+
+def _stamp(path: Path) -> str:
+    """What a file holds, shortly; "" if there is none."""
+    return hash_parameters({"text": path.read_text(encoding="utf-8")}) if path.is_file() else ""
+
+
+def render_report(notebook: Path, root: Path) -> Path:
+    """Execute the report's notebook on the runs in `root` and write `report.html`, without code, in one file.
+
+    Raises:
+        NotebookFailed: a cell raised or was left out; the executed notebook is kept as `report.failed.ipynb`.
+    """
+    parameters = {"run_dir": str(root)}
+    check_parameters(parameters, read_signature(notebook).hints, notebook.name)
+    aside, target = root / ASIDE, root / "report.ipynb"
+    try:
+        execute_notebook(notebook, aside, parameters)
+    except NotebookFailed as error:
+        os.replace(aside, root / "report.failed.ipynb")
+        raise NotebookFailed(f"{error}; see {root / 'report.failed.ipynb'}") from error
+    os.replace(aside, target)
+    (root / "report.failed.ipynb").unlink(missing_ok=True)
+    return atomic_write(root / "report.html", to_html(target))
+
+
+def to_html(notebook: Path) -> str:
+    """A notebook as one HTML page without code cells that asks nothing of the network."""
+    from nbconvert import HTMLExporter
+
+    exporter = HTMLExporter(
+        exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True, embed_images=True
+    )
+    for library in ("require_js", "mathjax", "mermaid_js", "mermaid_layout_elk_js", "jquery"):
+        setattr(exporter, f"{library}_url", "")
+    body, _ = exporter.from_filename(str(notebook))
+    return body
+
+
+def refresh_notebook(notebook: Path) -> float:
+    """Execute a notebook from its defaults, store its outputs in place, and return the seconds it took.
+
+    The file changes only when every cell has run; papermill's own notes are taken out again.
+
+    Raises:
+        NotebookFailed: a cell raised or was left out; the notebook is as before.
+    """
+    aside = notebook.with_name(f".{notebook.name}")
+    start = time.perf_counter()
+    try:
+        execute_notebook(notebook, aside, {})
+        executed = json.loads(aside.read_text(encoding="utf-8"))
+    finally:
+        aside.unlink(missing_ok=True)
+    for holder in (executed, *executed["cells"]):
+        for note in ("papermill", "execution"):
+            holder["metadata"].pop(note, None)
+        if holder["metadata"].get("tags") == []:
+            holder["metadata"].pop("tags")
+    atomic_write(notebook, json.dumps(executed, indent=1, ensure_ascii=False) + "\n")
+    return time.perf_counter() - start
