@@ -36,7 +36,9 @@ _SECTIONS: dict[str, Any] = {
     "name": str, "about": str, "kind": str, "notebooks": str, "lessons": list, "parameters": dict, "teacher": dict,
     "students": dict, "report": str,
 }  # fmt: skip
-_GRID: dict[str, Any] = {"methods": list[str], "seeds": list[int], "options": dict, "notebook": str}
+_GRID: dict[str, Any] = {"methods": list[str], "seeds": list[int], "by_method": dict, "notebook": str}
+_SMOKE = {"steps": 6, "batch_size": 2, "train_images": 8, "val_images": 4}
+_SMOKE_HEIGHT = 64
 
 
 @dataclass(frozen=True)
@@ -53,16 +55,28 @@ class Profile:
     students: dict[str, Any] | None = None
     methods: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)
-    options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    by_method: dict[str, dict[str, Any]] = field(default_factory=dict)
     teacher_notebook: str = "02_build_the_teacher"
     student_notebook: str = "08_train_transkd"
     report: str | None = "12_reproduction_report"
+    smoke: bool = False
+
+    def merged(self, *layers: Mapping[str, Any]) -> dict[str, Any]:
+        """The shared parameters with layers over them; `epochs` in a layer replaces `steps` below, and vice versa."""
+        values: dict[str, Any] = {}
+        for layer in (self.parameters, *layers):
+            for given, other in (("steps", "epochs"), ("epochs", "steps")):
+                if layer.get(given) is not None:
+                    values[other] = None
+            values |= layer
+        return _small(values) if self.smoke else values
 
     def experiment(self, kind: str, **overrides: Any) -> Experiment:
-        """The experiment of the shared parameters, those of "teacher" or "students", and the overrides."""
+        """The experiment of the shared parameters, those of the section and the method, and the overrides."""
         section = (self.teacher if kind == "teacher" else self.students) or {}
+        own = self.by_method.get(overrides.get("method", ""), {})
         try:
-            return Experiment.from_parameters({**self.parameters, **section, **overrides})
+            return Experiment.from_parameters(self.merged(section, own, overrides))
         except ParameterError as error:
             raise ParameterError(f"profile {self.name}, {kind}: {error}") from error
 
@@ -103,25 +117,27 @@ def load_profile(source: str, settings: Mapping[str, Any] | None = None) -> Prof
 
 def with_settings(profile: Profile, settings: Mapping[str, Any]) -> Profile:
     """Replace parameters: `steps` everywhere, `teacher.steps` or `students.steps` in that section alone."""
-    sections: dict[str, dict[str, Any]] = {
-        "parameters": dict(profile.parameters),
-        "teacher": dict(profile.teacher or {}),
-        "students": dict(profile.students or {}),
-    }
+    sections = {"": {**profile.parameters}, "teacher": profile.teacher, "students": profile.students}
+    by_method = profile.by_method
     for key, value in settings.items():
         section, _, name = key.rpartition(".")
-        check_name(section or "parameters", sections, "section of --set")
+        check_name(
+            section, [name for name, content in sections.items() if content is not None], "section of --set"
+        )
         check_parameters({name: value}, Experiment.hints(), "--set")
-        if not section:
-            sections["teacher"].pop(name, None)
-            sections["students"].pop(name, None)
-        sections[section or "parameters"][name] = value
-    return replace(
-        profile,
-        parameters=sections["parameters"],
-        teacher=None if profile.teacher is None else sections["teacher"],
-        students=None if profile.students is None else sections["students"],
-    )
+        for below in (section, *([] if section else ("teacher", "students"))):
+            sections[below] = sections[below] and _without(sections[below] or {}, name)
+        if section != "teacher":
+            by_method = {method: _without(own, name) for method, own in by_method.items()}
+        sections[section] = {**(sections[section] or {}), name: value}
+    shared, teacher, students = sections[""] or {}, sections["teacher"], sections["students"]
+    return replace(profile, parameters=shared, teacher=teacher, students=students, by_method=by_method)
+
+
+def _without(parameters: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The mapping without a name; a length goes in whichever unit it is given."""
+    names = ("steps", "epochs") if name in ("steps", "epochs") else (name,)
+    return {key: value for key, value in parameters.items() if key not in names}
 
 
 def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
@@ -166,7 +182,9 @@ def _parse(raw: dict[str, Any], path: Path) -> Profile:
         values["teacher_notebook"] = teacher.pop("notebook")
     if students is not None:
         values |= {key: tuple(students.pop(key)) for key in ("methods", "seeds") if key in students}
-        values["options"] = students.pop("options", {})
+        values["by_method"] = students.pop("by_method", {})
+        for method, own in values["by_method"].items():
+            check_parameters(own, Experiment.hints(), f"profile {path.name}, by_method.{method}")
         if "notebook" in students:
             values["student_notebook"] = students.pop("notebook")
     return Profile(**values, students=students)
@@ -186,36 +204,27 @@ def _parse_lesson(entry: Any, path: Path) -> tuple[str, dict[str, Any]]:
 
 
 def shrink(profile: Profile) -> Profile:
-    """The same batch in a minute or two: few steps, few small images, one seed, no student beyond TransKD-Base.
+    """The same batch in a minute or two: few steps, few small images, one seed, no method but TransKD-Base.
 
-    Weights that would have to be downloaded are left out; the lessons, which test nothing of a profile, too.
+    Weights that would have to be downloaded are left out, and all lessons but the first.
     """
     methods = tuple(m for m in profile.methods if m in ("none", "transkd-base")) or profile.methods[:2]
-    return replace(
-        profile,
-        name=f"{profile.name}-smoke",
-        lessons=profile.lessons[:1],
-        parameters=_shrink_parameters(profile.parameters, profile.parameters),
-        teacher=profile.teacher and _shrink_parameters(profile.teacher, profile.parameters),
-        students=profile.students and _shrink_parameters(profile.students, profile.parameters),
-        methods=methods,
-        seeds=profile.seeds[:1],
-    )
+    name, lessons, seeds = f"{profile.name}-smoke", profile.lessons[:1], profile.seeds[:1]
+    return replace(profile, name=name, smoke=True, lessons=lessons, methods=methods, seeds=seeds)
 
 
-def _shrink_parameters(section: Mapping[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
-    """Few steps and few small images; the images keep their proportions."""
-    defaults = Experiment().parameters()
-    small = dict(section)
-    for name, most in {"steps": 6, "batch_size": 2, "train_images": 8, "val_images": 4}.items():
-        if name in section or section is shared:
-            small[name] = min(section.get(name, defaults[name]) or most if name != "steps" else
-                              section.get(name, defaults[name]), most)  # fmt: skip
-    if section.get("height") and section.get("width"):
-        small |= {"height": 64, "width": max(32, round(64 * section["width"] / section["height"] / 32) * 32)}
-    if str(small.get("pretrained", "")).startswith(("hub:", "timm")):
-        small["pretrained"] = None
-    return small | {"warmup_steps": 0, "crop": None}
+def _small(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Few steps and few small images, which keep their proportions."""
+    values = dict(parameters)
+    if str(values.get("pretrained")).startswith(("hub:", "timm")):
+        values["pretrained"] = None
+    for name, most in _SMOKE.items():
+        value = values.get(name)
+        values[name] = most if value is None else min(value, most)
+    if values.get("height") and values.get("width"):
+        width = _SMOKE_HEIGHT * values["width"] / values["height"]
+        values |= {"height": _SMOKE_HEIGHT, "width": max(32, round(width / 32) * 32)}
+    return values | {"epochs": None, "warmup_steps": 0, "crop": None, "num_workers": 0}
 
 
 def plan(profile: Profile, methods: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[PlannedRun]:
@@ -243,7 +252,7 @@ def plan(profile: Profile, methods: Sequence[str] = (), seeds: Sequence[int] = (
 
 def _plan_student(profile: Profile, method: str, seed: int, teacher: PlannedRun | None) -> PlannedRun:
     """A student alone needs no teacher; the others wait for it and name it by its run folder."""
-    overrides: dict[str, Any] = {"method": method, "seed": seed, "options": profile.options.get(method, {})}
+    overrides: dict[str, Any] = {"method": method, "seed": seed}
     needs = None
     if method != "none" and teacher is not None:
         needs = teacher.folder
@@ -274,7 +283,7 @@ def _plan_lesson(profile: Profile, name: str, own: dict[str, Any]) -> PlannedRun
     """A lesson gets the profile's data parameters that its notebook has, and its own from the profile."""
     path = _notebook_path(profile, name)
     signature = read_signature(path)
-    shared = {k: v for k, v in profile.parameters.items() if k in _DATA and v is not None}
+    shared = {k: v for k, v in profile.merged().items() if k in _DATA and v is not None}
     passed = {k: v for k, v in shared.items() if k in signature.hints} | own
     check_parameters(passed, signature.hints, path.name)
     identity = {k: v for k, v in passed.items() if k != "data_root"} | {"notebook": name}
