@@ -48,6 +48,11 @@ class Dice:
         """Return an integer in [low, high], both included."""
         return low + self._roll() % (high - low + 1)
 
+    def spread(self, count: int) -> list[tuple[int, int, int]]:
+        """Return `count` triples of integers in -128..127, from one draw each."""
+        words = [self._roll() for _ in range(count)]
+        return [((word & 255) - 128, (word >> 8 & 255) - 128, (word >> 16 & 255) - 128) for word in words]
+
     def chance(self, percent: int) -> bool:
         """Return True in `percent` of 100 cases."""
         return self._roll() % 100 < percent
@@ -107,7 +112,7 @@ class Canvas:
         self.pen = ImageDraw.Draw(self.picture)
         self.shadow = Image.new("L", size)
         self.shadow_pen = ImageDraw.Draw(self.shadow)
-        self.lamps: list[tuple[int, int, int, Colour, int]] = []
+        self._lamps: list[tuple[int, int, int, Colour, tuple[int, int, int, int]]] = []
         self._mist = 0
 
     def distance(self, z: int) -> None:
@@ -131,8 +136,17 @@ class Canvas:
         )
 
     def lamp(self, pixel: tuple[int, int], radius: int, colour: Colour, label: int) -> None:
-        """Remember a light: it shines at night, unless something of another class was painted over it."""
-        self.lamps.append((*pixel, radius, colour, label))
+        """Remember a light that was just painted at `pixel`, and how far (pixels) it shines at night."""
+        column, row = pixel
+        if 0 <= column < self.camera.width and 0 <= row < self.camera.height:
+            self._lamps.append((column, row, radius, colour, self.ink(colour, label)))
+
+    def lamps(self) -> list[tuple[int, int, int, Colour, int]]:
+        """Return (column, row, radius, colour, train id) of every light that nothing was painted over."""
+        pixel = self.picture.getpixel
+        return [
+            (u, v, reach, colour, ink[3]) for u, v, reach, colour, ink in self._lamps if pixel((u, v)) == ink
+        ]
 
     def ground(self, x0: int, x1: int, z0: int, z1: int, colour: Colour, label: int) -> None:
         """Paint the strip of ground between x0 and x1, from z0 to z1, that follows the road's bend."""
@@ -223,6 +237,15 @@ class Face:
         column, row = self.point(u, v)
         a, b = self.span(width), self.span(height)
         self.canvas.pen.ellipse((column - a, row - b, column + a, row + b), self.canvas.ink(colour, label))
+
+    def crown(self, blobs: Sequence[tuple[int, int, int]], colour: Colour, label: int) -> None:
+        """Fill many flat ellipses (u, v, half width), as foliage has them (on a face across the street)."""
+        ink, ellipse = self.canvas.ink(colour, label), self.canvas.pen.ellipse
+        for u, v, wide in blobs:
+            column, row = self.point(u, v)
+            a = wide * self.focal // self.depth
+            b = a * 4 // 5
+            ellipse((column - a, row - b, column + a, row + b), ink)
 
     def line(self, points: Sequence[tuple[int, int]], thickness: int, colour: Colour, label: int) -> None:
         """Draw a polyline `thickness` cm (at least a pixel) thick."""

@@ -55,7 +55,7 @@ class Plate:
 
     def grain(self, radius: int) -> Noise:
         """Return noise (H, W) with blobs of `radius` pixels."""
-        return _crop(_noise(radius), *self.label.shape, self.dice)
+        return _crop(_noise(radius), self.camera.height, self.camera.width, self.dice)
 
 
 def develop(canvas: Canvas, mood: Mood, dice: Dice) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -84,7 +84,7 @@ def _noise(radius: int) -> Noise:
     tile = words.astype("<u8").view(np.uint8).astype(np.int32).reshape(_TILE, _TILE) - 128
     for axis in (0, 1):
         tile = np.sum([np.roll(tile, shift, axis) for shift in range(-radius, radius + 1)], axis=0)
-    return np.clip(tile * 32 // max(int(np.abs(tile).mean()), 1), -96, 96).astype(np.int16)
+    return np.clip(tile * 32 // max(int(np.abs(tile).sum()) // tile.size, 1), -96, 96).astype(np.int16)
 
 
 def _crop(tile: Noise, height: int, width: int, dice: Dice) -> Noise:
@@ -196,9 +196,8 @@ def _shine(plate: Plate, canvas: Canvas) -> None:
     """Add the halo of every lamp that is not hidden: all at night, those of traffic also in fog and rain."""
     power = {"night": 230, "rain": 90, "fog": 90}.get(plate.mood.condition, 0)
     height, width = plate.label.shape
-    for column, row, reach, colour, owner in canvas.lamps if power else ():
-        hidden = not (0 <= column < width and 0 <= row < height) or plate.label[row, column] != owner
-        if hidden or (owner == POLE and not plate.mood.night):
+    for column, row, reach, colour, owner in canvas.lamps() if power else ():
+        if owner == POLE and not plate.mood.night:
             continue
         radius = max(2, min(reach, height // 3))
         top, left = max(0, row - radius), max(0, column - radius)

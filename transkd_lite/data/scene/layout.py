@@ -119,7 +119,10 @@ def _plan(canvas: Canvas, dice: Dice, mood: Mood) -> Street:
 def _paint_ground(street: Street) -> None:
     """Paint sky, verge, pavement, road and what is painted on the road."""
     canvas, dice, camera = street.canvas, street.dice.fork(), street.canvas.camera
-    asphalt, paving, grass = dice.colour(ASPHALT), dice.colour(PAVING), dice.colour(GRASS)
+    asphalt, grass = dice.colour(ASPHALT), dice.colour(GRASS)
+    # A pavement of asphalt, or of the road's own stone, can be told from the road by its kerb alone.
+    paved = dice.chance(65)
+    paving = dice.colour(PAVING) if paved else dice.colour((asphalt, ASPHALT[0]), 10)
     canvas.pen.rectangle((0, 0, camera.width, camera.height), (*street.mood.haze, SKY))
     urban = street.style == "city" or (street.style == "avenue" and dice.chance(60))
     base = (*paving, SIDEWALK) if urban else (*grass, TERRAIN)
@@ -129,7 +132,8 @@ def _paint_ground(street: Street) -> None:
         (street.right, street.right + street.pavement[1]),
     ):
         canvas.ground(x0, x1, NEAR, FAR, paving, SIDEWALK)
-        _slabs(canvas, x0, x1, shade(paving, 84))
+        if paved:
+            _slabs(canvas, x0, x1, shade(paving, 84))
     canvas.ground(street.left, street.right, NEAR, FAR, asphalt, ROAD)
     if street.crossing:
         canvas.ground(-12_000, 12_000, street.crossing, street.crossing + street.cross_width, asphalt, ROAD)

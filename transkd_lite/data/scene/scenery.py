@@ -135,7 +135,7 @@ def facade(
 
 def wall(canvas: Canvas, dice: Dice, x: int, z0: int, z1: int) -> None:
     """Paint a free-standing wall along the street."""
-    height, stone = dice.integer(110, 320), dice.colour(STONE)
+    height, stone = dice.integer(110, 320), dice.colour(PLASTER if dice.chance(35) else STONE)
     end = Face(canvas, x, z0, flip=x < 0)
     end.rectangle(0, 0, 40, height, shade(stone, 92), WALL)
     front = Face(canvas, x, z0, along=True)
@@ -223,13 +223,17 @@ def tree(canvas: Canvas, dice: Dice, x: int, z: int, *, bare: bool = False) -> N
             face.line(((0, fork), elbow, (tip, rise)), dice.integer(4, 12), bark, VEGETATION)
         return
     middle, rise = (fork + tall) // 2 + 40, (tall - fork) // 2
-    few = face.span(spread) < 7
-    for tone, drop in ((74, -6), (104, 10)) if few else ((58, -12), (80, 0), (104, 14), (124, 26)):
-        for _ in range(4 if few else 5):
-            u = dice.integer(-spread, spread) * (100 - drop) // 100 + drop
-            v = middle + dice.integer(-rise, rise) * 7 // 10 + rise * drop // 60
-            size = spread * dice.integer(24, 52) // 100 * (100 - drop) // 100
-            face.oval(u, v, size, size * 8 // 10, shade(leaf, tone), VEGETATION)
+    face.crown([(0, middle, spread * 7 // 10)], shade(leaf, 58), VEGETATION)
+    tones = ((74, -6), (104, 10)) if face.span(spread) < 7 else ((58, -12), (80, 0), (104, 14), (124, 26))
+    for tone, drop in tones:
+        # The brighter, the nearer to the light: smaller, to the right and higher.
+        reach, size = spread * (100 - drop) // 100, spread * (100 - drop) // 100
+        heart = middle + rise * drop // 60
+        blobs = [
+            (reach * u // 128 + drop, heart + rise * v * 7 // 1280, size * (38 * 128 + 14 * w) // 12_800)
+            for u, v, w in dice.spread(5)
+        ]
+        face.crown(blobs, shade(leaf, tone), VEGETATION)
 
 
 def bush(canvas: Canvas, dice: Dice, x: int, z: int) -> None:
@@ -238,9 +242,11 @@ def bush(canvas: Canvas, dice: Dice, x: int, z: int) -> None:
     leaf = dice.colour(LEAVES)
     wide, tall = dice.integer(50, 160), dice.integer(50, 150)
     for tone in (60, 84, 108):
-        for _ in range(4):
-            u, v = dice.integer(-wide, wide), dice.integer(tall // 4, tall * 3 // 4)
-            face.oval(u, v, wide * 6 // 10, tall // 3, shade(leaf, tone), VEGETATION)
+        blobs = [
+            (wide * u // 128, tall // 2 + tall * v // 512, wide * (50 * 128 + 14 * w) // 12_800)
+            for u, v, w in dice.spread(4)
+        ]
+        face.crown(blobs, shade(leaf, tone), VEGETATION)
 
 
 def street_lamp(canvas: Canvas, dice: Dice, x: int, z: int, *, night: bool) -> None:

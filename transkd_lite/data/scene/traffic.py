@@ -222,6 +222,7 @@ def _car_end(
     light = WHITE_LIGHT if oncoming else RED_LIGHT
     if end.span(wide) < 9:
         end.rectangle(-half, 10, half, belt, paint, CAR)
+        end.rectangle(-half + 10, belt - 26, half - 10, belt - 8, light, CAR)
         canvas.lamp(end.point(0, belt - 16), end.span(70), light, CAR)
         return
     for left in (-half + 6, half - 28):

@@ -80,7 +80,7 @@ def draw_mood(condition: str, dice: Dice) -> Mood:
             45,
             cover=dice.integer(110, 250),
         )
-    dark = dice.integer(92, 156)
+    dark = dice.integer(98, 172)
     tint = dice.integer(-4, 18)
     sky = dice.pick(((10, 14, 34), (26, 30, 52), (48, 38, 34)))
     return Mood(
