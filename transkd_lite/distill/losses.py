@@ -191,12 +191,12 @@ def dkd(
     rest_s, rest_t = (z.where(others, -torch.inf).logsumexp(1, keepdim=True) for z in (log_s, log_t))
     tckd = target_t.exp() * (target_t - target_s) + rest_t.exp() * (rest_t - rest_s)
     difference = ((log_t - rest_t) - (log_s - rest_s)).where(others, 0.0)
-    nckd = ((log_t - rest_t).exp() * difference).sum(1)
+    nckd = ((log_t - rest_t).where(others, -torch.inf).exp() * difference).sum(1)
     return temperature**2 * _mean_where(alpha * tckd[:, 0] + beta * nckd, valid)
 
 
-def _correlation(student: Tensor, teacher: Tensor, dim: int, valid: Tensor) -> Tensor:
-    """Pearson correlation along `dim` over the valid entries; 0 where one of the two is constant there."""
+def _correlation_distance(student: Tensor, teacher: Tensor, dim: int, valid: Tensor) -> Tensor:
+    """1 - Pearson correlation along `dim` over the valid entries; 0 where the teacher is constant there."""
     count = valid.sum(dim, keepdim=True).clamp_min(1)
 
     def direction(x: Tensor) -> Tensor:
@@ -205,7 +205,8 @@ def _correlation(student: Tensor, teacher: Tensor, dim: int, valid: Tensor) -> T
         # What is left of a constant after centring is rounding, and has no direction.
         return _unit(centred, dim, floor=1e-5 * torch.linalg.vector_norm(x, dim=dim, keepdim=True))
 
-    return (direction(student) * direction(teacher)).sum(dim)
+    wanted = direction(teacher)
+    return (wanted * (wanted - direction(student))).sum(dim)  # wanted · wanted is 1, or 0 for a constant
 
 
 @full_precision
@@ -223,8 +224,8 @@ def dist(
 
     inter: mean over valid pixels of the Pearson correlation across classes. intra: mean over classes of the
     correlation across all valid pixels of the batch. beta = gamma = tau = 1 as in the authors' segmentation
-    runs. A constant has no correlation: it counts as 0. Shapes: logits (N, K, H, W), labels (N, h, w) or
-    None.
+    runs. What the teacher holds constant has no correlation and counts as matched.
+    Shapes: logits (N, K, H, W), labels (N, h, w) or None.
     """
     _check_temperature(temperature)
     _check_shapes(student_logits, teacher_logits)
@@ -233,8 +234,8 @@ def dist(
         (z / temperature).softmax(1).transpose(0, 1).flatten(1) for z in (student_logits, teacher_logits)
     )
     every_class = torch.ones_like(student, dtype=torch.bool)
-    inter = _mean_where(1 - _correlation(student, teacher, 0, every_class), valid)
-    intra = (1 - _correlation(student, teacher, 1, valid[None])).mean() * valid.any()
+    inter = _mean_where(_correlation_distance(student, teacher, 0, every_class), valid)
+    intra = _correlation_distance(student, teacher, 1, valid[None]).mean()
     return temperature**2 * (beta * inter + gamma * intra)
 
 
