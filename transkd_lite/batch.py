@@ -37,6 +37,7 @@ from transkd_lite.summary import Outcome, is_done, progress_line
 __all__ = ["NotebookFailed", "execute_notebook", "refresh_notebook", "render_report", "reproduce"]
 
 FAILED, WITHHELD, ASIDE = "failed.ipynb", "metrics.withheld.json", "running.ipynb"
+BATCH_FILE, REPORT_FILE = "batch.json", "report.json"
 _STARTS = 3  # kernels that start at the same moment can race for a port: such a start is repeated
 _LOCK_PATIENCE_S = 60.0
 
@@ -299,27 +300,29 @@ def _connect(client: Any, address: Any) -> Any:
 
 
 def _report(profile: Profile, outcome: Outcome) -> None:
-    """Render the report unless the one there was made from the same runs; a failure is an error of the batch."""
+    """Render the report unless the one there was made of the same; a failure is an error of the batch.
+
+    `batch.json` lists the run folders that belong to the batch: runs of other parameters may lie beside them.
+    """
     if profile.report is None:
         return
     root, notebook = outcome.root, profile.notebooks / f"{profile.report}.ipynb"
-    inputs = {run.folder: _stamp(root / run.folder / METRICS_FILE) for run in outcome.runs if run.experiment}
+    folders = dict.fromkeys(run.folder for run in (*plan(profile), *outcome.runs) if run.experiment)
+    inputs = {folder: _stamp(root / folder / METRICS_FILE) for folder in folders}
     inputs["notebook"] = _stamp(notebook)
     outcome.report = root / "report.html"
-    if outcome.report.is_file() and read_json(root / "report.json") == inputs:
+    if outcome.report.is_file() and read_json(root / REPORT_FILE) == inputs:
         return
-    if outcome.errors and not any(
-        is_finished(root / run.folder) for run in outcome.runs if run.kind == "student"
-    ):
-        outcome.errors["report"] = "not rendered: no student finished"
-        return
+    write_json(root / BATCH_FILE, {"profile": profile.name, "about": profile.about, "runs": list(folders)})
     try:
+        if not any(stamp for folder, stamp in inputs.items() if folder.startswith("student-")):
+            raise NotebookFailed("not rendered: no student has finished")
         render_report(notebook, root)
     except Exception as error:
         outcome.errors["report"] = str(error)
         return
     outcome.report_rendered = True
-    write_json(root / "report.json", inputs)
+    write_json(root / REPORT_FILE, inputs)
 
 
 def _stamp(path: Path) -> str:

@@ -283,6 +283,86 @@ def _scores(metrics: dict[str, Any]) -> str:
     return "mIoU " + ", ".join(parts)
 
 
+@app.command()
+def describe(
+    method: Annotated[str, typer.Argument(help="A method, or several joined with +; none lists all.")] = "",
+) -> None:
+    """Say what a distillation method is: formula, source, terms, weights, options.
+
+    Example: transkd describe transkd-base
+    """
+    from transkd_lite.distill import list_methods
+    from transkd_lite.distill.describe import describe as print_description
+    from transkd_lite.parameters import check_name
+
+    if not method:
+        typer.echo("\n".join(list_methods()))
+        return
+    for part in method.split("+"):
+        check_name(part, list_methods(), "method")
+    print_description(method)
+
+
+data_app = typer.Typer(
+    help="Get a dataset's files, bring them into shape, and check them.", no_args_is_help=True
+)
+app.add_typer(data_app, name="data")
+
+
+@data_app.command("check")
+def data_check(
+    name: Annotated[str, typer.Argument(help="cityscapes, acdc, nyuv2, voc2012, camvid or folder.")],
+    root: Annotated[Path, typer.Argument(help="The folder that holds its files.")],
+) -> None:
+    """Look into every file of a dataset: counts, pairs, sizes, labels, class shares; exit 1 if it is not sound.
+
+    Example: transkd data check camvid ../CamVid
+    """
+    from transkd_lite.data.check import check_dataset
+    from transkd_lite.data.official import LAYOUTS
+    from transkd_lite.parameters import check_name
+
+    found = check_dataset(check_name(name, LAYOUTS, "dataset in folders"), root)
+    typer.echo(str(found))
+    if not found.ok:
+        raise typer.Exit(1)
+
+
+@data_app.command("fetch")
+def data_fetch(
+    name: Annotated[str, typer.Argument(help="camvid; for the others it says where they are.")],
+    root: Annotated[Path, typer.Argument(help="Where to put the files.")],
+) -> None:
+    """Download a dataset where that is allowed, or say how to get it.
+
+    Example: transkd data fetch camvid data/camvid
+    """
+    from transkd_lite.data.fetch import INSTRUCTIONS, fetch
+    from transkd_lite.parameters import check_name
+
+    typer.echo(fetch(check_name(name, ("camvid", *INSTRUCTIONS), "dataset to fetch"), root))
+
+
+@data_app.command("prepare")
+def data_prepare(
+    name: Annotated[str, typer.Argument(help="nyuv2 (the others need no preparation).")],
+    root: Annotated[Path, typer.Argument(help="Where to put the folders.")],
+    labeled: Annotated[Path, typer.Option(help="nyu_depth_v2_labeled.mat")],
+    mapping: Annotated[Path, typer.Option(help="classMapping40.mat")],
+    splits: Annotated[Path, typer.Option(help="splits.mat")],
+) -> None:
+    """Make images and labels from NYU Depth v2's MATLAB files.
+
+    Example: transkd data prepare nyuv2 data/nyuv2 --labeled nyu_depth_v2_labeled.mat --mapping classMapping40.mat
+    --splits splits.mat
+    """
+    from transkd_lite.data.prepare import prepare_nyuv2
+    from transkd_lite.parameters import check_name
+
+    check_name(name, ("nyuv2",), "dataset to prepare")
+    typer.echo(f"NYUv2 is in {prepare_nyuv2(labeled, mapping, splits, root)}")
+
+
 def main() -> None:
     """Run the command line."""
     app()

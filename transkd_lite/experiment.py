@@ -167,7 +167,8 @@ class Experiment:
 
         if not self.network.startswith("timm:"):
             check_name(self.network, list_models(), "network")
-        check_name(self.method, ["none", *list_methods()], "method")
+        for part in self.method.split("+"):
+            check_name(part, ["none", *list_methods()], "method")
         if self.method == "none" or teacher_network is None:
             return
         try:
