@@ -15,15 +15,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from transkd_lite.data.arrow import cached
 from transkd_lite.data.decode import DataError, Decoder, Size
 from transkd_lite.data.folders import Pair, pair_up
-from transkd_lite.data.labels import LabelSpace, label_space, lookup_table
+from transkd_lite.data.labels import label_space, lookup_table
 from transkd_lite.data.official import LAYOUTS, Layout, read_classes
+from transkd_lite.data.verify import verify
 
 if TYPE_CHECKING:
     import datasets
 
-__all__ = ["DATASETS", "DataError", "label_space", "open_dataset", "pairs_of"]
+__all__ = ["DATASETS", "DataError", "label_space", "layout_of", "open_dataset", "root_of"]
 
 DATASETS = ("streets", *LAYOUTS, "hub:<repo id>")
 
@@ -62,38 +64,22 @@ def open_dataset(
         from transkd_lite.data.hub import open_hub
 
         return open_hub(name.removeprefix("hub:"), split, size=size, **options)
-    layout, folder = _layout(name), _root(name, root)
     check, cache = options.pop("check", "files"), options.pop("cache", None)
-    _require_options(name, layout, options)
-    pairs, decoder, space = pairs_of(name, split, folder, size=size, **options)
-    return _open_pairs(name, split, pairs, decoder, space, check, cache)
-
-
-def pairs_of(
-    name: str, split: str, root: Path, *, size: Size = None, **options: Any
-) -> tuple[list[Pair], Decoder, LabelSpace]:
-    """What `open_dataset` opens: the paired files of a split, how to decode them, and the classes."""
-    layout = _layout(name)
+    layout, folder = layout_of(name, options), root_of(name, root)
     _require_split(name, layout, split)
-    space = layout.space or read_classes(root)
-    listing = layout.find(root, split, **options)
-    return pair_up(listing), Decoder(lookup_table(space.num_classes, listing.ids).tobytes(), size), space
+    space = layout.space or read_classes(folder)
+    listing = layout.find(folder, split, **options)
+    decoder = Decoder(lookup_table(space.num_classes, listing.ids).tobytes(), size)
+    pairs = pair_up(listing)
+    verify(pairs, decoder.table, check)
+    table = _table(pairs, space.to_json(dataset=name, split=split))
+    return cached(table, pairs, decoder, cache) if cache else table.with_transform(decoder)
 
 
-def _open_pairs(
-    name: str,
-    split: str,
-    pairs: Sequence[Pair],
-    decoder: Decoder,
-    space: LabelSpace,
-    check: str,
-    cache: bool | str | Path | None,
-) -> datasets.Dataset:
+def _table(pairs: Sequence[Pair], description: str) -> datasets.Dataset:
+    """Rows of file names, with what `label_space` reads in the description."""
     import datasets
 
-    from transkd_lite.data.verify import verify
-
-    verify(pairs, decoder.table, check)
     image = datasets.Image(decode=False)
     features: dict[str, Any] = {"image": image, "label": image}
     columns: dict[str, list[Any]] = {
@@ -103,33 +89,31 @@ def _open_pairs(
     if pairs[0].condition is not None:
         features["condition"] = datasets.Value("string")
         columns["condition"] = [pair.condition for pair in pairs]
-    description = space.to_json(dataset=name, split=split)
     info = datasets.DatasetInfo(description=description, features=datasets.Features(features))
-    table = datasets.Dataset.from_dict(columns, info=info)
-    if cache:
-        from transkd_lite.data.arrow import cached
-
-        return cached(table, pairs, decoder, cache)
-    return table.with_transform(decoder)
+    return datasets.Dataset.from_dict(columns, info=info)
 
 
-def _layout(name: str) -> Layout:
+def layout_of(name: str, options: Mapping[str, Any]) -> Layout:
+    """The layout of a dataset that lies in folders; ValueError for an unknown name or option."""
     if name not in LAYOUTS:
         raise ValueError(f"a dataset is one of {', '.join(DATASETS)}, got {name!r}: choose one of these")
-    return LAYOUTS[name]
+    layout = LAYOUTS[name]
+    unknown = [option for option in options if option not in layout.options]
+    if unknown:
+        known = ", ".join((*layout.options, "check", "cache"))
+        raise ValueError(f"{name} takes the options {known}, got {unknown[0]!r}: remove it or mend its name")
+    return layout
 
 
-def _root(name: str, root: str | Path | None) -> Path:
+def root_of(name: str, root: str | Path | None) -> Path:
+    """``root`` as a folder that exists; ValueError or FileNotFoundError otherwise."""
+    advice = f"`transkd data fetch {name}` says where the files come from"
     if root is None:
-        raise ValueError(
-            f"{name} needs root, the folder of its files: pass root=..., or see `transkd data fetch {name}`"
-        )
+        raise ValueError(f"{name} needs root=, the folder of its files: {advice}")
     folder = Path(root).expanduser()
     if not folder.is_dir():
         state = "is a file" if folder.is_file() else "does not exist"
-        raise FileNotFoundError(
-            f"root of {name} should be a folder, but {folder} {state}: `transkd data fetch {name}` says more"
-        )
+        raise FileNotFoundError(f"root of {name} is a folder, but {folder} {state}: {advice}")
     return folder
 
 
@@ -138,17 +122,10 @@ def _require_split(name: str, layout: Layout, split: str) -> None:
         raise ValueError(
             f"{name} has the splits {', '.join(layout.counts)}, got {split!r}: choose one of these"
         )
-    if not split or "/" in split or "\\" in split or split.startswith("."):
-        raise ValueError(f"a split is a plain name such as train or val, got {split!r}")
+    if not split or not split.strip(". ") or "/" in split or "\\" in split:
+        raise ValueError(f"a split is a plain name, got {split!r}: for example train or val")
     if split in layout.hidden:
-        raise ValueError(f"{name} keeps the labels of {split} to its own server: open train or val")
-
-
-def _require_options(name: str, layout: Layout, options: Mapping[str, Any]) -> None:
-    unknown = [option for option in options if option not in layout.options]
-    if unknown:
-        known = ", ".join((*layout.options, "check", "cache"))
-        raise ValueError(f"{name} takes the options {known}, got {unknown[0]!r}: remove it or mend its name")
+        raise ValueError(f"the labels of {name}'s {split} are on its makers' server only: open train or val")
 
 
 def _require_size(size: Size) -> None:

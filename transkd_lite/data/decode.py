@@ -1,15 +1,15 @@
 """Reading one photograph or one label file, resized, with an error that names the file and what is wrong.
 
-Every dataset of the project ends here: a row of its table names two files (or holds their bytes), and
-`Decoder` turns a batch of rows into PIL images. Labels leave as 8-bit train ids whatever numbers the file
-holds.
+Every dataset ends here: a row of its table names two files (or holds their bytes), and `Decoder` turns a
+batch of rows into PIL images. Labels leave as 8-bit train ids, whatever numbers the file holds.
 """
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,14 +22,24 @@ __all__ = ["DataError", "Decoder", "Size", "read_image", "read_label", "read_pai
 
 Source = Mapping[
     str, Any
-]  # {"bytes": the encoded file or None, "path": its name or None}, as `datasets` stores it
+]  # {"bytes": the encoded file or None, "path": its name or None}, as `datasets` has it
 Size = int | tuple[int, int] | None  # the shorter side, or (height, width), or as the file is
 
 _EIGHT_BIT = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
 
 
 class DataError(ValueError):
-    """A file or folder of a dataset breaks a rule; the message names it and says what to do."""
+    """A file or folder of a dataset breaks a rule; the message names it and says what to do.
+
+    ``kind`` is what `check_dataset` counts it under: file, size, label or pair.
+    """
+
+    def __init__(self, message: str, kind: str = "file") -> None:
+        super().__init__(message)
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[Any, ...]:  # both arguments survive the way out of a worker process
+        return DataError, (str(self), self.kind)
 
 
 def target_size(size: Size, width: int, height: int) -> tuple[int, int]:
@@ -48,14 +58,7 @@ def target_size(size: Size, width: int, height: int) -> tuple[int, int]:
 
 def read_image(source: Source, size: Size = None) -> Image.Image:
     """The photograph as PIL RGB, resized bilinearly with antialiasing; DataError when that is impossible."""
-    picture = _open(source, "image")
-    if picture.mode not in _EIGHT_BIT:
-        raise DataError(
-            f"images have 8 bits a channel, but {_name(source)} is of PIL mode {picture.mode}: save it as RGB"
-        )
-    wanted = target_size(size, *picture.size)
-    picture = _load(picture, source).convert("RGB")
-    return picture if picture.size == wanted else picture.resize(wanted, Image.Resampling.BILINEAR)
+    return _image(_open(source, "image"), source, size)
 
 
 def read_label(source: Source, table: np.ndarray, size: Size = None) -> Image.Image:
@@ -63,34 +66,30 @@ def read_label(source: Source, table: np.ndarray, size: Size = None) -> Image.Im
 
     Raises DataError for colour or 16-bit files, and for a value where ``table`` holds ``ILLEGAL``.
     """
-    picture = _open(source, "label")
-    _require_ids(picture, source)
-    values = np.asarray(_load(picture, source), dtype=np.uint8)
-    train_ids = table[values]
-    if (train_ids == ILLEGAL).any():
-        _raise_illegal(values[train_ids == ILLEGAL], table, source)
-    label = Image.fromarray(train_ids)
-    wanted = target_size(size, *label.size)
-    return label if label.size == wanted else label.resize(wanted, Image.Resampling.NEAREST)
+    return _label(_open(source, "label"), source, table, size)
 
 
 def read_pair(
     image: Source, label: Source, table: np.ndarray, size: Size = None
 ) -> tuple[Image.Image, Image.Image]:
     """Both files of one sample; DataError as well when their sizes differ."""
-    require_same_size(image, label)
-    return read_image(image, size), read_label(label, table, size)
+    photo, ids = open_pair(image, label)
+    return _image(photo, image, size), _label(ids, label, table, size)
 
 
-def require_same_size(image: Source, label: Source) -> None:
-    """Compare the sizes that the two headers state (nothing is decoded)."""
-    photo, ids = _open(image, "image").size, _open(label, "label").size
-    if photo != ids:
+def open_pair(image: Source, label: Source) -> tuple[Image.Image, Image.Image]:
+    """Read both headers and compare what they state; no pixel is decoded yet."""
+    photo, ids = _open(image, "image"), _open(label, "label")
+    _require_ids(ids, label)
+    if photo.size != ids.size:
         raise DataError(
-            f"image and label have one size, but {_name(image)} is {photo[0]}x{photo[1]} and "
-            f"{_name(label)} is {ids[0]}x{ids[1]} (width x height): "
-            "resize the label with nearest neighbour, or remove both"
+            "image and label have one size, but {} is {}x{} and {} is {}x{} (width x height): resize the label "
+            "with nearest neighbour, or remove both".format(
+                _name(image), *photo.size, _name(label), *ids.size
+            ),
+            "size",
         )
+    return photo, ids
 
 
 @dataclass(frozen=True)
@@ -108,10 +107,8 @@ class Decoder:
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         out = dict(batch)
         if "image" in batch and "label" in batch:
-            pairs = [
-                read_pair(image, label, self.table, self.size)
-                for image, label in zip(batch["image"], batch["label"], strict=True)
-            ]
+            files = zip(batch["image"], batch["label"], strict=True)
+            pairs = [read_pair(image, label, self.table, self.size) for image, label in files]
             out["image"], out["label"] = [image for image, _ in pairs], [label for _, label in pairs]
         elif "image" in batch:
             out["image"] = [read_image(image, self.size) for image in batch["image"]]
@@ -120,77 +117,76 @@ class Decoder:
         return out
 
 
+def _image(picture: Image.Image, source: Source, size: Size) -> Image.Image:
+    if picture.mode not in _EIGHT_BIT:
+        raise DataError(
+            f"images have 8 bits a channel, but {_name(source)} is {picture.mode}: save it as RGB"
+        )
+    with _explained(source, "image"):
+        pixels = picture.convert("RGB")
+    wanted = target_size(size, *pixels.size)
+    return pixels if pixels.size == wanted else pixels.resize(wanted, Image.Resampling.BILINEAR)
+
+
+def _label(picture: Image.Image, source: Source, table: np.ndarray, size: Size) -> Image.Image:
+    _require_ids(picture, source)
+    with _explained(source, "label"):
+        picture.load()
+    wanted = target_size(size, *picture.size)
+    if picture.size != wanted:
+        picture = picture.resize(wanted, Image.Resampling.NEAREST)
+    values = np.asarray(picture, dtype=np.uint8)
+    train_ids = table[values]
+    if (train_ids == ILLEGAL).any():
+        raise DataError(_illegal(int(values[train_ids == ILLEGAL].max()), table, source), "label")
+    return Image.fromarray(train_ids)
+
+
 def _name(source: Source) -> str:
     return source.get("path") or "a file inside the dataset"
 
 
 def _open(source: Source, kind: str) -> Image.Image:
-    """Read the header; every way that can fail becomes one DataError that says which file and why."""
     path, data = source.get("path"), source.get("bytes")
-    try:
+    if data is None and path and not os.path.exists(path):
+        state = "is a broken symbolic link" if os.path.islink(path) else "does not exist"
+        raise DataError(f"{kind} {path} {state}: restore the file")
+    with _explained(source, kind):
         return Image.open(io.BytesIO(data) if data is not None else path)  # type: ignore[arg-type]
-    except UnidentifiedImageError:
-        reason = "is empty" if _is_empty(source) else "is not an image that Pillow can read"
-        raise DataError(f"{kind} {_name(source)} {reason}: copy it again from the archive") from None
-    except FileNotFoundError:
-        reason = "is a broken symbolic link" if path and os.path.islink(path) else "does not exist"
-        raise DataError(f"{kind} {path} {reason}: restore the file") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"{kind} {_name(source)} cannot be read ({_reason(error)}): repair or remove it"
-        ) from None
 
 
-def _load(picture: Image.Image, source: Source) -> Image.Image:
-    """Decode the pixels; a truncated or damaged file becomes a DataError."""
+@contextmanager
+def _explained(source: Source, kind: str) -> Iterator[None]:
+    """Every way in which Pillow fails on a file becomes one DataError that says which file, and why."""
     try:
-        picture.load()
+        yield
+    except UnidentifiedImageError:
+        reason = "not an image that Pillow knows, or empty"
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"{_name(source)} is damaged ({_reason(error)}): copy it again from the archive"
-        ) from None
-    return picture
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
-
-
-def _is_empty(source: Source) -> bool:
-    data, path = source.get("bytes"), source.get("path")
-    return len(data) == 0 if data is not None else bool(path) and os.path.getsize(str(path)) == 0
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    else:
+        return
+    raise DataError(f"{kind} {_name(source)} cannot be read ({reason}): copy it again from the archive")
 
 
 def _require_ids(picture: Image.Image, source: Source) -> None:
+    """Labels hold one 8-bit number a pixel, stored exactly."""
     if picture.mode.startswith(("I", "F")):
-        raise DataError(
-            f"labels have 8 bits, but {_name(source)} is a 16- or 32-bit file: save it as 8-bit grey PNG"
-        )
-    if picture.mode not in ("1", "L", "P"):
-        raise DataError(
-            f"labels hold one class number a pixel, but {_name(source)} is of PIL mode {picture.mode}: "
-            "it looks like a colour drawing; give the file with ids (grey or palette PNG)"
-        )
-    if picture.format in ("JPEG", "WEBP"):
-        raise DataError(
-            f"labels must be stored exactly, but {_name(source)} is {picture.format}: save ids as PNG"
-        )
+        rule = f"labels have 8 bits, but {_name(source)} has 16 or 32 (PIL mode {picture.mode})"
+    elif picture.mode not in ("1", "L", "P"):
+        rule = f"labels hold class numbers, but {_name(source)} holds colours (PIL mode {picture.mode})"
+    elif picture.format in ("JPEG", "WEBP"):
+        rule = f"labels are stored exactly, but {_name(source)} is a lossy {picture.format}"
+    else:
+        return
+    raise DataError(f"{rule}: give the file of ids, as 8-bit grey or palette PNG", "label")
 
 
-def _raise_illegal(values: np.ndarray, table: np.ndarray, source: Source) -> None:
-    legal = [str(value) for value in np.flatnonzero(table != ILLEGAL) if value != VOID]
-    trains_on_ids = np.array_equal(table[: len(legal)], np.arange(len(legal)))
-    hint = "map such values with label_map={value: train id}, or mend the file"
-    if trains_on_ids and len(legal) == 19 and int(values.max()) <= 33:
+def _illegal(value: int, table: np.ndarray, source: Source) -> str:
+    legal = np.flatnonzero(table[:VOID] != ILLEGAL)
+    are_train_ids = np.array_equal(table[legal], legal)
+    hint = "mend the file, or map its values with label_map={value: train id}"
+    if are_train_ids and len(legal) == 19 and value <= 44:
         hint = "this looks like labelIds, pass label_ids=True"
-    kind = "train ids are" if trains_on_ids else "its ids are"
-    raise DataError(
-        f"label {int(values.max())} in {_name(source)}: {kind} {_ranges(legal)} and {VOID}; {hint}"
-    )
-
-
-def _ranges(legal: list[str]) -> str:
-    numbers = [int(value) for value in legal]
-    if numbers == list(range(numbers[0], numbers[-1] + 1)):
-        return f"{numbers[0]}-{numbers[-1]}"
-    return ", ".join(legal)
+    numbers = f"{legal[0]}-{legal[-1]}" if legal[-1] - legal[0] + 1 == len(legal) else str(legal.tolist())
+    return f"label {value} in {_name(source)}: {'train ids' if are_train_ids else 'ids'} are {numbers} and 255; {hint}"

@@ -1,42 +1,22 @@
 """Finding the files of a dataset on disk and pairing each image with its label.
 
-A *layout* (see ``official``) lists the images and the labels of a split by key; this module walks folders,
-turns what it finds into keys, and pairs the two lists. Everything that can be wrong with a tree of folders is
-found here.
+A layout (see ``official``) lists the images and the labels of a split by key; this module walks folders,
+turns what it finds into keys, and pairs the two. Whatever can be wrong with a tree of folders is found
+here.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from transkd_lite.data.decode import DataError
 
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "LABEL_SUFFIXES",
-    "Listing",
-    "Pair",
-    "existing_folder",
-    "files_by_key",
-    "pair_up",
-    "read_list",
-]
+__all__ = ["Listing", "Pair", "existing_folder", "files_by_key", "pair_up", "read_lines", "read_list"]
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
-LABEL_SUFFIXES = (
-    ".png",
-    ".bmp",
-    ".tif",
-    ".tiff",
-    ".gif",
-    ".pgm",
-    ".jpg",
-    ".jpeg",
-    ".webp",
-)  # the last three are refused later
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 
 
 @dataclass(frozen=True)
@@ -54,55 +34,70 @@ class Listing:
 
     images: dict[str, Path]
     labels: dict[str, Path]
+    where: Path
     ids: dict[int, int] | None = None  # file value -> train id; None: the files hold train ids
     conditions: dict[str, str] = field(default_factory=dict)
-    where: str = ""  # the folders that were searched, for messages
 
     def unpaired(self) -> tuple[list[Path], list[Path]]:
         """Images without a label, and labels without an image."""
-        return (
-            [path for key, path in self.images.items() if key not in self.labels],
-            [path for key, path in self.labels.items() if key not in self.images],
-        )
+        without_label = [path for key, path in self.images.items() if key not in self.labels]
+        return without_label, [path for key, path in self.labels.items() if key not in self.images]
 
     def pairs(self) -> list[Pair]:
         """The samples that have both files, in the order of their keys."""
         keys = sorted(self.images.keys() & self.labels.keys())
         return [Pair(self.images[key], self.labels[key], self.conditions.get(key)) for key in keys]
 
+    def only(self, keys: Iterable[str]) -> Listing:
+        """The samples that a split list names; DataError for a name that has no image."""
+        wanted = dict.fromkeys(keys)
+        for key in wanted:
+            if key not in self.images:
+                raise DataError(
+                    f"a split list names {key!r}, but {self.where} lacks it: add the image or remove the line"
+                )
+        return self.without((self.images.keys() | self.labels.keys()) - wanted.keys())
+
+    def without(self, keys: Collection[str]) -> Listing:
+        """All samples but these."""
+        images = {key: path for key, path in self.images.items() if key not in keys}
+        return replace(
+            self, images=images, labels={k: path for k, path in self.labels.items() if k not in keys}
+        )
+
 
 def pair_up(listing: Listing) -> list[Pair]:
     """The samples of a split; DataError when it is empty or a file has no partner."""
     without_label, without_image = listing.unpaired()
     if without_label:
-        raise DataError(_unpaired("image", "label", without_label))
+        raise DataError(unpaired_message("image", "label", without_label), "pair")
     if without_image:
-        raise DataError(_unpaired("label", "image", without_image))
+        raise DataError(unpaired_message("label", "image", without_image), "pair")
     if not listing.images:
         raise DataError(
-            f"a split needs at least one image, but there is none in {listing.where}: unpack the files there"
+            f"a split holds at least one image, but {listing.where} holds none: unpack the files there"
         )
     return listing.pairs()
 
 
-def existing_folder(path: Path, expected: str, hint: str = "") -> Path:
-    """``path`` when it is a folder; FileNotFoundError saying what was ``expected`` there otherwise."""
+def unpaired_message(kind: str, partner: str, paths: list[Path]) -> str:
+    """What `pair_up` says of files without a partner."""
+    more = f" (and {len(paths) - 1} more)" if len(paths) > 1 else ""
+    advice = f"add the {partner} or remove the {kind}"
+    return f"every {kind} needs its {partner} of the same name, but {paths[0]}{more} has none: {advice}"
+
+
+def existing_folder(path: Path, what: str, hint: str) -> Path:
+    """``path`` when it is a folder; otherwise FileNotFoundError that says what should be there."""
     if path.is_dir():
         return path
-    state = (
-        "is a file"
-        if path.is_file()
-        else "is a broken symbolic link"
-        if path.is_symlink()
-        else "does not exist"
-    )
-    raise FileNotFoundError(f"{expected} should be in {path}, but that {state}{': ' + hint if hint else ''}")
+    state = "is a file" if path.is_file() else "is a broken link" if path.is_symlink() else "does not exist"
+    raise FileNotFoundError(f"{what} should be in {path}, but that {state}: {hint}")
 
 
-def files_by_key(
-    folder: Path, suffixes: Iterable[str] = IMAGE_SUFFIXES, *, ending: str = "", recursive: bool = False
-) -> dict[str, Path]:
-    """Files of ``folder`` by key: the name, or with ``recursive`` the path below ``folder``, without ending.
+def files_by_key(folder: Path, *, ending: str = "", recursive: bool = False) -> dict[str, Path]:
+    """Images of ``folder`` by key: the name, or with ``recursive`` the path below ``folder``, without its
+    suffix.
 
     Args:
         ending: what the stem must end with, such as ``_leftImg8bit``; it is not part of the key.
@@ -110,84 +105,73 @@ def files_by_key(
 
     Raises DataError when two files share a key, a folder cannot be listed or a name is not valid Unicode.
     """
-    allowed, found = {suffix.lower() for suffix in suffixes}, dict[str, Path]()
-    for path in _walk(folder) if recursive else _list(folder):
-        if path.suffix.lower() not in allowed or not path.stem.endswith(ending):
+    found: dict[str, Path] = {}
+    for path in sorted(_walk(folder, recursive)):
+        if path.suffix.lower() not in SUFFIXES or not path.stem.endswith(ending) or path.name.startswith("."):
             continue
-        key = path.relative_to(folder).with_name(path.stem.removesuffix(ending)).as_posix()
+        key = path.relative_to(folder).as_posix().removesuffix(path.suffix).removesuffix(ending)
         if key in found:
             raise DataError(
                 f"files are matched by name, but {found[key]} and {path} share one: remove one of them"
             )
-        found[key] = _utf8(path)
-    return dict(sorted(found.items()))
+        found[key] = path
+    return found
+
+
+def read_lines(path: Path, what: str) -> list[str]:
+    """The lines of a small text file without blanks; errors name the file and say ``what`` it should hold."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{what} should be in {path}, but it does not exist: write one a line"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path} cannot be read ({error}): it should hold {what}, one a line, in UTF-8"
+        ) from None
+    if not any(lines):
+        raise DataError(f"{path} is empty: it should hold {what}, one a line")
+    return [line for line in lines if line]
 
 
 def read_list(path: Path) -> list[str]:
-    """The stems that a split list names, one a line; suffix, folders before it and a second column go.
+    """The keys that a split list names, one a line; DataError when one comes twice.
 
-    Raises DataError for an unreadable or empty list and for a stem that comes twice.
+    A suffix goes, and so does what surrounds the name in "/JPEGImages/a.jpg /SegmentationClassAug/a.png".
     """
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
+    keys = [_key(line) for line in read_lines(path, "names of images")]
+    if len(set(keys)) < len(keys):
+        twice = next(key for key in keys if keys.count(key) > 1)
         raise DataError(
-            f"split list {path} cannot be read ({error}): it should hold one name a line"
-        ) from None
-    stems = [_stem(line) for line in lines if line]
-    if not stems:
-        raise DataError(f"split list {path} is empty: it should hold one name a line")
-    twice = sorted({stem for stem in stems if stems.count(stem) > 1}) if len(set(stems)) < len(stems) else []
-    if twice:
-        raise DataError(
-            f"a split lists every image once, but {path} lists {twice[0]!r} again: remove the double line"
+            f"a split lists every image once, but {path} lists {twice!r} again: remove the double line"
         )
-    return stems
+    return keys
 
 
-def _stem(line: str) -> str:
-    name = line.split(" /")[0].rsplit("/", 1)[
-        -1
-    ]  # some lists say "/JPEGImages/a.jpg /SegmentationClassAug/a.png"
-    stem, dot, suffix = name.rpartition(".")
-    return stem if dot and f".{suffix.lower()}" in IMAGE_SUFFIXES else name
+def _key(line: str) -> str:
+    name = line.split(" /")[0].rsplit("/", 1)[-1] if line.startswith("/") else line
+    return str(Path(name).with_suffix("")) if Path(name).suffix.lower() in SUFFIXES else name
 
 
-def _list(folder: Path) -> list[Path]:
-    try:
-        return [path for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir()]
-    except OSError as error:
-        raise DataError(
-            f"folder {folder} cannot be listed ({error.strerror}): mend its permissions"
-        ) from None
+def _walk(folder: Path, recursive: bool) -> list[Path]:
+    def stop(error: OSError) -> None:
+        raise DataError(f"folder {error.filename} cannot be listed ({error.strerror}): mend its permissions")
 
-
-def _walk(folder: Path) -> list[Path]:
-    found, seen = [], set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    found, seen = [], set[str]()
+    for parent, folders, names in os.walk(folder, onerror=stop, followlinks=True):
         real = os.path.realpath(parent)
-        if real in seen:
-            folders.clear()
-            continue
+        folders[:] = [] if real in seen or not recursive else folders
+        found += [Path(parent, name) for name in names if real not in seen]
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(parent, name) for name in names if not name.startswith(".")]
-    return found
+    return [_utf8(path) for path in found]
 
 
 def _utf8(path: Path) -> Path:
     try:
-        str(path).encode("utf-8")
+        str(path).encode()
     except UnicodeEncodeError:
         raise DataError(
-            f"file names are valid Unicode, but {os.fsencode(path)!r} is not: rename the file"
+            f"file names are valid UTF-8, but {os.fsencode(path)!r} is not: rename the file"
         ) from None
     return path
-
-
-def _unpaired(kind: str, partner: str, paths: list[Path]) -> str:
-    more = f" (and {len(paths) - 1} more)" if len(paths) > 1 else ""
-    return (
-        f"every {kind} needs a {partner} of the same name, but {paths[0]}{more} has none: "
-        f"add the {partner} or remove the {kind}"
-    )

@@ -162,34 +162,20 @@ CITYSCAPES_ID_TO_TRAIN_ID: dict[int, int] = dict.fromkeys(range(34), VOID) | {
     label_id: train_id for train_id, (label_id, _) in enumerate(_CITYSCAPES.values())
 }
 
-CAMVID = LabelSpace(
-    (
-        "sky",
-        "building",
-        "pole",
-        "road",
-        "pavement",
-        "tree",
-        "sign",
-        "fence",
-        "car",
-        "pedestrian",
-        "bicyclist",
-    ),
-    (
-        (128, 128, 128),
-        (128, 0, 0),
-        (192, 192, 128),
-        (128, 64, 128),
-        (0, 0, 192),
-        (128, 128, 0),
-        (192, 128, 128),
-        (64, 64, 128),
-        (64, 0, 128),
-        (64, 64, 0),
-        (0, 128, 192),
-    ),
-)
+_CAMVID: dict[str, Colour] = {
+    "sky": (128, 128, 128),
+    "building": (128, 0, 0),
+    "pole": (192, 192, 128),
+    "road": (128, 64, 128),
+    "pavement": (0, 0, 192),
+    "tree": (128, 128, 0),
+    "sign": (192, 128, 128),
+    "fence": (64, 64, 128),
+    "car": (64, 0, 128),
+    "pedestrian": (64, 64, 0),
+    "bicyclist": (0, 128, 192),
+}
+CAMVID = LabelSpace(tuple(_CAMVID), tuple(_CAMVID.values()))
 
 _VOC_NAMES = """
     background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person
@@ -207,24 +193,8 @@ NYU40 = LabelSpace(tuple(name.strip() for name in _NYU_NAMES.split(",")), voc_pa
 
 # Class weights of the supervised loss in the authors' Cityscapes training script, in train-id order: rare
 # classes weigh up to four times as much as road.
-CITYSCAPES_CLASS_WEIGHTS: tuple[float, ...] = (
-    2.5959737,
-    6.741505,
-    3.5353868,
-    9.866315,
-    9.690922,
-    9.369371,
-    10.289124,
-    9.953209,
-    4.3098087,
-    9.490392,
-    7.674411,
-    9.396925,
-    10.347794,
-    6.3928986,
-    10.226673,
-    10.241072,
-    10.28059,
-    10.396977,
-    10.05567,
-)
+_WEIGHTS = """
+    2.5959737 6.741505 3.5353868 9.866315 9.690922 9.369371 10.289124 9.953209 4.3098087 9.490392 7.674411
+    9.396925 10.347794 6.3928986 10.226673 10.241072 10.28059 10.396977 10.05567
+"""
+CITYSCAPES_CLASS_WEIGHTS: tuple[float, ...] = tuple(float(weight) for weight in _WEIGHTS.split())

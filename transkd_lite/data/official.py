@@ -1,10 +1,8 @@
 """The folders that the official archives unpack to, one function a dataset.
 
-Each layout takes ``(root, split, **options)`` and returns a `Listing`. The names of the folders are those of
-the
-archives: leftImg8bit_trainvaltest + gtFine_trainvaltest (Cityscapes), rgb_anon_trainvaltest + gt_trainval
-(ACDC), VOCtrainval_11-May-2012 (VOC), CamVid of the SegNet tutorial, and what ``transkd data prepare nyuv2``
-writes.
+Each layout takes ``(root, split, **options)`` and returns a `Listing`. The names are those of the archives:
+leftImg8bit_trainvaltest and gtFine_trainvaltest (Cityscapes), rgb_anon_trainvaltest and gt_trainval (ACDC),
+VOCtrainval_11-May-2012 (VOC), CamVid of the SegNet tutorial, and what ``transkd data prepare nyuv2`` writes.
 """
 
 from __future__ import annotations
@@ -14,23 +12,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from transkd_lite.data import labels as tables
 from transkd_lite.data.decode import DataError
-from transkd_lite.data.folders import LABEL_SUFFIXES, Listing, existing_folder, files_by_key, read_list
-from transkd_lite.data.labels import (
-    CAMVID,
-    CITYSCAPES,
-    CITYSCAPES_ID_TO_TRAIN_ID,
-    NYU40,
-    VOC,
-    VOID,
-    LabelSpace,
-    voc_palette,
-)
+from transkd_lite.data.folders import Listing, existing_folder, files_by_key, read_lines, read_list
+from transkd_lite.data.labels import VOID, LabelSpace, voc_palette
 
-__all__ = ["ACDC_CONDITIONS", "LAYOUTS", "Layout", "read_classes"]
+__all__ = ["ACDC_CONDITIONS", "LAYOUTS", "Layout", "folder_splits", "read_classes"]
 
 ACDC_CONDITIONS = ("fog", "night", "rain", "snow")
-PNG = (".png",)
 
 
 @dataclass(frozen=True)
@@ -45,152 +34,163 @@ class Layout:
 
 
 def cityscapes(root: Path, split: str, *, label_ids: bool | None = None) -> Listing:
-    """``leftImg8bit/{split}/{city}/*_leftImg8bit.png``; ``gtFine/…/*_labelTrainIds.png`` or labelIds."""
-    photos = existing_folder(
-        root / "leftImg8bit" / split, "Cityscapes images", "root holds leftImg8bit and gtFine"
+    """``leftImg8bit/{split}/{city}/*_leftImg8bit.png``, ``gtFine/…/*_gtFine_labelTrainIds.png`` or
+    ``_labelIds``.
+    """
+    hint = "root holds leftImg8bit and gtFine, unpacked from their archives"
+    photos = existing_folder(root / "leftImg8bit" / split, "Cityscapes images", hint)
+    truth = existing_folder(root / "gtFine" / split, "Cityscapes labels", hint)
+    images = files_by_key(photos, ending="_leftImg8bit", recursive=True)
+    labels, ids = _cityscapes_labels(
+        images, label_ids, lambda kind: files_by_key(truth, ending=f"_gtFine_{kind}", recursive=True)
     )
-    fine = existing_folder(
-        root / "gtFine" / split, "Cityscapes labels", "unpack gtFine_trainvaltest.zip beside leftImg8bit"
-    )
-    images = files_by_key(photos, PNG, ending="_leftImg8bit", recursive=True)
-    labels, ids = _cityscapes_labels(images, label_ids, lambda kind: _in(fine, f"_gtFine_{kind}"))
-    return Listing(images, labels, ids, where=str(photos))
+    return Listing(images, labels, photos, ids)
 
 
 def acdc(
     root: Path, split: str, *, conditions: Iterable[str] = ACDC_CONDITIONS, label_ids: bool | None = None
 ) -> Listing:
-    """``rgb_anon/{condition}/{split}/{sequence}/*_rgb_anon.png``; ``gt/…/*_gt_labelTrainIds.png`` or …Ids."""
-    chosen = _conditions(conditions)
-    photos = existing_folder(root / "rgb_anon", "ACDC images", "root holds rgb_anon and gt")
-    truth = existing_folder(root / "gt", "ACDC labels", "unpack gt_trainval.zip beside rgb_anon")
-    images = _per_condition(photos, split, chosen, "_rgb_anon")
-    labels, ids = _cityscapes_labels(
-        images, label_ids, lambda kind: _per_condition(truth, split, chosen, f"_gt_{kind}")
-    )
-    conditions_of = {key: key.split("/", 1)[0] for key in images}
-    return Listing(images, labels, ids, conditions_of, where=f"{photos}/{{{','.join(chosen)}}}/{split}")
+    """``rgb_anon/{condition}/{split}/{sequence}/*_rgb_anon.png``, ``gt/…/*_gt_labelTrainIds.png`` or
+    ``_labelIds``.
+    """
+    chosen = (conditions,) if isinstance(conditions, str) else tuple(conditions)
+    if not chosen or not set(chosen) <= set(ACDC_CONDITIONS):
+        raise ValueError(
+            f"conditions are some of {', '.join(ACDC_CONDITIONS)}, got {chosen!r}: choose among these"
+        )
+    hint = "root holds rgb_anon and gt, unpacked from their archives"
+    photos, truth = existing_folder(root / "rgb_anon", "ACDC images", hint), root / "gt"
+    if split != "test":
+        existing_folder(truth, "ACDC labels", hint)
+
+    def find(base: Path, ending: str) -> dict[str, Path]:
+        folders = [(condition, base / condition / split) for condition in chosen]
+        found = [
+            (c, files_by_key(folder, ending=ending, recursive=True))
+            for c, folder in folders
+            if folder.is_dir()
+        ]
+        return {f"{condition}/{key}": path for condition, paths in found for key, path in paths.items()}
+
+    images = find(photos, "_rgb_anon")
+    labels, ids = _cityscapes_labels(images, label_ids, lambda kind: find(truth, f"_gt_{kind}"))
+    return Listing(images, labels, photos, ids, {key: key.split("/", 1)[0] for key in images})
 
 
 def nyuv2(root: Path, split: str) -> Listing:
-    """``images/*.jpg``, ``labels40/*.png`` (1-40, 0 = void), ``train.txt``, ``test.txt``; val means test."""
-    hint = "make the folder with `transkd data prepare nyuv2`"
+    """``images/*.jpg``, ``labels40/*.png`` (1-40, 0 = void), ``train.txt`` and ``test.txt``; val means
+    test.
+    """
+    hint = "make the folders with `transkd data prepare nyuv2`"
     images = files_by_key(existing_folder(root / "images", "NYUv2 images", hint))
-    labels = files_by_key(existing_folder(root / "labels40", "NYUv2 labels", hint), LABEL_SUFFIXES)
-    listed = _existing_list([root / ("train.txt" if split == "train" else "test.txt")], hint)
+    labels = files_by_key(existing_folder(root / "labels40", "NYUv2 labels", hint))
     ids = {0: VOID} | {value: value - 1 for value in range(1, 41)}
-    return _restrict(Listing(images, labels, ids, where=str(root / "images")), listed)
+    keys = read_list(root / ("train.txt" if split == "train" else "test.txt"))
+    return Listing(images, labels, root / "images", ids).only(keys)
 
 
 def voc2012(root: Path, split: str) -> Listing:
     """``JPEGImages``, ``SegmentationClass`` (trainaug: ``SegmentationClassAug``), ``ImageSets/Segmentation``.
 
-    Without a trainaug list it is every augmented label that val does not hold: 10,582 of 12,031.
+    Without a list of its own, trainaug is every augmented label that val does not hold: 10,582 of 12,031.
     """
-    home = _voc_home(root)
-    augmented = split == "trainaug"
-    folder = "SegmentationClassAug" if augmented else "SegmentationClass"
-    hint = (
-        "trainaug needs SegmentationClassAug, made from the Semantic Boundaries Dataset" if augmented else ""
-    )
-    images = files_by_key(home / "JPEGImages")
-    labels = files_by_key(existing_folder(home / folder, "VOC labels", hint), LABEL_SUFFIXES)
+    homes = (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012")
+    home = next((home for home in homes if (home / "JPEGImages").is_dir()), root)
+    hint = "root holds JPEGImages, VOC2012 or VOCdevkit, unpacked from VOCtrainval_11-May-2012.tar"
+    images = files_by_key(existing_folder(home / "JPEGImages", "VOC images", hint))
+    kind = "SegmentationClassAug" if split == "trainaug" else "SegmentationClass"
+    labels = files_by_key(existing_folder(home / kind, f"VOC labels of {split}", hint))
     lists = home / "ImageSets" / "Segmentation"
-    names = [lists / f"{split}.txt", *([lists / "train_aug.txt"] if augmented else [])]
-    if augmented and not any(path.is_file() for path in names):
-        val = set(_existing_list([lists / "val.txt"]))
-        stems = [stem for stem in labels if stem not in val]
+    if split == "trainaug" and not (lists / "trainaug.txt").exists():
+        keys = sorted(labels.keys() - set(read_list(lists / "val.txt")))
     else:
-        stems = _existing_list(names, "unpack VOCtrainval_11-May-2012.tar")
-    return _restrict(Listing(images, labels, {c: c for c in range(21)}, where=str(home)), stems)
+        keys = read_list(lists / f"{split}.txt")
+    return Listing(images, labels, home / "JPEGImages").only(keys)
 
 
 def camvid(root: Path, split: str) -> Listing:
     """``{split}/*`` and ``{split}annot/*.png``; file value 11 is void."""
-    inside = next((path for path in (root / "CamVid", root / "camvid") if (path / "train").is_dir()), None)
-    hint = f"pass root={str(inside)!r}" if inside else "root holds train, trainannot, val and valannot"
+    hint = "root holds train, trainannot, val and valannot (CamVid/ of the SegNet tutorial)"
     images = files_by_key(existing_folder(root / split, f"CamVid's {split} images", hint))
-    labels = files_by_key(
-        existing_folder(root / f"{split}annot", f"CamVid's {split} labels", hint), LABEL_SUFFIXES
-    )
-    ids = {value: value for value in range(11)} | {11: VOID}
-    return Listing(images, labels, ids, where=str(root / split))
+    labels = files_by_key(existing_folder(root / f"{split}annot", f"CamVid's {split} labels", hint))
+    return Listing(images, labels, root / split, {value: value for value in range(11)} | {11: VOID})
 
 
 def folder(root: Path, split: str, *, label_map: dict[int, int] | None = None) -> Listing:
     """Any ``images/`` + ``labels/`` + ``classes.txt``, files matched by their path without suffix.
 
-    Splits are subfolders (``images/train``) or lists (``train.txt``). With neither, or for a split "train"
-    without a list, "train" is everything that no other list names, so that splits cannot overlap.
+    A split is a subfolder (``images/train`` and ``labels/train``) or a list of names (``train.txt``). Without
+    either, "train" is everything that no other list names, so that splits cannot overlap; "all" is
+    everything.
     """
-    photos = existing_folder(root / "images", "images", "root holds images, labels and classes.txt")
-    drawn = existing_folder(root / "labels", "labels", "root holds images, labels and classes.txt")
+    hint = "root holds images, labels and classes.txt"
+    photos, drawn = (existing_folder(root / name, f"the {name}", hint) for name in ("images", "labels"))
     if (photos / split).is_dir():
-        photos, drawn = photos / split, existing_folder(drawn / split, f"labels of {split}")
-        return Listing(_tree(photos), _tree(drawn, LABEL_SUFFIXES), label_map, where=str(photos))
-    listing = Listing(_tree(photos), _tree(drawn, LABEL_SUFFIXES), label_map, where=str(photos))
-    if split == "all":
-        return listing
-    if (root / f"{split}.txt").is_file():
-        return _restrict(listing, _stems_or_keys(root / f"{split}.txt", listing))
-    if split != "train":
-        raise FileNotFoundError(
-            f"folder {root} has no split {split!r}: make images/{split} and labels/{split}, "
-            f"or list its names in {split}.txt"
+        photos, drawn = photos / split, existing_folder(drawn / split, f"the labels of {split}", hint)
+        return Listing(
+            files_by_key(photos, recursive=True), files_by_key(drawn, recursive=True), photos, label_map
         )
-    others = [root / f"{name}.txt" for name in ("val", "test") if (root / f"{name}.txt").is_file()]
-    taken = {key for path in others for key in _stems_or_keys(path, listing)}
-    return _without(listing, taken)
+    both = Listing(
+        files_by_key(photos, recursive=True), files_by_key(drawn, recursive=True), photos, label_map
+    )
+    if (root / f"{split}.txt").exists():
+        return both.only(read_list(root / f"{split}.txt"))
+    if split == "train":
+        others = [root / f"{name}.txt" for name in ("val", "test")]
+        return both.without({key for path in others if path.exists() for key in read_list(path)})
+    if split == "all":
+        return both
+    advice = f"make images/{split} and labels/{split}, or list its names in {split}.txt"
+    raise FileNotFoundError(f"{root} has no split {split!r}: {advice}")
 
 
 LAYOUTS: dict[str, Layout] = {
-    "cityscapes": Layout(cityscapes, {"train": 2975, "val": 500, "test": 1525}, CITYSCAPES, ("label_ids",)),
+    "cityscapes": Layout(
+        cityscapes, {"train": 2975, "val": 500, "test": 1525}, tables.CITYSCAPES, options=("label_ids",)
+    ),
     "acdc": Layout(
         acdc,
         {"train": 1600, "val": 406, "test": 2000},
-        CITYSCAPES,
-        ("conditions", "label_ids"),
+        tables.CITYSCAPES,
+        options=("conditions", "label_ids"),
         hidden=("test",),
     ),
-    "nyuv2": Layout(nyuv2, {"train": 795, "test": 654, "val": 654}, NYU40),
-    "voc2012": Layout(voc2012, {"train": 1464, "val": 1449, "trainaug": 10582}, VOC),
-    "camvid": Layout(camvid, {"train": 367, "val": 101, "test": 233}, CAMVID),
-    "folder": Layout(folder, {}, None, ("label_map",)),
+    "nyuv2": Layout(nyuv2, {"train": 795, "test": 654, "val": 654}, tables.NYU40),
+    "voc2012": Layout(voc2012, {"train": 1464, "val": 1449, "trainaug": 10582}, tables.VOC),
+    "camvid": Layout(camvid, {"train": 367, "val": 101, "test": 233}, tables.CAMVID),
+    "folder": Layout(folder, {}, None, options=("label_map",)),
 }
+
+
+def folder_splits(root: Path) -> list[str]:
+    """The splits of a ``folder`` root: those of train, val and test that it has, or all that is there."""
+    names = ("train", "val", "test")
+    found = [name for name in names if (root / f"{name}.txt").exists() or (root / "images" / name).is_dir()]
+    return found or ["all"]
 
 
 def read_classes(root: Path) -> LabelSpace:
     """``classes.txt``: one class a line in train-id order, followed by its colour (three numbers) or not.
 
-    Blank lines and lines that start with # do not count. Classes without a colour wear the VOC colours.
+    Lines that start with # do not count. Without colours the classes wear those of VOC.
     """
-    path = root / "classes.txt"
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"class names should be in {path}, but it does not exist: write one name a line"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read ({error}): write one class name a line, in UTF-8") from None
-    rows = [_class_line(line) for line in lines if line and not line.startswith("#")]
+    rows: list[tuple[str, tuple[int, int, int] | None]] = []
+    for line in read_lines(root / "classes.txt", "class names"):
+        coloured = re.fullmatch(r"(.*\S)[\s,]+(\d{1,3})[\s,]+(\d{1,3})[\s,]+(\d{1,3})", line)
+        if line.startswith("#"):
+            continue
+        if coloured:
+            red, green, blue = (min(int(number), 255) for number in coloured.groups()[1:])
+            rows.append((coloured[1], (red, green, blue)))
+        else:
+            rows.append((line, None))
     names = tuple(name for name, _ in rows)
-    if not names or len(set(names)) < len(names) or len(names) > 254:
+    if not 1 <= len(set(names)) == len(names) <= tables.ILLEGAL:
         raise DataError(
-            f"{path} should name 1 to 254 different classes, one a line, but holds {len(names)}: mend it"
+            f"{root / 'classes.txt'} should name 1 to 254 different classes, got {len(names)}: mend it"
         )
-    defaults = voc_palette(len(names) + 1)[1:]
-    return LabelSpace(
-        names, tuple(colour or spare for (_, colour), spare in zip(rows, defaults, strict=True))
-    )
-
-
-def _class_line(line: str) -> tuple[str, tuple[int, int, int] | None]:
-    match = re.fullmatch(r"(.*\S)[\s,]+(\d{1,3})[\s,]+(\d{1,3})[\s,]+(\d{1,3})", line)
-    if not match:
-        return line, None
-    red, green, blue = (min(int(part), 255) for part in match.groups()[1:])
-    return match[1].rstrip(" ,"), (red, green, blue)
+    spare = voc_palette(len(names) + 1)[1:]
+    return LabelSpace(names, tuple(colour or other for (_, colour), other in zip(rows, spare, strict=True)))
 
 
 def _cityscapes_labels(
@@ -202,79 +202,5 @@ def _cityscapes_labels(
         return train_ids, None
     ids = find("labelIds")
     if label_ids or len(images.keys() & ids.keys()) > len(images.keys() & train_ids.keys()):
-        return ids, CITYSCAPES_ID_TO_TRAIN_ID
+        return ids, tables.CITYSCAPES_ID_TO_TRAIN_ID
     return train_ids, None
-
-
-def _in(folder: Path, ending: str) -> dict[str, Path]:
-    return files_by_key(folder, PNG, ending=ending, recursive=True)
-
-
-def _per_condition(base: Path, split: str, conditions: tuple[str, ...], ending: str) -> dict[str, Path]:
-    present = [condition for condition in conditions if (base / condition / split).is_dir()]
-    return {
-        f"{condition}/{key}": path
-        for condition in present
-        for key, path in _in(base / condition / split, ending).items()
-    }
-
-
-def _conditions(conditions: Iterable[str]) -> tuple[str, ...]:
-    chosen = (conditions,) if isinstance(conditions, str) else tuple(conditions)
-    unknown = [name for name in chosen if name not in ACDC_CONDITIONS]
-    if unknown or not chosen:
-        raise ValueError(
-            f"conditions are some of {', '.join(ACDC_CONDITIONS)}, got {chosen!r}: choose among these"
-        )
-    return chosen
-
-
-def _voc_home(root: Path) -> Path:
-    for home in (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"):
-        if (home / "JPEGImages").is_dir():
-            return home
-    return existing_folder(
-        root / "JPEGImages", "VOC images", "root holds JPEGImages, or VOCdevkit/VOC2012/JPEGImages"
-    ).parent
-
-
-def _existing_list(candidates: list[Path], hint: str = "") -> list[str]:
-    for path in candidates:
-        if path.is_file():
-            return read_list(path)
-    raise FileNotFoundError(
-        f"the split's names should be in {candidates[0]}, but it does not exist{': ' + hint if hint else ''}"
-    )
-
-
-def _tree(base: Path, suffixes: Iterable[str] | None = None) -> dict[str, Path]:
-    return files_by_key(base, suffixes, recursive=True) if suffixes else files_by_key(base, recursive=True)
-
-
-def _stems_or_keys(path: Path, listing: Listing) -> list[str]:
-    """A list may name files by path below images/ or by name alone."""
-    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    keys = [line if line in listing.images else str(Path(line).with_suffix("")) for line in lines]
-    return keys if any("/" in key for key in keys) else read_list(path)
-
-
-def _restrict(listing: Listing, stems: Iterable[str]) -> Listing:
-    """Only the listed samples; a listed name without an image is an error that names it."""
-    wanted = dict.fromkeys(stems)
-    for stem in wanted:
-        if stem not in listing.images:
-            raise DataError(
-                f"a split list names {stem!r}, but {listing.where} lacks it: add the image or remove the line"
-            )
-    return _without(listing, (listing.images.keys() | listing.labels.keys()) - wanted.keys())
-
-
-def _without(listing: Listing, keys: Iterable[str]) -> Listing:
-    gone = set(keys)
-    return Listing(
-        {key: path for key, path in listing.images.items() if key not in gone},
-        {key: path for key, path in listing.labels.items() if key not in gone},
-        listing.ids,
-        listing.conditions,
-        listing.where,
-    )
