@@ -20,6 +20,11 @@ __all__ = ["FAR", "NEAR", "Camera", "Canvas", "Colour", "Dice", "Face", "shade"]
 Colour: TypeAlias = tuple[int, int, int]
 T = TypeVar("T")
 
+# Train ids of Cityscapes.
+ROAD, SIDEWALK, BUILDING, WALL, FENCE, POLE, LIGHT, SIGN, VEGETATION, TERRAIN, SKY = range(11)
+PERSON, RIDER, CAR, TRUCK, BUS, TRAIN, MOTORCYCLE, BICYCLE = range(11, 19)
+VOID = 255
+
 NEAR = 150  # cm; nearer points are moved here, which keeps projections finite
 FAR = 30_000  # cm; where the ground meets the horizon
 _POOL = 2048

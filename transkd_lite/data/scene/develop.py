@@ -13,14 +13,27 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from transkd_lite.data.scene.canvas import FAR, Camera, Canvas, Colour, Dice
+from transkd_lite.data.scene.canvas import (
+    BUILDING,
+    CAR,
+    FAR,
+    POLE,
+    ROAD,
+    SIDEWALK,
+    SKY,
+    TERRAIN,
+    VEGETATION,
+    Camera,
+    Canvas,
+    Colour,
+    Dice,
+)
 from transkd_lite.data.scene.weather import Mood
 
 __all__ = ["develop"]
 
 Ints = NDArray[np.int32]
 Noise = NDArray[np.int16]
-ROAD, SIDEWALK, BUILDING, POLE, VEGETATION, TERRAIN, SKY, CAR = 0, 1, 2, 5, 8, 9, 10, 13
 
 _TILE = 512
 _SNOW: Colour = (232, 236, 242)
