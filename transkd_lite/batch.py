@@ -306,10 +306,10 @@ def _report(profile: Profile, outcome: Outcome) -> None:
     """
     if profile.report is None:
         return
-    root, notebook = outcome.root, profile.notebooks / f"{profile.report}.ipynb"
+    root = outcome.root
     folders = dict.fromkeys(run.folder for run in (*plan(profile), *outcome.runs) if run.experiment)
     inputs = {folder: _stamp(root / folder / METRICS_FILE) for folder in folders}
-    inputs["notebook"] = _stamp(notebook)
+    inputs["notebook"] = _stamp(profile.notebooks / f"{profile.report}.ipynb")
     outcome.report = root / "report.html"
     if outcome.report.is_file() and read_json(root / REPORT_FILE) == inputs:
         return
@@ -317,7 +317,7 @@ def _report(profile: Profile, outcome: Outcome) -> None:
     try:
         if not any(stamp for folder, stamp in inputs.items() if folder.startswith("student-")):
             raise NotebookFailed("not rendered: no student has finished")
-        render_report(notebook, root)
+        render_report(profile, root)
     except Exception as error:
         outcome.errors["report"] = str(error)
         return
@@ -330,13 +330,16 @@ def _stamp(path: Path) -> str:
     return hash_parameters({"text": path.read_text(encoding="utf-8")}) if path.is_file() else ""
 
 
-def render_report(notebook: Path, root: Path) -> Path:
-    """Execute the report's notebook on the runs in `root` and write `report.html`, without code, in one file.
+def render_report(profile: Profile, root: Path) -> Path:
+    """Execute the profile's report on the runs in `root` and write `report.html`, without code, in one file.
 
     Raises:
         NotebookFailed: a cell raised or was left out; the executed notebook is kept as `report.failed.ipynb`.
     """
+    notebook = profile.notebooks / f"{profile.report}.ipynb"
     parameters = {"run_dir": str(root)}
+    if profile.parameters.get("data_root"):
+        parameters["data_root"] = str(profile.parameters["data_root"])
     check_parameters(parameters, read_signature(notebook).hints, notebook.name)
     aside, target = root / ASIDE, root / "report.ipynb"
     try:

@@ -40,6 +40,7 @@ app = typer.Typer(
     cls=_Group,
     help="Learn and reproduce transformer knowledge distillation for semantic segmentation (TransKD).",
     no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -102,7 +103,9 @@ def reproduce(
     smoke: Annotated[bool, typer.Option("--smoke", help="A minute or two: few steps and images.")] = False,
     settings: Settings = None,
 ) -> None:
-    """Run a profile's batch of notebooks: teacher, students, report. Finished runs are skipped.
+    """Run a profile: teacher, students, report.
+
+    Every run is a notebook executed by papermill into a folder of its own; finished runs are skipped.
 
     Examples:
 
@@ -151,7 +154,9 @@ def train(
     ] = None,
     save: Annotated[Path | None, typer.Option(help="Also save the network here, in half precision.")] = None,
 ) -> None:
-    """Train one network from a profile's parameters; goes on where an earlier call was stopped.
+    """Train one network from a profile's parameters.
+
+    Goes on where an earlier call was stopped.
 
     Example: transkd train streets-teacher --save data/weights/streets-segformer_b1.safetensors
     """
@@ -178,7 +183,9 @@ def evaluate(
     split: Annotated[str, typer.Option(help="Which images to score on.")] = "val",
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
-    """Score a network by both protocols: label resolution ("full") and a quarter of it ("paper").
+    """Score a run's network, or a file of weights.
+
+    By both protocols: at label resolution ("full") and at a quarter of it ("paper").
 
     Examples:
 
@@ -207,21 +214,26 @@ def _score_lines(scores: dict[str, Any]) -> str:
 
 
 @app.command()
-def report(profile: ProfileName, runs: Runs = Path("runs")) -> None:
-    """Render a batch's report again from the runs that are there.
+def report(
+    profile: ProfileName,
+    data_root: DataRoot = None,
+    runs: Runs = Path("runs"),
+    smoke: Annotated[bool, typer.Option("--smoke", help="That of the batch run with --smoke.")] = False,
+) -> None:
+    """Render a batch's report again.
 
     Example: transkd report demo
     """
     from transkd_lite.batch import render_report
 
-    name = profile.removesuffix("-smoke")
-    chosen = load_profile(name)
-    root = (runs / (f"{chosen.name}-smoke" if profile != name else chosen.name)).resolve()
+    chosen = _profile(profile, None, data_root)
+    chosen = shrink(chosen) if smoke else chosen
+    root = (runs / chosen.name).resolve()
     if not root.is_dir():
-        raise ParameterError(f"no batch in {root}: run `transkd reproduce {name}` first")
+        raise ParameterError(f"no batch in {root}: run `transkd reproduce {profile}` first")
     if chosen.report is None:
-        raise ParameterError(f"profile {name} has no report")
-    typer.echo(f"Report: {render_report(chosen.notebooks / f'{chosen.report}.ipynb', root)}")
+        raise ParameterError(f"profile {profile} has no report")
+    typer.echo(f"Report: {render_report(chosen, root)}")
 
 
 @app.command("runs")
@@ -229,7 +241,9 @@ def list_run_folders(
     runs: Annotated[Path, typer.Argument(metavar="[DIR]", help="The folder of run folders.")] = Path("runs"),
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """List run folders with their state: finished, running, interrupted or failed.
+    """List run folders with their state.
+
+    States: finished, running, interrupted, failed.
 
     Example: transkd runs runs/demo
     """
@@ -256,7 +270,9 @@ def notebooks(
         list[str] | None, typer.Argument(help="Only these, such as 04_cross_selective_fusion.")
     ] = None,
 ) -> None:
-    """Execute the course's notebooks from their defaults and store the outputs in place.
+    """Execute the notebooks, store outputs in place.
+
+    From their default parameters; a notebook that fails is left as it was.
 
     Example: transkd notebooks 01_data_and_metrics
     """
@@ -287,7 +303,7 @@ def _scores(metrics: dict[str, Any]) -> str:
 def describe(
     method: Annotated[str, typer.Argument(help="A method, or several joined with +; none lists all.")] = "",
 ) -> None:
-    """Say what a distillation method is: formula, source, terms, weights, options.
+    """Explain a method: formula, terms, options.
 
     Example: transkd describe transkd-base
     """
@@ -303,9 +319,7 @@ def describe(
     print_description(method)
 
 
-data_app = typer.Typer(
-    help="Get a dataset's files, bring them into shape, and check them.", no_args_is_help=True
-)
+data_app = typer.Typer(help="Fetch, prepare and check a dataset.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 
@@ -314,7 +328,9 @@ def data_check(
     name: Annotated[str, typer.Argument(help="cityscapes, acdc, nyuv2, voc2012, camvid or folder.")],
     root: Annotated[Path, typer.Argument(help="The folder that holds its files.")],
 ) -> None:
-    """Look into every file of a dataset: counts, pairs, sizes, labels, class shares; exit 1 if it is not sound.
+    """Look into every file of a dataset.
+
+    Counts, pairs, sizes, labels and class shares; the exit code is 1 where something is wrong.
 
     Example: transkd data check camvid ../CamVid
     """
