@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 IGNORE = 255
-RIGHT_COLOUR, WRONG_COLOUR, VOID_COLOUR = np.uint8([(222,) * 3, (178, 24, 43), (40,) * 3])
+RIGHT_COLOUR, WRONG_COLOUR, VOID_COLOUR = np.array([(222,) * 3, (178, 24, 43), (40,) * 3], np.uint8)
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2)), (0, (7, 2)))
 RC: Any = {
@@ -111,7 +111,7 @@ def principal_colours(feature: ArrayLike, basis: ArrayLike | None = None) -> NDA
 
     Args:
         feature: one feature map.
-        basis: another map (C, H', W') whose components to use, to compare maps in the same colours.
+        basis: another map (C, H', W') whose components and range to use, so that the colours of two maps compare.
     """
     feature = np.asarray(feature, np.float32)
     flat = feature.reshape(len(feature), -1).T
@@ -119,7 +119,7 @@ def principal_colours(feature: ArrayLike, basis: ArrayLike | None = None) -> NDA
     centre = reference.mean(0)
     _, _, components = np.linalg.svd(reference - centre, full_matrices=False)
     scores = (flat - centre) @ components[:3].T
-    low, high = np.percentile(scores, [2, 98], axis=0)
+    low, high = np.percentile((reference - centre) @ components[:3].T, [2, 98], axis=0)
     unit = np.clip((scores - low) / np.maximum(high - low, 1e-6), 0, 1)
     unit = np.pad(unit, ((0, 0), (0, 3 - unit.shape[1])))
     return np.uint8(255 * unit).reshape(*feature.shape[1:], 3)
@@ -133,7 +133,9 @@ def _axes(rows: int, columns: int, width: float, height: float) -> tuple[Figure,
 def label_legend(fig: Figure, space: LabelSpace, present: Sequence[int], columns: int = 7) -> None:
     """Put names and colours of the classes `present` (train ids) below the panels of `fig`."""
     handles = [
-        Patch(facecolor="#%02x%02x%02x" % space.palette[k], edgecolor="0.6", label=space.names[k])
+        Patch(
+            facecolor="#{:02x}{:02x}{:02x}".format(*space.palette[k]), edgecolor="0.6", label=space.names[k]
+        )
         for k in present
     ]
     if handles:

@@ -11,27 +11,80 @@ import json
 import math
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from scipy import stats
 
-from transkd_lite.runs import Run, list_runs
+from transkd_lite.runs import HISTORY_FILE, Run, atomic_write, list_runs
 
 __all__ = [
+    "DATA",
+    "PROTOCOLS",
+    "Batch",
+    "beside_the_paper",
     "gap_closed",
+    "load_batch",
     "paired_differences",
     "per_class",
     "published",
     "results_table",
+    "save_tables",
     "students",
     "summary",
+    "verdict",
 ]
 
 PROTOCOLS = ("full", "paper")
-PAPER_TABLE = Path(__file__).resolve().parents[1] / "data" / "paper.csv"
+DATA = Path(__file__).resolve().parents[1] / "data"
+SHIPPED = "demo"  # the batch whose tables come with the course
 _PARAMETERS = ("train_images", "seed", "steps", "batch_size", "lr", "augment", "height", "width")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The finished runs of one batch: their table, their training curves, and the folder they lie in, if it is here."""
+
+    name: str
+    table: pd.DataFrame
+    history: pd.DataFrame
+    root: Path | None = None
+
+
+def load_batch(root: str | os.PathLike[str] | None) -> Batch:
+    """Read a folder of run folders, or, for None, the tables of the demo that come with the course.
+
+    Raises:
+        FileNotFoundError: nothing finished lies there.
+    """
+    if root is not None:
+        return Batch(Path(root).name, results_table(root), _histories(root), Path(root))
+    tables = [DATA / "results" / name for name in (f"{SHIPPED}.csv", f"{SHIPPED}_history.csv")]
+    for path in tables:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing: run `transkd reproduce {SHIPPED}` and pass run_dir")
+    table, history = (pd.read_csv(path, keep_default_na=False, na_values=[""]) for path in tables)
+    return Batch(f"{SHIPPED} (shipped tables)", table, history)
+
+
+def save_tables(batch: Batch, folder: str | os.PathLike[str]) -> list[Path]:
+    """Write `<batch>.csv` and `<batch>_history.csv`, which `load_batch` reads where the run folders are not."""
+    named = {f"{batch.name}.csv": batch.table, f"{batch.name}_history.csv": batch.history}
+    return [atomic_write(Path(folder) / name, table.to_csv(index=False)) for name, table in named.items()]
+
+
+def _histories(root: str | os.PathLike[str]) -> pd.DataFrame:
+    """Step, loss and cross entropy of every finished student run, with its method and seed."""
+    parts = []
+    for run in list_runs(root):
+        path = run.folder / HISTORY_FILE
+        if run.state == "finished" and run.name.startswith("student-") and path.is_file():
+            parameters = run.info.get("parameters", {})
+            own = {"method": parameters.get("method"), "seed": parameters.get("seed")}
+            parts.append(pd.read_csv(path)[["step", "loss", "ce"]].assign(**own))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
 def results_table(root: str | os.PathLike[str]) -> pd.DataFrame:
@@ -152,4 +205,59 @@ def gap_closed(table: pd.DataFrame, teacher: float, baseline: str = "none") -> p
 
 def published() -> pd.DataFrame:
     """The paper's own numbers (mIoU in %), with their source: a table to set beside, never to mix with, ours."""
-    return pd.read_csv(PAPER_TABLE)
+    return pd.read_csv(DATA / "paper.csv")
+
+
+def beside_the_paper(table: pd.DataFrame, teacher: float | None) -> pd.DataFrame:
+    """The paper's rows with what was measured here beside them; a row that was not run says so.
+
+    Args:
+        table: the students' rows of one protocol.
+        teacher: the teacher's mIoU in [0, 1], if it was scored.
+    """
+    means, counts = table.groupby("method")["miou"].mean(), table.groupby("method")["miou"].count()
+    rows = []
+    for network, miou in published()[["network", "cityscapes_miou"]].itertuples(index=False):
+        method = _PAPER_ROWS[network.split(" (")[0].split(",")[0]]
+        here = "not run"
+        if method == "teacher" and teacher is not None:
+            here = f"measured, {100 * teacher:.2f}"
+        elif method in means:
+            here = f"measured, {100 * means[method]:.2f} (mean of {counts[method]})"
+        rows.append(
+            {"network": network, "published, Cityscapes": f"published, {miou:.2f}", "measured here": here}
+        )
+    return pd.DataFrame(rows)
+
+
+_PAPER_ROWS = {
+    "teacher SegFormer-B2": "teacher",
+    "student SegFormer-B0": "none",
+    "+ TransKD-Base": "transkd-base",
+    "+ TransKD-GL": "transkd-gl",
+    "+ TransKD-EA": "transkd-ea",
+}
+
+
+def verdict(table: pd.DataFrame, differences: pd.DataFrame, teacher: float | None) -> str:
+    """What the runs say, in a few sentences of Markdown: means, then each difference and whether it excludes zero."""
+    spread = "; ".join(
+        f"**{name}** {100 * row['mean']:.1f}" + ("" if math.isnan(row["sd"]) else f" ± {100 * row['sd']:.1f}")
+        for name, row in summary(table).iterrows()
+    )
+    lines = [f"mIoU in %, mean ± standard deviation over seeds: {spread}."]
+    if teacher is not None:
+        lines.append(f"The teacher reaches {100 * teacher:.1f}.")
+    return " ".join(lines + [_sentence(row) for row in differences.itertuples()])
+
+
+def _sentence(row: Any) -> str:
+    text = f"**{row.method}** differs from **{row.baseline}** by {100 * row.mean:+.1f} points"
+    if math.isnan(row.low):
+        return f"{text} on one seed, which says nothing about chance."
+    sure = (
+        "which leaves out zero"
+        if row.low > 0 or row.high < 0
+        else "which contains zero: luck is not ruled out"
+    )
+    return f"{text} (95% interval {100 * row.low:+.1f} to {100 * row.high:+.1f}, {sure})."

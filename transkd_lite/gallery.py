@@ -1,0 +1,81 @@
+"""The same validation images segmented by the networks of a batch: what the report's sheet of pictures shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from transkd_lite.data import label_space
+from transkd_lite.data.labels import LabelSpace
+from transkd_lite.experiment import Experiment
+from transkd_lite.models import load_model
+from transkd_lite.predict import predict
+from transkd_lite.report import DATA, Batch
+from transkd_lite.runs import STUDENT_FILE, read_run
+
+__all__ = ["Gallery", "load_gallery"]
+
+SHIPPED_NETWORKS = {
+    "teacher": DATA / "weights" / "streets-segformer_b1.safetensors",
+    "transkd-base": DATA / "weights" / "streets-segformer_b0-transkd-base.safetensors",
+}
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """N pictures uint8 (H, W, 3), their label space, and for "label" and each network N maps (H, W) of train ids."""
+
+    images: list[Any]
+    rows: dict[str, list[NDArray[np.uint8]]]
+    space: LabelSpace
+
+
+def load_gallery(batch: Batch, num_images: int = 5, data_root: str | None = None) -> Gallery | None:
+    """Segment the first validation images by the teacher and by the first seed's student of every method.
+
+    Args:
+        batch: the runs; without a folder of them, the networks that come with the course are used.
+        num_images: how many images.
+        data_root: where the data set lies, for those that need it.
+
+    Returns:
+        None where no weights are here.
+    """
+    networks = SHIPPED_NETWORKS if batch.root is None else _networks_of(batch)
+    networks = {name: path for name, path in networks.items() if path.is_file()}
+    if not networks:
+        return None
+    data = _validation_images(batch, num_images, data_root)
+    images = [sample["image"] for sample in data]
+    rows = {"label": [np.asarray(sample["label"]) for sample in data]}
+    rows |= {name: predict(load_model(path), images) for name, path in networks.items()}
+    return Gallery(images, rows, label_space(data))
+
+
+def _networks_of(batch: Batch) -> dict[str, Path]:
+    """The teacher's weights, and those of the lowest seed of every method, in the table's order."""
+    assert batch.root is not None
+    rows = batch.table.sort_values("seed", kind="stable")
+    networks: dict[str, Path] = {}
+    for row in rows.itertuples():
+        name = "teacher" if row.run.startswith("teacher-") else row.method
+        networks.setdefault(name, batch.root / row.run / STUDENT_FILE)
+    return {name: networks[name] for name in sorted(networks, key=lambda name: name != "teacher")}
+
+
+def _validation_images(batch: Batch, num_images: int, data_root: str | None) -> Any:
+    """The first validation images, as the runs saw them."""
+    first = batch.table.iloc[0]
+    parameters: dict[str, Any] = {
+        "dataset": first["dataset"],
+        "height": int(first["height"]),
+        "width": int(first["width"]),
+    }
+    if batch.root is not None:
+        parameters = read_run(batch.root / first["run"]).info["parameters"]
+    experiment = Experiment.from_parameters({**parameters, "data_root": data_root, "val_images": num_images})
+    return experiment.open_data()[1]
