@@ -3,19 +3,17 @@
 Stands in for Cityscapes and ACDC (TransKD, Section IV-A) where no photographs are at hand: small, free, endless, and
 synthetic, so its numbers say nothing about real streets. Source: this project's own.
 
-A dataset of streets stores one short row a scene (seed, split, index, size); the scene is drawn when its row is
-read. Splits cannot overlap: the split is part of the key that seeds a scene's random numbers.
+A dataset of streets stores one integer a scene, which is drawn when its row is read (`scene.feature`). Splits
+cannot overlap: the split is part of the key that seeds a scene's random numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from transkd_lite.data.labels import CITYSCAPES
 from transkd_lite.data.scene.canvas import Dice
@@ -69,10 +67,9 @@ def draw_scene(
     condition = CONDITIONS[index % len(CONDITIONS)] if condition is None else condition
     _require(condition, CONDITIONS, "condition")
     _require(split, SPLITS, "split")
-    if not all(MIN_SIZE <= side <= MAX_SIZE for side in size):
-        raise ValueError(
-            f"size is (height, width), each {MIN_SIZE}..{MAX_SIZE} pixels, got {size}: try (128, 256)"
-        )
+    size = _require_size(size)
+    if seed < 0 or index < 0:
+        raise ValueError(f"seed and index are 0 or more, got seed={seed} and index={index}: mend these")
     dice = Dice(seed, SPLITS[split], index)
     mood, light = draw_mood(condition, dice.fork()), dice.fork()
     image, label = develop(paint_street(size, mood, dice), mood, light)
@@ -102,47 +99,40 @@ def open_streets(
     """
     import datasets
 
+    from transkd_lite.data.scene.feature import StreetPart, key_of
+
     _require(split, SPLITS, "split")
     num = NUM_SCENES[split] if num is None else num
-    chosen = tuple(CONDITIONS if conditions is None else conditions)
-    if num < 1 or seed < 0 or not chosen:
-        raise ValueError(
-            f"streets need num >= 1, seed >= 0 and a condition, got num={num}, seed={seed}, {chosen}"
-        )
-    for condition in chosen:
-        _require(condition, CONDITIONS, "condition")
-    height, width = (128, 256) if size is None else (size, 2 * size) if isinstance(size, int) else size
-    weather = [chosen[index % len(chosen)] for index in range(num)]
-    keys = [f"{seed}/{split}/{index}/{height}x{width}/{name}" for index, name in enumerate(weather)]
-    features = datasets.Features(
-        {
-            "image": datasets.Value("string"),
-            "label": datasets.Value("string"),
-            "condition": datasets.Value("string"),
-        }
-    )
+    weather = _weather(num, seed, CONDITIONS if conditions is None else conditions)
+    keys = [key_of(index, name) for index, name in enumerate(weather)]
+    height, width = _require_size((size, 2 * size) if isinstance(size, int) else size or (128, 256))
+    image, label = (StreetPart(seed, split, height, width, part) for part in ("image", "label"))
+    features = datasets.Features({"image": image, "label": label, "condition": datasets.Value("string")})
     info = datasets.DatasetInfo(
         description=CITYSCAPES.to_json(dataset="streets", split=split), features=features
     )
-    table = datasets.Dataset.from_dict({"image": keys, "label": keys, "condition": weather}, info=info)
-    return table.with_transform(draw_rows)
+    return datasets.Dataset.from_dict({"image": keys, "label": keys, "condition": weather}, info=info)
 
 
-def draw_rows(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """Draw the scenes whose keys a batch of rows holds: the transform of `open_streets`."""
-    drawn = dict(batch)
-    if "image" in batch:
-        drawn["image"] = [Image.fromarray(_draw_key(key).image) for key in batch["image"]]
-    if "label" in batch:
-        drawn["label"] = [Image.fromarray(_draw_key(key).label) for key in batch["label"]]
-    return drawn
+def _weather(num: int, seed: int, conditions: Sequence[str]) -> list[str]:
+    """Return the condition of each of `num` scenes: the chosen ones in turn."""
+    if isinstance(conditions, str) or not conditions:
+        raise ValueError(
+            f'conditions is a list of names, got {conditions!r}: pass for example ("fog", "snow")'
+        )
+    if num < 1 or seed < 0:
+        raise ValueError(f"streets need num >= 1 and seed >= 0, got num={num} and seed={seed}: mend these")
+    for condition in conditions:
+        _require(condition, CONDITIONS, "condition")
+    return [conditions[index % len(conditions)] for index in range(num)]
 
 
-@lru_cache(maxsize=64)
-def _draw_key(key: str) -> Scene:
-    seed, split, index, size, condition = key.split("/")
-    height, width = size.split("x")
-    return draw_scene(int(seed), int(index), (int(height), int(width)), condition, split=split)
+def _require_size(size: Sequence[int]) -> tuple[int, int]:
+    if len(size) != 2 or not all(MIN_SIZE <= side <= MAX_SIZE for side in size):
+        raise ValueError(
+            f"size is (height, width), each {MIN_SIZE}..{MAX_SIZE} pixels, got {tuple(size)}: try (128, 256)"
+        )
+    return size[0], size[1]
 
 
 def _require(value: str, known: Any, what: str) -> None:
