@@ -32,6 +32,9 @@ class TinyNetwork(SegModel):
         )
         self.blocks = nn.ModuleList(nn.Conv2d(width, width, 1) for width in spec.channels)
         self.classifier = nn.Conv2d(spec.channels[0], spec.num_classes, 1)
+        for convolution in (*self.embeds, *self.blocks, self.classifier):
+            # Larger than by default: what a random network says must vary from place to place.
+            nn.init.normal_(convolution.weight, std=2 / convolution.weight[0].numel() ** 0.5)
 
     def forward(self, images: Tensor) -> SegOutput:
         features, embeddings, x = [], [], images

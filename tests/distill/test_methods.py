@@ -1,0 +1,258 @@
+"""Guards: what every method promises, shown on a pair of tiny networks with different widths."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+
+from transkd_lite.distill import create_method, list_methods
+from transkd_lite.models import SegOutput
+
+METHODS = [
+    *("at", "cirkd", "csf", "cwd", "cwd-features", "dist", "dkd", "fitnet", "ifvd", "kd", "mgd", "pea"),
+    *("review", "skd", "transkd-base", "transkd-ea", "transkd-gl"),
+]
+EVERY = [*METHODS, "transkd-base+kd", "cwd+cwd-features+at"]
+CSF = [f"csf_{stage}" for stage in (1, 2, 3, 4)]
+PEA = [f"pea_{stage}" for stage in (1, 2, 3, 4)]
+every_method = pytest.mark.parametrize("name", EVERY)
+
+
+def test_list_methods() -> None:
+    assert list_methods() == METHODS
+
+
+@pytest.mark.parametrize(
+    ("name", "terms"),
+    [
+        ("transkd-base", CSF + PEA),
+        ("transkd-gl", CSF + PEA),
+        ("transkd-ea", CSF + PEA),
+        ("csf", CSF),
+        ("pea", PEA),
+        ("review", [f"review_{stage}" for stage in (1, 2, 3, 4)]),
+        ("cwd-features", [f"cwd_{stage}" for stage in (1, 2, 3, 4)]),
+        ("cirkd", ["cirkd", "kd"]),
+        ("transkd-base+kd", [*CSF, *PEA, "kd"]),
+        *((name, [name]) for name in ("kd", "cwd", "skd", "ifvd", "fitnet", "at", "mgd", "dkd", "dist")),
+    ],
+)
+def test_names_of_terms_and_weights(lab: Any, name: str, terms: list[str]) -> None:
+    method = create_method(name, lab.student, lab.teacher)
+    images = lab.images()
+    given = method(images, lab.output(lab.student, images), lab.output(lab.teacher, images), lab.labels())
+    assert list(given) == list(method.weights) == terms
+    assert all(term.ndim == 0 for term in given.values())
+
+
+def test_default_weights(lab: Any) -> None:
+    def weights(name: str) -> list[float]:
+        return list(create_method(name, lab.student, lab.teacher).weights.values())
+
+    assert weights("transkd-base") == [1, 1, 1, 1, 0.1, 0.1, 0.5, 1]
+    single = {"kd": 1, "cwd": 3, "skd": 10, "ifvd": 20, "fitnet": 10, "at": 1e4, "mgd": 2e-5}
+    assert {name: weights(name) for name in single} == {name: [weight] for name, weight in single.items()}
+
+
+@every_method
+def test_gallery_the_terms_fall_in_training(lab: Any, name: str) -> None:
+    images, labels = lab.images(size=(96, 96)), lab.labels(size=(96, 96))
+    student, teacher = lab.network(lab.student), lab.network(lab.teacher)
+    method = create_method(name, student, teacher)
+    with torch.no_grad():
+        wanted: SegOutput = teacher(images)
+    optimizer = torch.optim.Adam([*student.parameters(), *method.parameters()], lr=0.01)
+    history = []
+    for _ in range(20):
+        terms = method(images, student(images), wanted, labels)
+        optimizer.zero_grad()
+        # Every term as itself: weights of 1e4 or 2e-5 would hide the other terms of a sum.
+        torch.stack(list(terms.values())).sum().backward()
+        optimizer.step()
+        history.append({key: term.item() for key, term in terms.items()})
+    for term in method.weights:
+        first, last = history[0][term], sum(step[term] for step in history[-3:]) / 3
+        assert last < 0.95 * first, (term, first, last)
+
+
+@every_method
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("n", "size"), [(2, (33, 71)), (1, (33, 71)), (1, (32, 32))], ids=str)
+def test_finite_without_gradient_into_the_teacher(
+    lab: Any, name: str, n: int, size: tuple[int, int], dtype: torch.dtype
+) -> None:
+    images, labels = lab.images(n, size), lab.labels(n, size)
+    method = create_method(name, lab.student, lab.teacher)
+    student = lab.output(lab.student, images, dtype=dtype)
+    teacher = lab.output(lab.teacher, images, dtype=dtype)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        terms = method(images, student, teacher, labels)
+        total = method.combine(terms)
+    total.backward()
+    assert all(term.dtype == torch.float32 and term.isfinite() for term in terms.values())
+    gradients = [x.grad for x in (*lab.tensors(student), *method.parameters()) if x.grad is not None]
+    assert gradients
+    assert all(g.isfinite().all() for g in gradients)
+    assert all(x.grad is None for x in lab.tensors(teacher))
+
+
+@every_method
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("make", [torch.zeros, torch.ones])
+def test_constant_outputs_have_finite_gradients(lab: Any, name: str, make: Any, n: int) -> None:
+    images = lab.images(n)
+    method = create_method(name, lab.student, lab.teacher)
+    student = lab.output(lab.student, images, make)
+    total = method.combine(method(images, student, lab.output(lab.teacher, images, make), lab.labels(n)))
+    total.backward()
+    assert total.isfinite()
+    gradients = [x.grad for x in (*lab.tensors(student), *method.parameters()) if x.grad is not None]
+    assert all(g.isfinite().all() for g in gradients)
+
+
+@pytest.mark.parametrize("name", ["kd", "dkd", "dist", "ifvd"])
+def test_what_lies_under_void_pixels_changes_nothing(lab: Any, name: str) -> None:
+    images, labels = lab.images(), lab.labels()
+    void = torch.nn.functional.interpolate((labels == 255)[:, None].float(), scale_factor=1 / 4)
+    deep_void = torch.nn.functional.interpolate((labels == 255)[:, None].float(), scale_factor=1 / 32)
+
+    def disturbed(output: SegOutput) -> SegOutput:
+        *shallow, deepest = output.features
+        deepest = deepest + 9 * torch.randn_like(deepest) * deep_void
+        logits = output.logits + 9 * torch.randn_like(output.logits) * void
+        return output._replace(logits=logits, features=(*shallow, deepest))
+
+    method = create_method(name, lab.student, lab.teacher)
+    student, teacher = lab.output(lab.student, images), lab.output(lab.teacher, images)
+    before = method(images, student, teacher, labels)[name]
+    after = method(images, disturbed(student), disturbed(teacher), labels)[name]
+    assert before > 0
+    torch.testing.assert_close(before, after)
+
+
+@every_method
+def test_networks_of_other_strides_are_adapted(lab: Any, name: str) -> None:
+    images, labels = lab.images(), lab.labels()
+    coarse = dataclasses.replace(lab.teacher, strides=(8, 16, 16, 32))
+    method = create_method(name, lab.student, coarse)
+    terms = method(images, lab.output(lab.student, images), lab.output(coarse, images), labels)
+    assert all(term.isfinite() for term in terms.values())
+
+
+def test_outputs_of_inference_mode_can_be_a_teacher(lab: Any) -> None:
+    images = lab.images()
+    method = create_method("transkd-base+kd", lab.student, lab.teacher)
+    with torch.inference_mode():
+        teacher = lab.network(lab.teacher)(images)
+    student = lab.output(lab.student, images)
+    method.combine(method(images, student, teacher)).backward()
+    assert student.logits.grad is not None
+
+
+def test_combine_is_the_weighted_sum_and_follows_the_weights(lab: Any) -> None:
+    method = create_method("pea", lab.student, lab.teacher)
+    terms = {name: torch.tensor(float(i)) for i, name in enumerate(method.weights, start=1)}
+    assert method.combine(terms).item() == pytest.approx(0.1 + 0.2 + 1.5 + 4)
+    method.weights["pea_4"] = 0.0
+    assert method.combine(terms).item() == pytest.approx(0.1 + 0.2 + 1.5)
+    assert method.combine({"pea_3": terms["pea_3"]}).item() == pytest.approx(1.5)
+    method.weights["pae_4"] = 1.0
+    with pytest.raises(ValueError, match="pae_4"):
+        method.combine(terms)
+
+
+def test_joined_methods_have_the_terms_of_both(lab: Any) -> None:
+    images, labels = lab.images(), lab.labels()
+    student, teacher = lab.output(lab.student, images), lab.output(lab.teacher, images)
+
+    def terms(name: str) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        return create_method(name, lab.student, lab.teacher)(images, student, teacher, labels)
+
+    torch.testing.assert_close(terms("csf+pea"), terms("transkd-base"))
+    torch.testing.assert_close(terms("kd+dist"), terms("kd") | terms("dist"))
+
+
+def test_options_of_joined_methods(lab: Any) -> None:
+    def weights(name: str, **options: Any) -> dict[str, float]:
+        return create_method(name, lab.student, lab.teacher, **options).weights
+
+    assert weights("pea+kd", weight=2.0)["kd"] == 2
+    assert weights("cwd+kd", **{"kd.weight": 2.0}) == {"cwd": 3, "kd": 2}
+    assert weights("cwd+kd", weights={"cwd": 5}) == {"cwd": 5, "kd": 1}
+    with pytest.raises(ValueError, match=r"taken by cwd and kd: write cwd\.weight"):
+        weights("cwd+kd", weight=2.0)
+
+
+def test_a_linear_schedule_rises_with_the_training_steps(lab: Any) -> None:
+    images = lab.images()
+    student, teacher = lab.output(lab.student, images), lab.output(lab.teacher, images)
+    method = create_method("kd+at", lab.student, lab.teacher, schedule={"kd": "linear"}, warmup_steps=4)
+    ones = {"kd": torch.ones(()), "at": torch.zeros(())}
+    seen = []
+    for _ in range(6):
+        method(images, student, teacher)
+        seen.append(method.combine(ones).item())
+    assert seen == [0.25, 0.5, 0.75, 1, 1, 1]
+    resumed = create_method("kd+at", lab.student, lab.teacher, schedule="linear", warmup_steps=12)
+    resumed.load_state_dict(method.state_dict())
+    assert resumed.combine(ones).item() == 0.5
+    resumed.eval()(images, student, teacher)
+    assert resumed.combine(ones).item() == 0.5
+
+
+def test_methods_take_networks_or_their_specs(lab: Any) -> None:
+    network = lab.network(lab.student)
+    assert create_method("csf", network, lab.teacher).student_spec == lab.student
+
+
+def _refused(lab: Any, match: str, name: str = "kd", **options: Any) -> None:
+    with pytest.raises(ValueError, match=match):
+        create_method(name, lab.student, lab.teacher, **options)
+
+
+def test_create_method_refuses_what_it_does_not_understand(lab: Any) -> None:
+    _refused(lab, "unknown method 'transkd'.*transkd-base", name="transkd")
+    _refused(lab, "unknown option 'temprature': kd takes temperature, weight", temprature=2)
+    _refused(lab, r"unknown option 'cwd\.weight'", **{"cwd.weight": 2})
+    _refused(lab, "two terms named kd", name="cirkd+kd")
+    _refused(lab, "weights name the terms kd of kd", weights={"dk": 1})
+    _refused(lab, 'schedule is "constant" or "linear"', schedule="cosine")
+    _refused(lab, "warmup_steps >= 1", schedule="linear")
+    _refused(lab, r"stages must be some of the stages 1, 2, 3, 4.*\[0, 4\]", name="at", stages=[0, 4])
+
+
+@pytest.mark.parametrize("name", ["kd", "cwd", "dkd", "dist", "cirkd"])
+def test_networks_of_other_classes_are_refused(lab: Any, name: str) -> None:
+    other = dataclasses.replace(lab.teacher, num_classes=7)
+    with pytest.raises(ValueError, match="tiny-student has 5 classes and the teacher tiny-teacher has 7"):
+        create_method(name, lab.student, other)
+
+
+@pytest.mark.parametrize("name", ["dkd", "ifvd"])
+def test_methods_that_need_labels_say_so(lab: Any, name: str) -> None:
+    images = lab.images()
+    method = create_method(name, lab.student, lab.teacher)
+    with pytest.raises(ValueError, match=f"{name} needs labels"):
+        method(images, lab.output(lab.student, images), lab.output(lab.teacher, images))
+
+
+def test_outputs_of_other_networks_are_refused_by_stage_and_shape(lab: Any) -> None:
+    images = lab.images()
+    method = create_method("transkd-base", lab.student, lab.teacher)
+    student, teacher = lab.output(lab.student, images), lab.output(lab.teacher, images)
+    with pytest.raises(ValueError, match=r"student stage 1: tiny-student promises .* 8, .*\(2, 12, 16, 24\)"):
+        method(images, teacher, teacher)
+    shorter = student.embeddings[2][:, 1:]
+    embeddings = (*student.embeddings[:2], shorter, student.embeddings[3])
+    with pytest.raises(ValueError, match=r"student stage 3: .*\(2, 16, 4, 6\) and \(2, 23, 16\)"):
+        method(images, student._replace(embeddings=embeddings), teacher)
+    with pytest.raises(ValueError, match="teacher must give 4 features"):
+        method(images, student, teacher._replace(features=teacher.features[:3]))
+    with pytest.raises(ValueError, match=r"teacher logits have shape .* 5 classes"):
+        method(images, student, teacher._replace(logits=torch.zeros(2, 9, 16, 24)))
+    with pytest.raises(ValueError, match="one number of images, got images 2, student 2, teacher 1"):
+        method(images, student, lab.output(lab.teacher, images[:1]))
