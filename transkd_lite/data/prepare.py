@@ -72,12 +72,12 @@ def _matlab(path: str | Path, variable: str) -> np.ndarray:
 
 @contextmanager
 def _explained(path: str | Path, expected: str) -> Iterator[None]:
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"{path} should be {expected}, but it does not exist: see `transkd data fetch nyuv2`"
+        )
     try:
         yield
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"{path} does not exist, it should be {expected}: see `transkd data fetch nyuv2`"
-        ) from None
     except (KeyError, OSError, ValueError, TypeError, IndexError, NotImplementedError) as error:
         raise DataError(
             f"{path} should be {expected}, but reading it failed ({error}): download it again"
