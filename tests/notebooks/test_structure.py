@@ -117,7 +117,7 @@ def test_claims_are_checked_and_facts_compared(path):
 def test_it_closes_with_result_exercises_takeaways_limits_and_next(path):
     headings = re.findall(r"^## (.+)$", prose(path), flags=re.M)
     assert headings[-len(CLOSING) :] == CLOSING
-    assert 3 <= len(headings) - len(CLOSING) - ("Parameters" in headings) <= 8
+    assert 3 <= len(headings) - len(CLOSING) - ("Parameters" in headings) <= 6
     assert f"solutions/{path.stem}.ipynb" in prose(path)
     assert (FOLDER / "solutions" / path.name).is_file()
 
