@@ -89,3 +89,32 @@ def test_published_numbers_carry_their_source():
     paper = report.published()
     assert paper["cityscapes_miou"].tolist() == [76.49, 55.86, 68.58, 68.87, 68.98]
     assert paper["source"].notna().all()
+
+
+def test_tables_can_be_saved_and_read_where_the_runs_are_not(tmp_path, monkeypatch):
+    make_run(tmp_path / "demo", "student-none-s0-0a", "none", 0, 0.3)
+    (tmp_path / "demo" / "student-none-s0-0a" / "history.csv").write_text("step,loss,ce\n1,2.0,1.5\n")
+    batch = report.load_batch(tmp_path / "demo")
+    report.save_tables(batch, tmp_path / "data" / "results")
+    monkeypatch.setattr(report, "DATA", tmp_path / "data")
+    shipped = report.load_batch(None)
+    assert shipped.root is None
+    assert shipped.table["miou"].tolist() == batch.table["miou"].tolist() == [0.3, 0.3]
+    assert shipped.history.to_dict("records") == [
+        {"step": 1, "loss": 2.0, "ce": 1.5, "method": "none", "seed": 0}
+    ]
+
+
+def test_the_verdict_says_whether_zero_is_left_out(table):
+    differences = report.paired_differences(table)
+    text = report.verdict(table, differences, 0.6)
+    assert "**kd** differs from **none** by +2.0 points" in text
+    assert "contains zero" in text
+    sure = differences.assign(low=0.01)
+    assert "leaves out zero" in report.verdict(table, sure, None)
+
+
+def test_the_papers_rows_say_what_was_not_run(table):
+    beside = report.beside_the_paper(table, None).set_index("network")["measured here"]
+    assert beside["student SegFormer-B0"] == "measured, 32.00 (mean of 3)"
+    assert (beside == "not run").sum() == 4

@@ -219,12 +219,16 @@ def report(
     data_root: DataRoot = None,
     runs: Runs = Path("runs"),
     smoke: Annotated[bool, typer.Option("--smoke", help="That of the batch run with --smoke.")] = False,
+    tables: Annotated[
+        Path | None, typer.Option(help="Also save the batch's table and training curves here, as CSV.")
+    ] = None,
 ) -> None:
     """Render a batch's report again.
 
-    Example: transkd report demo
+    Example: transkd report demo --tables data/results
     """
     from transkd_lite.batch import render_report
+    from transkd_lite.report import load_batch, save_tables
 
     chosen = _profile(profile, None, data_root)
     chosen = shrink(chosen) if smoke else chosen
@@ -233,6 +237,9 @@ def report(
         raise ParameterError(f"no batch in {root}: run `transkd reproduce {profile}` first")
     if chosen.report is None:
         raise ParameterError(f"profile {profile} has no report")
+    if tables is not None:
+        for path in save_tables(load_batch(root), tables):
+            typer.echo(f"Table: {path}")
     typer.echo(f"Report: {render_report(chosen, root)}")
 
 
