@@ -38,7 +38,7 @@ class TrainConfig:
     filled with void.
     augment: a name of `data.transforms`.
     normalize: subtract ImageNet's mean and divide by its deviation; otherwise values are in [0, 1].
-    class_weights: one non-negative factor for each logit in the cross entropy. ignore_index: the void label.
+    class_weights: one non-negative factor for each logit in the cross entropy.
     supervise: "full" compares logits upsampled to the labels, "quarter" labels resized to the logits (the
     paper).
     precision: "auto" takes bf16 where the device is fast at it. compile: run student and teacher through
@@ -72,7 +72,6 @@ class TrainConfig:
     augment: str = "flip"
     normalize: bool = True
     class_weights: tuple[float, ...] | None = None
-    ignore_index: int = 255
     supervise: str = "full"
     precision: str = "auto"
     compile: bool = False

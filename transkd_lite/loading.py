@@ -15,7 +15,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-__all__ = ["SampleStore", "batches", "mix_seed", "to_tensors"]
+from .data.labels import VOID
+
+__all__ = [
+    "SampleStore",
+    "UnreadableSampleError",
+    "batches",
+    "mix_seed",
+    "require_train_ids",
+    "to_tensors",
+]
 
 Transform = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 
@@ -46,17 +55,31 @@ def to_tensors(sample: Any) -> tuple[Tensor, Tensor]:
     return image, label.to(torch.uint8)
 
 
+class UnreadableSampleError(RuntimeError):
+    """A sample could not be decoded: its file vanished or is damaged."""
+
+
+def require_train_ids(labels: Tensor, num_classes: int, where: str) -> None:
+    """Raise `ValueError` naming the first label that is neither a train id nor void."""
+    wrong = labels[(labels >= num_classes) & (labels != VOID)]
+    if wrong.numel():
+        raise ValueError(
+            f"train ids are 0-{num_classes - 1} and {VOID}; got label {int(wrong[0])} in {where}: "
+            "map the labels to train ids, or give the network more classes"
+        )
+
+
 class SampleStore:
     """Decoded samples of a dataset, kept in memory as uint8 while all of them fit into cache_mb.
 
-    Indexing gives (image (3, H, W), label (H, W)). A sample that cannot be read raises `RuntimeError`
-    naming it.
+    Indexing gives (image (3, H, W), label (H, W)). Raises `UnreadableSampleError` for a sample that cannot be
+    decoded, and `ValueError` for a label that is no train id.
     """
 
-    def __init__(self, data: Any, cache_mb: int = 1024) -> None:
+    def __init__(self, data: Any, cache_mb: int = 1024, num_classes: int = VOID) -> None:
         if len(data) == 0:
             raise ValueError("train_data must hold at least one sample; got none: check split and filters")
-        self.data = data
+        self.data, self.num_classes = data, num_classes
         self._kept: dict[int, tuple[Tensor, Tensor]] = {}
         self.keeps = False
         image, label = self[0]
@@ -72,12 +95,14 @@ class SampleStore:
         if index in self._kept:
             return self._kept[index]
         try:
-            pair = to_tensors(self.data[index])
+            sample = self.data[index]
         except Exception as error:
-            raise RuntimeError(
-                f"sample {index} of {len(self.data)} could not be read ({type(error).__name__}: {error}); "
-                "put the file back, then go on with resume=True"
+            raise UnreadableSampleError(
+                f"every sample must be readable; number {index} of {len(self.data)} is not "
+                f"({type(error).__name__}: {error}): put the file back, then go on with resume=True"
             ) from error
+        pair = to_tensors(sample)
+        require_train_ids(pair[1], self.num_classes, f"sample {index}")
         if self.keeps:
             self._kept[index] = pair
         return pair

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .data.labels import VOID
 from .data.transforms import make_transform
-from .loading import to_tensors
+from .loading import require_train_ids, to_tensors
 from .supervision import match_sizes
 from .train_step import autocast, resolve_precision
 
@@ -80,7 +81,6 @@ def evaluate(
     num_classes: int | None = None,
     batch_size: int = 4,
     normalize: bool = True,
-    ignore_index: int = 255,
     precision: str = "fp32",
 ) -> SegMetrics:
     """Score a network on a dataset of {"image", "label"}; under several processes each takes a share.
@@ -98,13 +98,13 @@ def evaluate(
     device = next(model.parameters()).device
     chosen = resolve_precision(precision, device)
     supervise = "full" if protocol == "full" else "quarter"
-    matrix = _confusion_matrix(max(num_classes, _num_logits(model, num_classes)), ignore_index).to(device)
+    matrix = _confusion_matrix(max(num_classes, _num_logits(model, num_classes))).to(device)
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            for images, labels in _batches(data, batch_size, normalize, ignore_index):
-                _require_train_ids(labels, num_classes, ignore_index)
+            for images, labels in _batches(data, batch_size, normalize):
+                require_train_ids(labels, num_classes, "the data")
                 images, labels = images.to(device), labels.to(device)
                 with autocast(device, chosen):
                     logits = model(images).logits
@@ -122,11 +122,11 @@ def _num_logits(model: nn.Module, otherwise: int) -> int:
     return int(getattr(spec, "num_classes", otherwise))
 
 
-def _confusion_matrix(num_classes: int, ignore_index: int) -> Any:
+def _confusion_matrix(num_classes: int) -> Any:
     from torchmetrics.classification import MulticlassConfusionMatrix
 
     # It sums over processes in compute(); labels are checked here, with an error that names the label.
-    return MulticlassConfusionMatrix(num_classes, ignore_index=ignore_index, validate_args=False)
+    return MulticlassConfusionMatrix(num_classes, ignore_index=VOID, validate_args=False)
 
 
 def _class_names(data: Any) -> tuple[str, ...]:
@@ -140,15 +140,6 @@ def _class_names(data: Any) -> tuple[str, ...]:
         return ()
 
 
-def _require_train_ids(labels: Tensor, num_classes: int, ignore_index: int) -> None:
-    wrong = labels[(labels >= num_classes) & (labels != ignore_index)]
-    if wrong.numel():
-        raise ValueError(
-            f"train ids are 0-{num_classes - 1} and {ignore_index}; got label {int(wrong[0])}: "
-            "map the labels to train ids, or pass num_classes"
-        )
-
-
 def _shares(count: int) -> Sequence[int]:
     import torch.distributed as dist
 
@@ -157,11 +148,9 @@ def _shares(count: int) -> Sequence[int]:
     return range(count)
 
 
-def _batches(
-    data: Any, batch_size: int, normalize: bool, ignore_index: int
-) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(data: Any, batch_size: int, normalize: bool) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of neighbours of one size; a sample of another size begins a new batch."""
-    transform = make_transform(augment="none", normalize=normalize, ignore_index=ignore_index)
+    transform = make_transform(augment="none", normalize=normalize)
     generator = torch.Generator()
     held: list[tuple[Tensor, Tensor]] = []
     for index in _shares(len(data)):

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .data.labels import VOID
+
 __all__ = ["cross_entropy", "label_weight", "match_sizes", "resize_labels"]
 
 
@@ -38,11 +40,11 @@ def match_sizes(logits: Tensor, labels: Tensor, supervise: str) -> tuple[Tensor,
     return logits, labels
 
 
-def label_weight(labels: Tensor, class_weights: Tensor | None, ignore_index: int = 255) -> Tensor:
+def label_weight(labels: Tensor, class_weights: Tensor | None) -> Tensor:
     """Sum of the class weights over all pixels that are not void (their number where weights are None); a
     scalar.
     """
-    valid = labels != ignore_index
+    valid = labels != VOID
     if class_weights is None:
         return valid.sum().float()
     return (class_weights[labels.masked_fill(~valid, 0)] * valid).sum()
@@ -52,7 +54,6 @@ def cross_entropy(
     logits: Tensor,
     labels: Tensor,
     class_weights: Tensor | None = None,
-    ignore_index: int = 255,
     total: Tensor | None = None,
 ) -> Tensor:
     """Weighted mean cross entropy of logits (N, K, H, W) against labels (N, H, W) of the same size.
@@ -62,8 +63,6 @@ def cross_entropy(
     0 / 0.
     """
     if total is None:
-        total = label_weight(labels, class_weights, ignore_index)
-    summed = F.cross_entropy(
-        logits.float(), labels, class_weights, ignore_index=ignore_index, reduction="sum"
-    )
+        total = label_weight(labels, class_weights)
+    summed = F.cross_entropy(logits.float(), labels, class_weights, ignore_index=VOID, reduction="sum")
     return summed / total.clamp(min=torch.finfo(torch.float32).tiny)

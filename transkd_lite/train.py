@@ -19,16 +19,17 @@ from typing import Any
 import pandas as pd
 import torch
 from accelerate import Accelerator
+from safetensors.torch import load_file
 
 from . import runs
 from .checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from .config import TrainConfig
 from .data.transforms import make_transform
 from .interrupts import StopRequest
-from .loading import SampleStore, batches
-from .metrics import PROTOCOLS, evaluate
+from .loading import SampleStore, UnreadableSampleError, batches
+from .metrics import PROTOCOLS, SegMetrics, evaluate
 from .models.output import SegModel
-from .models.weights import load_model, save_model
+from .models.weights import save_model
 from .progress import Progress
 from .train_step import TrainStep, resolve_precision, synced_batch_norm
 from .trainer import NonFiniteLossError, Trainer
@@ -75,12 +76,12 @@ def fit(
 
     Raises `ValueError` (settings that do not fit each other, the data, or the folder resumed),
     `FileExistsError` (the folder holds a run and resume is False), `RunLockedError` (another process works
-    there), `NonFiniteLossError`, `RuntimeError` (a sample that cannot be read) and `OSError` (a disk that
+    there), `NonFiniteLossError`, `UnreadableSampleError` (a sample whose file is gone) and `OSError` (a disk that
     is full). SIGTERM and Ctrl-C save first.
     """
     _check_pair(teacher, method)
     accelerator = Accelerator(mixed_precision="no", cpu=config.device == "cpu")
-    store = SampleStore(train_data, config.cache_mb)
+    store = SampleStore(train_data, config.cache_mb, student.spec.num_classes)
     run = _Fit(student, store, config, teacher, method, val_data, accelerator)
     run.check()
     if out_dir is None:
@@ -146,8 +147,9 @@ class _Fit:
             "train_images": len(self.store),
             "precision": self.precision,
         }
+        values |= {"teacher": None, "method": None}
         if self.teacher is not None:
-            values |= {"teacher": self.teacher.spec.to_json(), "method": type(self.method).__name__}
+            values |= {"teacher": self.teacher.spec.to_json(), "method": self.method.name}
             values |= {f"weight.{name}": float(w) for name, w in self.method.weights.items()}
         return values
 
@@ -161,7 +163,7 @@ class _Fit:
                     f"a new run needs a folder of its own; {folder} holds a run: "
                     "pass resume=True to go on with it, or choose another out_dir"
                 )
-            _require_same(info.get("identity", {}), identity, folder)
+            _require_same(info.get("identity", identity), identity, folder)
         if runs.is_finished(folder):
             return self._load_finished(folder)
         self.folder = folder
@@ -177,8 +179,8 @@ class _Fit:
             raise
 
     def _load_finished(self, folder: Path) -> FitResult:
-        self.student.load_state_dict(load_model(folder / runs.STUDENT_FILE).state_dict())
-        self.student.eval()
+        self.student.load_state_dict(load_file(folder / runs.STUDENT_FILE))
+        self.student.to(self.accelerator.device).eval()
         history = pd.read_csv(folder / runs.HISTORY_FILE)
         metrics = runs.read_json(folder / runs.METRICS_FILE)
         return FitResult(history, metrics, int(metrics.get("steps", self.num_steps)), folder)
@@ -248,7 +250,6 @@ class _Fit:
             self.method,
             supervise=config.supervise,
             class_weights=None if weights is None else torch.tensor(weights, device=device),
-            ignore_index=config.ignore_index,
             precision=self.precision,
             world_size=self.accelerator.num_processes,
         )
@@ -263,12 +264,7 @@ class _Fit:
         config = self.config
         loader = batches(
             self.store,
-            make_transform(
-                augment=config.augment,
-                crop=config.crop,
-                normalize=config.normalize,
-                ignore_index=config.ignore_index,
-            ),
+            make_transform(augment=config.augment, crop=config.crop, normalize=config.normalize),
             batch_size=config.batch_size,
             seed=config.seed,
             steps=range(trainer.step, self.num_steps),
@@ -292,8 +288,8 @@ class _Fit:
 
         try:
             return trainer.run(loader, after_step, bool(config.channels_last))
-        except RuntimeError as error:
-            if not isinstance(error, NonFiniteLossError) and trainer.step > self.resumed_from:
+        except UnreadableSampleError:
+            if trainer.step > self.resumed_from:
                 self._save(trainer)  # a sample that vanished does not cost the steps before it
             raise
 
@@ -304,15 +300,8 @@ class _Fit:
         save_checkpoint(self.folder / "checkpoint", trainer.step, state)
         runs.atomic_write(self.folder / runs.HISTORY_FILE, pd.DataFrame(trainer.history).to_csv(index=False))
 
-    def _score(self, protocol: str) -> Any:
-        config = self.config
-        return evaluate(
-            self.student,
-            self.val_data,
-            protocol=protocol,
-            normalize=config.normalize,
-            ignore_index=config.ignore_index,
-        )
+    def _score(self, protocol: str) -> SegMetrics:
+        return evaluate(self.student, self.val_data, protocol=protocol, normalize=self.config.normalize)
 
     def _metrics(self, trainer: Trainer, session_s: float) -> dict[str, Any]:
         scores = {} if self.val_data is None else {p: self._score(p).to_dict() for p in PROTOCOLS}
@@ -348,10 +337,11 @@ def _due(step: int, every: int | None, num_steps: int) -> bool:
 
 
 def _require_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
+    """Compare what both know: a name that only one version of this library has tells nothing."""
     changed = [
-        f"{name}: {before.get(name)!r} there, {now.get(name)!r} now"
-        for name in sorted({*before, *now})
-        if before.get(name) != now.get(name)
+        f"{name}: {before[name]!r} there, {now[name]!r} now"
+        for name in sorted(before.keys() & now.keys())
+        if before[name] != now[name]
     ]
     if changed:
         raise ValueError(

@@ -77,7 +77,6 @@ class TrainStep(nn.Module):
         *,
         supervise: str = "full",
         class_weights: Tensor | None = None,
-        ignore_index: int = 255,
         precision: str = "fp32",
         world_size: int = 1,
     ) -> None:
@@ -85,7 +84,7 @@ class TrainStep(nn.Module):
         self.student = student
         self.method: Any = method  # a Distiller; what it can beside forward is not known to nn.Module
         self._outside = (teacher,)
-        self.supervise, self.ignore_index = supervise, ignore_index
+        self.supervise = supervise
         self.precision, self.world_size = precision, world_size
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", class_weights, persistent=False)
@@ -106,11 +105,11 @@ class TrainStep(nn.Module):
 
     def _supervised(self, logits: Tensor, labels: Tensor) -> Tensor:
         logits, labels = match_sizes(logits.float(), labels, self.supervise)
-        weight = label_weight(labels, self.class_weights, self.ignore_index)
+        weight = label_weight(labels, self.class_weights)
         if self.world_size > 1:
             dist.all_reduce(weight)
             weight = weight / self.world_size
-        return cross_entropy(logits, labels, self.class_weights, self.ignore_index, weight)
+        return cross_entropy(logits, labels, self.class_weights, weight)
 
 
 @contextlib.contextmanager

@@ -126,13 +126,19 @@ class Trainer:
             "lr": self.learning_rate(self.step - 1),
             "loss": means.pop("total"),
             **means,
-            **{f"weight_{name}": float(w) for name, w in self._weights().items()},
+            **{f"weight_{name}": float(weight) for name, weight in self._weights().items()},
             "images_per_s": steps * self.config.batch_size / max(seconds, 1e-9),
         }
         self.history.append(row)
 
     def _weights(self) -> dict[str, float]:
-        return {} if self.modules.method is None else dict(self.modules.method.weights)
+        """The method's weights as they are at this step: some rise over a warm-up."""
+        method = self.modules.method
+        if method is None:
+            return {}
+        warmup, seen = getattr(method, "warmup", {}), float(getattr(method, "steps_seen", 0))
+        risen = {name: min(1.0, seen / steps) for name, steps in warmup.items()}
+        return {name: weight * risen.get(name, 1.0) for name, weight in method.weights.items()}
 
     def _fetch(self) -> Tensor:
         """Terms of the pending steps (steps, terms), meaned over processes, in float64 on the host.
