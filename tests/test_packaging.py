@@ -50,3 +50,8 @@ def test_every_public_name_exists():
 def test_unknown_name_lists_the_valid_ones():
     with pytest.raises(AttributeError, match="create_model"):
         tk.create_modle  # noqa: B018
+
+
+def test_no_module_hides_a_public_name():
+    modules = {path.stem for path in (ROOT / "transkd_lite").iterdir()}
+    assert not modules & set(tk.__all__)

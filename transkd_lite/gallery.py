@@ -13,7 +13,7 @@ from transkd_lite.data import label_space
 from transkd_lite.data.labels import LabelSpace
 from transkd_lite.experiment import Experiment
 from transkd_lite.models import load_model
-from transkd_lite.predict import predict
+from transkd_lite.prediction import predict
 from transkd_lite.report import DATA, Batch
 from transkd_lite.runs import STUDENT_FILE, read_run
 
