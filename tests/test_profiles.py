@@ -1,0 +1,160 @@
+"""Protects: every committed profile plans, and a profile's mistakes are found before anything runs."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from transkd_lite.parameters import ParameterError
+from transkd_lite.profiles import list_profiles, load_profile, parse_settings, plan, shrink
+
+FIXTURES = Path(__file__).parent / "notebooks" / "fixtures"
+QUICK = {
+    "name": "quick",
+    "about": "fixture",
+    "notebooks": str(FIXTURES),
+    "lessons": ["lesson"],
+    "parameters": {
+        "height": 32,
+        "width": 64,
+        "train_images": 4,
+        "val_images": 2,
+        "steps": 1,
+        "batch_size": 2,
+    },
+    "teacher": {"network": "segformer_b1", "notebook": "quick_run"},
+    "students": {"methods": ["none", "kd"], "seeds": [0, 1], "notebook": "quick_run"},
+    "report": "report",
+}
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a profile that differs from QUICK and return its path."""
+
+    def _write(**changes):
+        path = tmp_path / "quick.yaml"
+        path.write_text(yaml.safe_dump({**QUICK, **changes}))
+        return str(path)
+
+    return _write
+
+
+def test_the_plan_lists_lessons_teacher_and_the_grid_of_students(write):
+    runs = plan(load_profile(write()))
+    assert [run.kind for run in runs] == ["lesson", "teacher", *["student"] * 4]
+    assert all(re.fullmatch(r"(lesson|teacher|student)-[\w-]+-s\d+-[0-9a-f]{8}", run.folder) for run in runs)
+    teacher, alone, distilled = runs[1].folder, runs[2], runs[3]
+    assert (alone.needs, alone.parameters["teacher"]) == (None, None)
+    assert (distilled.needs, distilled.parameters["teacher"]) == (teacher, f"run:{teacher}")
+
+
+def test_a_lesson_gets_the_data_parameters_that_its_notebook_has(write):
+    assert plan(load_profile(write()))[0].parameters == {"height": 32, "width": 64}
+
+
+def test_methods_and_seeds_can_be_chosen(write):
+    runs = plan(load_profile(write()), methods=["none"], seeds=[7])
+    assert [run.folder[:16] for run in runs[2:]] == ["student-none-s7-"]
+
+
+def test_another_teacher_makes_other_students_but_not_another_student_alone(write):
+    one, two = (plan(load_profile(write(), {"teacher.seed": seed})) for seed in (0, 1))
+    assert one[2].folder == two[2].folder
+    assert one[3].folder != two[3].folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"paramters": {}}, "did you mean parameters"),
+        ({"parameters": {"setps": 3}}, "'setps': did you mean steps"),
+        ({"parameters": {"lr": "6e-5"}}, "write 6.0e-5"),
+        ({"students": {"methods": "none"}}, "methods = 'none'"),
+        ({"students": {"methods": ["kd"], "by_method": {"kd": {"stps": 1}}}}, "did you mean steps"),
+        ({"lessons": ["leson"]}, "no notebook .*leson.ipynb; that folder has .*lesson.ipynb"),
+        ({"lessons": [{"lesson": {"wrds": "x"}}]}, "parameter of lesson.ipynb 'wrds': did you mean words"),
+        ({"lessons": [{"lesson": {"words": 1}}]}, "words = 1 in lesson.ipynb is int, but must be str"),
+        ({"parameters": {"augment": "flip"}}, "parameter of quick_run.ipynb 'augment'"),
+        ({"parameters": {"steps": -3}}, "profile quick, teacher: steps = -3"),
+        ({"teacher": None}, "must be dict"),
+    ],
+)
+def test_mistakes_in_a_profile_are_named(write, changes, message):
+    with pytest.raises(ParameterError, match=message):
+        plan(load_profile(write(**changes)))
+
+
+def test_settings_replace_what_sections_and_methods_say(write):
+    students = {**QUICK["students"], "steps": 5, "by_method": {"kd": {"steps": 9}}}
+    profile = load_profile(write(students=students), parse_settings(["steps=3", "teacher.lr=0.5"]))
+    assert profile.experiment("students", method="kd", teacher="run:x").steps == 3
+    assert (profile.experiment("teacher").steps, profile.experiment("teacher").lr) == (3, 0.5)
+
+
+def test_epochs_of_a_section_replace_the_shared_steps(write):
+    profile = load_profile(write(teacher={"epochs": 2.0}))
+    assert (profile.experiment("teacher").steps, profile.experiment("teacher").epochs) == (None, 2.0)
+    assert profile.experiment("students").steps == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["steps"], "write --set key=value"),
+        (["stes=3"], "did you mean steps"),
+        (["lr=6e-5"], "write 6.0e-5"),
+        (["techer.lr=0.5"], "did you mean teacher"),
+    ],
+)
+def test_mistakes_in_settings_are_named(write, settings, message):
+    with pytest.raises(ParameterError, match=message):
+        load_profile(write(), parse_settings(settings))
+
+
+@pytest.mark.parametrize("name", list_profiles())
+def test_every_committed_profile_is_valid_and_can_be_shrunk(name, tmp_path):
+    for profile in (load_profile(name), shrink(load_profile(name))):
+        assert profile.about
+        weights = {"pretrained": None, "steps": 1000}  # shipped weights may not be there yet
+        assert profile.teacher is None or profile.experiment("teacher", **weights)
+        for method in profile.methods:
+            assert profile.experiment("students", method=method, teacher="run:x").folder_name()
+
+
+@pytest.mark.parametrize("name", [name for name in list_profiles() if load_profile(name).teacher])
+def test_a_smoke_run_is_small_keeps_proportions_and_downloads_nothing(name):
+    full, small = load_profile(name), shrink(load_profile(name))
+    before = full.merged(full.students)
+    after = small.merged(small.students)
+    assert after["steps"] <= 6
+    assert after["train_images"] <= 8
+    assert after["height"] == 64
+    assert after["width"] / 64 == pytest.approx(before["width"] / before["height"], rel=0.15)
+    assert not str(small.merged(small.teacher).get("pretrained")).startswith("hub:")
+    assert small.seeds == full.seeds[:1]
+    assert small.name == f"{name}-smoke"
+
+
+def test_paper_profiles_carry_the_paper_settings():
+    cityscapes = load_profile("cityscapes")
+    distilled = cityscapes.experiment("students", method="transkd-base", teacher="run:x")
+    assert (distilled.epochs, distilled.batch_size, distilled.lr, distilled.weight_decay) == (
+        1000,
+        2,
+        6e-5,
+        0.01,
+    )
+    assert (distilled.height, distilled.width, distilled.supervise, distilled.normalize) == (
+        512,
+        1024,
+        "quarter",
+        False,
+    )
+    assert (distilled.schedule_unit, distilled.schedule_horizon) == ("epoch", 1.5)
+    alone = cityscapes.experiment("students", method="none")
+    assert (alone.epochs, alone.batch_size) == (500, 4)
+    teacher = cityscapes.experiment("teacher")
+    assert (teacher.epochs, teacher.batch_size, teacher.network) == (1000, 8, "segformer_b2")
+    assert len(distilled.config().class_weights) == 19
