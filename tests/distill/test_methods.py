@@ -209,6 +209,11 @@ def test_methods_take_networks_or_their_specs(lab: Any) -> None:
     assert create_method("csf", network, lab.teacher).student_spec == lab.student
 
 
+def test_what_is_no_network_is_refused(lab: Any) -> None:
+    with pytest.raises(ValueError, match="teacher must be a SegModel or a ModelSpec, got NoneType"):
+        create_method("kd", lab.student, None)
+
+
 def _refused(lab: Any, match: str, name: str = "kd", **options: Any) -> None:
     with pytest.raises(ValueError, match=match):
         create_method(name, lab.student, lab.teacher, **options)
@@ -222,6 +227,7 @@ def test_create_method_refuses_what_it_does_not_understand(lab: Any) -> None:
     _refused(lab, "weights name the terms kd of kd", weights={"dk": 1})
     _refused(lab, 'schedule is "constant" or "linear"', schedule="cosine")
     _refused(lab, "warmup_steps >= 1", schedule="linear")
+    _refused(lab, "stages must name at least one", name="mgd", stages=[])
     _refused(lab, r"stages must be some of the stages 1, 2, 3, 4.*\[0, 4\]", name="at", stages=[0, 4])
 
 

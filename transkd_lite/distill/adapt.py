@@ -44,8 +44,7 @@ def _device_type(value: Any) -> str:
 
 
 def full_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
-    """Compute `loss` in at least float32, whatever the precision of its tensors and of the autocast around
-    it.
+    """Compute `loss` in float32 at least, whatever the precision of its tensors and of the autocast around it.
 
     A sum over a map of 128x256 positions keeps two digits in bfloat16, and autocast would also run the
     products of the affinity losses in bfloat16.
@@ -89,9 +88,7 @@ def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def valid_pixels(labels: Tensor | None, like: Tensor, ignore_index: int = IGNORE_INDEX) -> Tensor:
-    """Which positions of a map (N, C, H, W) are not void: (N, H, W) bool; all of them where there are no
-    labels.
-    """
+    """Which positions of a map (N, C, H, W) are not void, (N, H, W) bool; without labels all of them."""
     if labels is None:
         return torch.ones_like(like[:, 0], dtype=torch.bool)
     return resize_labels(labels, map_size(like)) != ignore_index

@@ -3,8 +3,7 @@
     terms = distiller(images, student(images), teacher(images), labels)     {"csf_1": …, "pea_4": …}
     loss = cross_entropy + distiller.combine(terms)
 
-It checks what comes in, cuts the teacher out of the graph, asks its parts for their terms, and weighs the
-terms.
+It checks what comes in, cuts the teacher out of the graph, asks its parts for their terms, and weighs them.
 """
 
 from __future__ import annotations
@@ -35,13 +34,23 @@ def _check_output(role: str, output: SegOutput, spec: ModelSpec) -> None:
         )
     stages = zip(output.features, output.embeddings, spec.channels, strict=True)
     for stage, (feature, embedding, channels) in enumerate(stages, start=1):
-        expected = (feature.shape[0], feature[0, 0].numel(), channels)
+        expected = (feature.shape[0], feature.shape[2:].numel(), channels)
         if feature.ndim != 4 or feature.shape[1] != channels or tuple(embedding.shape) != expected:
             raise ValueError(
                 f"{role} stage {stage}: {spec.name} promises a feature (N, {channels}, H, W) and an "
                 f"embedding (N, H*W, {channels}), got {tuple(feature.shape)} and {tuple(embedding.shape)}: "
                 "create the method for the networks that it is used with"
             )
+
+
+def _check_batch(images: Tensor, student: SegOutput, teacher: SegOutput, labels: Tensor | None) -> None:
+    """Raise ValueError unless all have the same number of images."""
+    sizes = {"images": len(images), "student": len(student.logits), "teacher": len(teacher.logits)}
+    if labels is not None:
+        sizes["labels"] = len(labels)
+    if len(set(sizes.values())) > 1:
+        counts = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise ValueError(f"a batch has one number of images, got {counts}: pass outputs of the same images")
 
 
 def _constant(output: SegOutput) -> SegOutput:
@@ -61,8 +70,7 @@ class Distiller(nn.Module):
     - terms: the names of the terms, in order.
     - weights: one entry for each term; may be changed at any time, `combine` reads it.
     - warmup: for some terms the number of steps over which the weight rises linearly from 0.
-    - steps_seen: forward passes in training mode, counted here so that a warm-up goes on where a checkpoint
-    stopped.
+    - steps_seen: forward passes in training mode; in the state dict, so that a warm-up goes on after a resume.
     """
 
     steps_seen: Tensor
@@ -86,6 +94,7 @@ class Distiller(nn.Module):
         images (N, 3, H, W); labels (N, h, w) of any size, 255 = void, or None where no term needs them.
         Raises ValueError for outputs that are not those of the networks that the method was created for.
         """
+        _check_batch(images, student, teacher, labels)
         _check_output("student", student, self.student_spec)
         _check_output("teacher", teacher, self.teacher_spec)
         teacher = _constant(teacher)
@@ -97,9 +106,7 @@ class Distiller(nn.Module):
         return terms
 
     def _weight(self, term: str) -> float | Tensor:
-        """The weight of a term at this step. A warm-up stays on the device: reading the step would wait for
-        it.
-        """
+        """The weight of a term at this step; a warm-up's stays on the device, so that nothing waits for it."""
         steps = self.warmup.get(term, 0)
         return self.weights[term] * (self.steps_seen / steps).clamp(max=1) if steps else self.weights[term]
 

@@ -1,9 +1,8 @@
-"""Aligning patch embeddings: PEA, the Global-Local Mixer and the Embedding Assistant (TransKD, sections III-B
-to III-D).
+"""Aligning patch embeddings: PEA, the Global-Local Mixer, the Embedding Assistant (TransKD, sections III-B to D).
 
-    PEA   E'_i = Linear_i(E_i)                                                          then MSE to the
-    teacher's E_i GL    E'_i = Linear_i(a MHSA(E_i) + b conv1d_3(E_i) · sigmoid(conv1d_3(E_i)))       stage 4
-    in the paper EA    E'_i = a_i Linear_i(E_i) + b_i PatchEmbed_i(input of the student's stage i)
+    PEA   E'_i = Linear_i(E_i), compared with the teacher's E_i by MSE
+    GL    E'_i = Linear_i(a MHSA(E_i) + b conv1d_3(E_i) · sigmoid(conv1d_3(E_i))), in the paper in stage 4
+    EA    E'_i = a_i Linear_i(E_i) + b_i PatchEmbed_i(input of the student's stage i)
 
 In the authors' files Linear_i is `embed{i}_linearproject` (a lone stage is always called `embed1_…`), the
 mixer's parts are `attn4`, `conv1` (our `value`), `conv2` (`gate`), `atten_weight` (`attention_scale`) and
@@ -85,8 +84,7 @@ class PatchEmbed(nn.Module):
 class EmbeddingAssistant(nn.Module):
     """A second, teacher-sized patch embedding of stage i beside the linear projection of the student's own.
 
-    a starts at 0.1 i and b at 0.1 (i + 4). Without `linear_path` there is the assistant alone, b
-    PatchEmbed(x).
+    a starts at 0.1 i and b at 0.1 (i + 4). Without `linear_path` the assistant stands alone: b PatchEmbed(x).
     """
 
     def __init__(

@@ -1,16 +1,14 @@
-"""Methods that compare single feature maps: `fitnet`, `at`, `mgd`. They act on feature 4 unless `stages` says
-otherwise.
-"""
+"""Methods that compare single feature maps: `fitnet`, `at`, `mgd`; feature 4 unless `stages` says otherwise."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from transkd_lite.distill import losses
-from transkd_lite.distill.part import Part, SingleTerm, register
+from transkd_lite.distill.part import Part, SingleTerm, check_stages, register
 from transkd_lite.models.output import ModelSpec
 
 __all__ = ["MaskedGenerator"]
@@ -41,6 +39,14 @@ class MaskedGenerator(nn.Module):
         return self.generate(self.align(feature) * kept)
 
 
+def _by_stage(
+    student: ModelSpec, teacher: ModelSpec, stages: Sequence[int], build: Callable[[int, int], nn.Module]
+) -> dict[int, nn.Module]:
+    """build(student's width, teacher's width) for every stage."""
+    chosen = check_stages("stages", stages)
+    return {i: build(student.channels[i - 1], teacher.channels[i - 1]) for i in chosen}
+
+
 @register(
     "fitnet",
     formula="mean (conv1x1(F^S) - F^T)²",
@@ -49,8 +55,7 @@ class MaskedGenerator(nn.Module):
 def _fitnet(
     student: ModelSpec, teacher: ModelSpec, *, stages: Sequence[int] = (4,), weight: float = 10.0
 ) -> list[Part]:
-    widths = zip(student.channels, teacher.channels, strict=True)
-    adapters = {i: nn.Conv2d(s, t, 1) for i, (s, t) in enumerate(widths, start=1) if i in stages}
+    adapters = _by_stage(student, teacher, stages, lambda own, wanted: nn.Conv2d(own, wanted, 1))
     return [SingleTerm("fitnet", losses.mse, weight, stages=stages, adapters=adapters)]
 
 
@@ -78,6 +83,5 @@ def _mgd(
     masked: float = 0.75,
     weight: float = 2e-5,
 ) -> list[Part]:
-    widths = zip(student.channels, teacher.channels, strict=True)
-    adapters = {i: MaskedGenerator(s, t, masked) for i, (s, t) in enumerate(widths, start=1) if i in stages}
+    adapters = _by_stage(student, teacher, stages, lambda own, wanted: MaskedGenerator(own, wanted, masked))
     return [SingleTerm("mgd", losses.mgd, weight, stages=stages, adapters=adapters)]

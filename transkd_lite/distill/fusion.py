@@ -1,14 +1,12 @@
-"""Fusing the student's stages before they are compared: CSF (TransKD, section III-A) and ABF (Knowledge
-Review).
+"""Fusing the student's stages: CSF (TransKD, section III-A) and ABF (Knowledge Review).
 
 Both go from the deepest stage to the shallowest. Stage i is reduced to a common width, x = BN(conv1x1(F_i)),
 and merged with the map y that comes up from the deeper stage, m = a1 x + a2 y; m goes on upwards, and
 BN(conv3x3(m)), with the teacher's channels, is what the teacher's feature i is compared with. They differ in
 the two weights alone:
 
-    ABF   one spatial map each, sigmoid(conv1x1([x; y]))                       Chen et al. 2021, arXiv
-    2104.09044 CSF   one number a channel, softmax over the two branches, from pooling    selective kernels,
-    arXiv 1903.06586
+    ABF   a sigmoid for every position, of conv1x1([x; y])     Chen et al. 2021, arXiv 2104.09044
+    CSF   a softmax across the branches for every channel      after selective kernels, arXiv 1903.06586
 
 `Separate` is the ablation without fusion: every stage alone.
 
@@ -47,9 +45,7 @@ class FusionStage(nn.Module):
         raise NotImplementedError("the deepest stage has nothing to merge")
 
     def forward(self, feature: Tensor, deeper: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(N, C_S, H, W) and the deeper map (N, width, h, w) -> output (N, C_T, H, W), merged map (N, width,
-        H, W).
-        """
+        """(N, C_S, H, W), deeper (N, width, h, w) -> output (N, C_T, H, W), merged (N, width, H, W)."""
         merged = self.reduce(feature)
         if deeper is not None:
             merged = self.merge(merged, F.interpolate(deeper, size=merged.shape[-2:], mode="nearest"))
@@ -71,8 +67,7 @@ class ABFStage(FusionStage):
 class CSFStage(FusionStage):
     """Cross selective fusion: for every channel a softmax chooses between the two branches.
 
-    s = global average of x + y; u = ReLU(BN(W s)), max(width / 16, 32) wide; two linear heads give the
-    logits.
+    s = global average of x + y; u = ReLU(BN(W s)), max(width / 16, 32) wide; two linear heads on u.
 
     `bare_squeeze` is a second W without BatchNorm. The authors' modules hold one and take it for batches of
     one image, in evaluation too; it is there only when asked for, to hold their checkpoints. Without it a
@@ -122,9 +117,7 @@ class Fusion(nn.Module):
 
 
 class CSF(Fusion):
-    """Cross selective fusion of four stages. `bare_squeeze` only for the authors' checkpoints (see
-    `CSFStage`).
-    """
+    """Cross selective fusion of four stages; `bare_squeeze` is for the authors' checkpoints alone."""
 
     def __init__(
         self, student: Channels, teacher: Channels, width: int = 64, bare_squeeze: bool = False

@@ -59,7 +59,7 @@ def _unit(x: Tensor, dim: int, floor: float | Tensor = 0.0) -> Tensor:
     return x / norm.where(norm > floor, torch.inf)
 
 
-# --- features and embeddings ---
+# Features and embeddings
 
 
 @full_precision
@@ -88,10 +88,9 @@ def hcl(student_features: Sequence[Tensor] | Tensor, teacher_features: Sequence[
     Shapes: lists of maps (N, C_i, H_i, W_i), equal in both, or one map each. 0 when equal. Raises ValueError
     for lists of different length.
     """
-    if isinstance(student_features, Tensor):
-        student_features = [student_features]
-    if isinstance(teacher_features, Tensor):
-        teacher_features = [teacher_features]
+    student_features, teacher_features = (
+        [f] if isinstance(f, Tensor) else f for f in (student_features, teacher_features)
+    )
     if len(student_features) != len(teacher_features):
         raise ValueError(
             f"hcl needs as many student features as teacher features, got {len(student_features)} and "
@@ -123,7 +122,7 @@ def mgd(generated: Tensor, teacher_feature: Tensor) -> Tensor:
     return F.mse_loss(generated, teacher_feature, reduction="sum") / generated.shape[0]
 
 
-# --- logits ---
+# Logits
 
 
 @full_precision
@@ -150,7 +149,7 @@ def kd(
 def cwd(
     student_logits: Tensor, teacher_logits: Tensor, temperature: float = 4.0, over: str = "positions"
 ) -> Tensor:
-    """Channel-wise distillation, for logits or features (N, C, H, W); Shu et al. 2021 (arXiv 2011.13256).
+    """Channel-wise distillation of logits or features (N, C, H, W); Shu et al. 2021 (arXiv 2011.13256).
 
     over="positions": a softmax over the H·W positions of every channel, tau^2 / (N C) · Σ KL(T ‖ S).
     over="classes": a softmax over the channels of every position, tau^2 / (N H W) · Σ KL(T ‖ S).
@@ -174,12 +173,12 @@ def dkd(
     temperature: float = 4.0,
     ignore_index: int = IGNORE_INDEX,
 ) -> Tensor:
-    """Decoupled KD, per pixel: tau^2 · mean over valid pixels of alpha · TCKD + beta · NCKD (arXiv
-    2203.08679).
+    """Decoupled KD: tau^2 · mean over valid pixels of alpha · TCKD + beta · NCKD.
 
-    With p the softmax of z / tau and t the pixel's class, TCKD is the KL of (p_t, 1 - p_t) and NCKD the KL of
-    the softmax over the other classes; KD is TCKD + (1 - p_t of the teacher) · NCKD. The constants are those
-    of the paper's CIFAR-100 runs. Shapes: logits (N, K, H, W), labels (N, h, w) of any size.
+    Zhao et al. 2022 (arXiv 2203.08679), pixel by pixel: with p the softmax of z / tau and t the pixel's class,
+    TCKD is the KL of (p_t, 1 - p_t) and NCKD that of the softmax over the other classes. KD would be TCKD + (1 - p_t
+    of the teacher) · NCKD. alpha, beta and tau are those of the paper's CIFAR-100 runs; it used (1, 0.5, 1) on
+    ImageNet. Shapes: logits (N, K, H, W), labels (N, h, w) of any size.
     """
     _check_temperature(temperature)
     _check_shapes(student_logits, teacher_logits)
@@ -239,7 +238,7 @@ def dist(
     return temperature**2 * (beta * inter + gamma * intra)
 
 
-# --- relations between positions ---
+# Relations between positions
 
 
 def _directions(feature: Tensor) -> Tensor:
@@ -249,8 +248,7 @@ def _directions(feature: Tensor) -> Tensor:
 
 @full_precision
 def skd(student_feature: Tensor, teacher_feature: Tensor, *, pool: int = 2) -> Tensor:
-    """Pair-wise structured distillation: mean (a_S - a_T)^2 of the affinities a_ij = f_i · f_j of an image's
-    nodes.
+    """Pair-wise structured distillation: mean (a_S - a_T)^2 of the affinities a_ij = f_i · f_j of nodes.
 
     Nodes are the maxima of pool x pool windows, of unit length. Shapes: (N, C, H, W), channels may differ.
     Liu et al. 2019 (arXiv 1903.04197).
@@ -269,8 +267,7 @@ def ifvd(
     num_classes: int,
     ignore_index: int = IGNORE_INDEX,
 ) -> Tensor:
-    """Intra-class feature variation: MSE of the maps cosine(f(p), mean feature of p's class in the same
-    image).
+    """Intra-class feature variation: MSE of the maps cosine(f(p), mean feature of p's class in the image).
 
     Mean over valid pixels. Shapes: features (N, C, H, W), channels may differ; labels (N, h, w) of any size.
     Wang et al. 2020 (ECCV, "Intra-class feature variation distillation"), prototypes per image as in CIRKD.
@@ -290,8 +287,7 @@ def ifvd(
 
 @full_precision
 def cirkd(student_feature: Tensor, teacher_feature: Tensor, *, temperature: float = 0.1) -> Tensor:
-    """Mini-batch cross-image relations: KL(T ‖ S) of row-softmaxed similarities between the pixels of image
-    pairs.
+    """Cross-image relations: KL(T ‖ S) of row-softmaxed similarities between the pixels of image pairs.
 
     Mean over the N^2 ordered pairs, (i, i) included, and over rows. Vectors have unit length. Shapes: (N, C,
     H, W), channels may differ. Yang et al. 2022 (arXiv 2204.06986); no factor tau^2, as there.

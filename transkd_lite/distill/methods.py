@@ -1,6 +1,4 @@
-"""All methods by name: `create_method(name, student, teacher)` gives a `Distiller`; "a+b" has the terms of
-both.
-"""
+"""All methods by name: `create_method(name, student, teacher)`; "a+b" has the terms of both."""
 
 from __future__ import annotations
 
@@ -43,6 +41,13 @@ def _own_options(method: Method, joined: list[Method], options: Mapping[str, Any
     return own
 
 
+def _spec(role: str, network: SegModel | ModelSpec) -> ModelSpec:
+    spec = getattr(network, "spec", network)
+    if not isinstance(spec, ModelSpec):
+        raise ValueError(f"{role} must be a SegModel or a ModelSpec, got {type(network).__name__}")
+    return spec
+
+
 def _check_terms(name: str, parts: list[Part]) -> list[str]:
     """The terms of all parts. Raises ValueError where two are called the same."""
     terms = [term for part in parts for term in part.weights]
@@ -80,14 +85,13 @@ def create_method(
     """Build the method `name`, or several joined with "+", for a pair of networks.
 
     - weights: replaces the default weights of the terms named in it.
-    - schedule: "constant" or "linear" (from 0 over `warmup_steps` training steps), or one of them for some
-    terms.
+    - schedule: "constant" or "linear" (from 0 over `warmup_steps` training steps), for all terms or by term.
     - options: those of the methods (`describe` lists them). Where two joined methods take the same one, write
       "method.option".
 
     Raises ValueError for unknown names and options, and for networks that cannot be compared.
     """
-    own, other = (m.spec if isinstance(m, SegModel) else m for m in (student, teacher))
+    own, other = _spec("student", student), _spec("teacher", teacher)
     joined = [_method(part) for part in name.split("+")]
     parts = [p for m in joined for p in m.build(own, other, **_own_options(m, joined, options))]
     terms = _check_terms(name, parts)

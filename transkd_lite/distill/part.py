@@ -38,21 +38,17 @@ class Part(nn.Module):
     def forward(
         self, images: Tensor, student: SegOutput, teacher: SegOutput, labels: Tensor | None
     ) -> dict[str, Tensor]:
-        """Unweighted scalar terms, as many and by the names that `weights` has. The teacher is detached
-        already.
-        """
+        """Unweighted scalar terms by the names that `weights` has. The teacher is detached already."""
         raise NotImplementedError(f"{type(self).__name__} must define forward")
 
 
 class SingleTerm(Part):
     """One term that bears its method's name: a loss of pairs of maps, added over the stages.
 
-    - loss(student map, teacher map), or with the labels as a third argument where `labels` says so;
-    "required" refuses
-      a batch without labels.
-    - stages: whose features are compared; none of them means the logits.
-    - adapters: for each stage a module that brings the student's map to the teacher's width, where the loss
-    needs it.
+    - loss(student map, teacher map), with the labels as a third argument unless `labels` is "unused";
+      "required" refuses a batch without labels.
+    - stages: whose features are compared; None means the logits.
+    - adapters: by stage, modules that bring the student's map to the teacher's width where the loss needs it.
 
     The student's map is resized to the teacher's (bilinear) before it is adapted.
     """
@@ -63,13 +59,15 @@ class SingleTerm(Part):
         loss: Callable[..., Tensor],
         weight: float,
         *,
-        stages: Sequence[int] = (),
+        stages: Sequence[int] | None = None,
         adapters: Mapping[int, nn.Module] | None = None,
         labels: Literal["unused", "optional", "required"] = "unused",
     ) -> None:
         super().__init__(name, {name: weight})
         self.loss, self.labels = loss, labels
-        self.stages = check_stages("stages", stages)
+        self.stages = None if stages is None else check_stages("stages", stages)
+        if self.stages == ():
+            raise ValueError(f"{name} compares features: stages must name at least one of 1, 2, 3, 4")
         self.adapters = nn.ModuleDict({str(stage): module for stage, module in (adapters or {}).items()})
 
     def _compare(self, student: Tensor, teacher: Tensor, labels: Tensor | None, adapter: str = "") -> Tensor:
@@ -82,7 +80,7 @@ class SingleTerm(Part):
     ) -> dict[str, Tensor]:
         if self.labels == "required" and labels is None:
             raise ValueError(f"{self.family} needs labels, got None: pass labels=… to the distiller")
-        if not self.stages:
+        if self.stages is None:
             return {self.family: self._compare(student.logits, teacher.logits, labels)}
         maps = ((i, student.features[i - 1], teacher.features[i - 1]) for i in self.stages)
         return {self.family: torch.stack([self._compare(s, t, labels, str(i)) for i, s, t in maps]).sum()}
@@ -98,9 +96,7 @@ def _keyword_options(function: Callable[..., Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Method:
-    """A registered method: its name, the function that builds its parts, its formula, source and options'
-    defaults.
-    """
+    """A registered method: the function that builds its parts, what `describe` prints, the options' defaults."""
 
     name: str
     build: Builder
@@ -133,7 +129,7 @@ def check_stages(option: str, stages: Sequence[int]) -> tuple[int, ...]:
     chosen = tuple(stages) if isinstance(stages, list | tuple) else (stages,)
     if any(s not in STAGES for s in chosen) or list(chosen) != sorted(set(chosen)):
         raise ValueError(f"{option} must be some of the stages 1, 2, 3, 4 in ascending order, got {stages!r}")
-    return chosen
+    return tuple(int(stage) for stage in chosen)
 
 
 def check_same_classes(method: str, student: ModelSpec, teacher: ModelSpec) -> None:

@@ -1,11 +1,9 @@
-"""The TransKD family: two parts, fused features and aligned embeddings, and the methods that are made of
-them.
+"""The TransKD family: fused features, aligned embeddings, and the methods that are made of these two parts.
 
     transkd-base = csf + pea        transkd-gl = csf + pea with a Global-Local Mixer
     review       = abf              transkd-ea = csf + pea with Embedding Assistants
 
-TransKD: Liu et al., arXiv 2202.13393, sections III-A to III-D. Knowledge Review: Chen et al. 2021, arXiv
-2104.09044.
+TransKD: Liu et al., arXiv 2202.13393, section III. Knowledge Review: Chen et al. 2021, arXiv 2104.09044.
 """
 
 from __future__ import annotations
@@ -56,8 +54,7 @@ class FusedFeatures(Part):
 
 
 class AlignedEmbeddings(Part):
-    """The student's patch embeddings, projected to the teacher's width: one term `pea_<stage>` a chosen
-    stage.
+    """The student's patch embeddings in the teacher's width: one term `pea_<stage>` a chosen stage.
 
     `stages` maps "1" … "4" to modules (tokens, input of the stage, size of its grid) -> projected tokens.
     """
@@ -161,7 +158,11 @@ def _csf(student: ModelSpec, teacher: ModelSpec, **options: Any) -> list[Part]:
     options_of=[_aligned],
 )
 def _pea(student: ModelSpec, teacher: ModelSpec, **options: Any) -> list[Part]:
-    return _aligned(lambda i: StageAlignment(student.channels[i - 1], teacher.channels[i - 1]), **options)
+    return _aligned(_linear(student, teacher), **options)
+
+
+def _linear(student: ModelSpec, teacher: ModelSpec) -> Callable[[int], nn.Module]:
+    return lambda i: StageAlignment(student.channels[i - 1], teacher.channels[i - 1])
 
 
 def _halves(
@@ -180,10 +181,7 @@ def _halves(
     options_of=[_fused, _aligned],
 )
 def _transkd_base(student: ModelSpec, teacher: ModelSpec, **options: Any) -> list[Part]:
-    def build(i: int) -> nn.Module:
-        return StageAlignment(student.channels[i - 1], teacher.channels[i - 1])
-
-    return _halves(student, teacher, build, options)
+    return _halves(student, teacher, _linear(student, teacher), options)
 
 
 @register(
@@ -202,7 +200,7 @@ def _transkd_gl(
     **options: Any,
 ) -> list[Part]:
     mixed = check_stages("mixer_stages", mixer_stages)
-    unused = set(mixed) - set(options.get("embedding_stages", STAGES))
+    unused = set(mixed) - set(check_stages("embedding_stages", options.get("embedding_stages", STAGES)))
     if unused:
         raise ValueError(f"mixer_stages {sorted(unused)} are not among embedding_stages: add them there")
 
