@@ -19,6 +19,7 @@ from transkd_lite.models.segformer import SEGFORMERS, SegFormer
 
 __all__ = ["create_model", "list_models"]
 
+NO_OPTIONS = ("name", "num_classes", "timm_pretrained")
 PVT_NAMES = tuple(f"pvt_v2_b{i}" for i in range(6))
 
 
@@ -58,6 +59,8 @@ def create_model(
     """
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+    if pretrained == "timm" and name.startswith("timm:"):
+        return _build(name, num_classes, options, timm_pretrained=True)
     tensors = None if pretrained is None else _pretrained_tensors(name, pretrained)
     if tensors is not None and _has_normed_projections(name, tensors):
         options = {"normed_projections": True} | options
@@ -67,13 +70,13 @@ def create_model(
     return model
 
 
-def _build(name: str, num_classes: int, options: dict[str, Any]) -> SegModel:
+def _build(name: str, num_classes: int, options: dict[str, Any], **hidden: Any) -> SegModel:
     network = _network(name)
-    known = [p for p in inspect.signature(network).parameters if p not in ("name", "num_classes")]
+    known = [p for p in inspect.signature(network).parameters if p not in NO_OPTIONS]
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise ValueError(f"{name} has no option {', '.join(unknown)}; its options are {', '.join(known)}")
-    model = network(name, num_classes, **options)
+    model = network(name, num_classes, **options, **hidden)
     model.spec = dataclasses.replace(model.spec, options=options)
     return model
 
@@ -93,9 +96,9 @@ def _network(name: str) -> type[Any]:
 def _pretrained_tensors(name: str, pretrained: str | Path) -> dict[str, Tensor]:
     if pretrained != "timm":
         return read_tensors(pretrained)
-    if family_of(name) not in ("pvt", "timm"):
+    if family_of(name) != "pvt":
         raise ValueError(f"timm has no weights for {name}: give a path or for instance hub:nvidia/mit-b0")
-    return import_module("transkd_lite.models.pyramid").timm_weights(name.removeprefix("timm:"))
+    return import_module("transkd_lite.models.pyramid").timm_weights(name)
 
 
 def _has_normed_projections(name: str, tensors: dict[str, Tensor]) -> bool:

@@ -10,6 +10,7 @@ import json
 import os
 import pickle
 import tempfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -97,14 +98,16 @@ def _read_file(path: Path) -> Any:
         except SafetensorError as error:
             raise ValueError(f"{path} is not a whole safetensors file ({error}): fetch it again") from error
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # about the protocol of pickles that are refused anyway
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
             f"{path} is refused: a checkpoint may hold tensors only, this one is damaged or holds something that "
             f"would be executed ({reason}); convert it to safetensors where you trust it"
         ) from error
-    except (RuntimeError, EOFError, KeyError) as error:
+    except (RuntimeError, EOFError, KeyError, OSError) as error:
         raise ValueError(f"{path} is not a whole checkpoint ({error}): fetch or save it again") from error
 
 

@@ -144,6 +144,8 @@ def _scheme(tensors: Mapping[str, Tensor], family: str) -> tuple[Rules, Callable
     """The rules for a checkpoint, told by the one tensor that each scheme calls differently, and what comes
     after.
     """
+    if family == "timm":
+        return [], _unchanged
     if family == "lvt":
         return _LVT, _unchanged
     if family == "pvt":

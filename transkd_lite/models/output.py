@@ -69,8 +69,11 @@ class ModelSpec:
             raise ValueError(
                 f"a model spec has no field {unknown}; it was written by a newer version, upgrade"
             )
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-        return cls(**values)
+        return cls(**_lists_to_tuples(fields | {"options": _lists_to_tuples(fields["options"])}))
+
+
+def _lists_to_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
 class SegModel(nn.Module):

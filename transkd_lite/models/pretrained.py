@@ -93,7 +93,7 @@ def _size(given: Mapping[str, Tensor]) -> str:
 def _check_shapes(
     model: SegModel, given: Mapping[str, Tensor], own: Mapping[str, Tensor], origin: str
 ) -> None:
-    wrong = [name for name in given if name in own and given[name].shape != own[name].shape]
+    wrong = [name for name in own if name in given and given[name].shape != own[name].shape]
     if not wrong:
         return
     listed = "; ".join(

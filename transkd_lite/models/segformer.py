@@ -71,16 +71,12 @@ class EfficientAttention(nn.Module):
         self.sr = nn.Conv2d(channels, channels, reduction, reduction) if reduction > 1 else None
         self.norm = nn.LayerNorm(channels, eps=1e-5) if reduction > 1 else None
 
-    def queries_keys_values(self, x: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens (N, HW, C) to q (N, heads, HW, C/heads) and k, v (N, heads, HW/R^2, C/heads)."""
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """Tokens (N, HW, C) in and out; queries from all positions, keys and values from HW / R^2 of them."""
         q = self.q(x).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
         if self.sr is not None and self.norm is not None:
             x = self.norm(to_tokens(self.sr(to_map(x, size))))
         k, v = self.kv(x).unflatten(2, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        return q, k, v
-
-    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        q, k, v = self.queries_keys_values(x, size)
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
