@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 PROFILE ?= demo
-JOBS ?= 1
+JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help install reproduce test lint notebooks lab lock clean
