@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -359,10 +360,9 @@ def to_html(notebook: Path) -> str:
     exporter = HTMLExporter(
         exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True, embed_images=True
     )
-    for library in ("require_js", "mathjax", "mermaid_js", "mermaid_layout_elk_js", "jquery"):
-        setattr(exporter, f"{library}_url", "")
     body, _ = exporter.from_filename(str(notebook))
-    return body
+    # What is left are loaders of MathJax, Mermaid and RequireJS from elsewhere; a report is text, tables and pictures.
+    return re.sub(r"<script\b.*?</script>", "", body, flags=re.DOTALL)
 
 
 def refresh_notebook(notebook: Path) -> float:
