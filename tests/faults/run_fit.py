@@ -1,0 +1,148 @@
+"""One small training, run in a process of its own by tests that kill it, signal it or start it twice.
+
+`start` forks from a server that has imported everything once, so that a process costs a tenth of a second.
+"""
+
+import multiprocessing
+import os
+import sys
+import time
+import warnings
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from transkd_lite.config import TrainConfig
+from transkd_lite.distill import create_method
+from transkd_lite.models import create_model
+from transkd_lite.train import fit
+from transkd_lite.trainer import Trainer
+
+SIZE, NUM_CLASSES = 32, 3
+
+
+class Scenes:
+    """Noise with a learnable label; a sample whose marker file is gone cannot be read."""
+
+    def __init__(self, num: int, marker: Path | None = None) -> None:
+        rng = np.random.default_rng(0)
+        self.images = rng.integers(0, 256, (num, SIZE, SIZE, 3), dtype=np.uint8)
+        self.marker = marker
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if self.marker is not None and index == 2:
+            self.marker.read_bytes()
+        image = self.images[index]
+        return {"image": image, "label": (image[..., 0] // 86).astype(np.uint8)}
+
+
+def networks(method: str | None, dropout: float = 0.1) -> tuple[Any, Any, Any]:
+    """A student, and a teacher and a method if one is named; always the same."""
+    torch.manual_seed(0)
+    options = {"drop_path": dropout, "head_dropout": dropout}
+    student = create_model("segformer_b0", NUM_CLASSES, **options)
+    if method is None:
+        return student, None, None
+    teacher = create_model("segformer_b0", NUM_CLASSES)
+    return student, teacher, create_method(method, student, teacher)
+
+
+def tell_steps(slow_s: float) -> None:
+    """Print every step as it ends, so that the test knows when to strike."""
+    original = Trainer.train_batch
+
+    def train_batch(self: Trainer, images: torch.Tensor, labels: torch.Tensor) -> None:
+        original(self, images, labels)
+        print("step", self.step, flush=True)
+        time.sleep(slow_s)
+
+    Trainer.train_batch = train_batch  # type: ignore[method-assign]
+
+
+def train(
+    out_dir: Path, weights: Path, log: Path, environment: dict[str, str], options: dict[str, Any]
+) -> None:
+    """The body of the process: fit, then save weights and history; whatever is printed goes to the log."""
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    os.environ.update(environment)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+    warnings.simplefilter("default")
+    torch.set_num_threads(1)
+    tell_steps(options.pop("slow_s", 0.0))
+    marker, num, scored = options.pop("marker", None), options.pop("num", 6), options.pop("scored", False)
+    student, teacher, distiller = networks(options.pop("method", None), options.pop("dropout", 0.1))
+    settings = {
+        "steps": 8,
+        "batch_size": 2,
+        "lr": 1e-3,
+        "log_every": 3,
+        "checkpoint_every": 2,
+        "precision": "fp32",
+    }
+    result = fit(
+        student,
+        Scenes(num, Path(marker) if marker else None),
+        config=TrainConfig.from_dict({**settings, **options}),
+        teacher=teacher,
+        method=distiller,
+        val_data=Scenes(3) if scored else None,
+        out_dir=out_dir,
+        resume=True,
+        progress="none",
+    )
+    history = result.history.drop(columns="images_per_s").to_dict(orient="list")
+    saved = {"student": student.state_dict(), "history": history, "resumed": result.resumed_from}
+    torch.save(saved | {"metrics": {k: result.metrics.get(k) for k in ("full", "paper")}}, weights)
+
+
+class Process:
+    """A training under way. `log` is what it has printed so far."""
+
+    def __init__(self, process: BaseProcess, log: Path) -> None:
+        self.process, self._log = process, log
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text() if self._log.exists() else ""
+
+    def wait_for_step(self, step: int) -> None:
+        """Until that step has ended; `AssertionError` if the process ends before."""
+        while f"step {step}\n" not in self.log:
+            alive = self.process.is_alive()
+            time.sleep(0.01)
+            assert alive or f"step {step}\n" in self.log, self.log
+
+    def send(self, number: int) -> None:
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
+
+    def end(self) -> int:
+        """The exit code, once it has ended; minus the signal where one ended it."""
+        self.process.join()
+        assert self.process.exitcode is not None
+        return self.process.exitcode
+
+    def finish(self) -> str:
+        """The log of a process that must end well."""
+        assert self.end() == 0, self.log
+        return self.log
+
+
+def start(folder: Path, weights: Path, environment: dict[str, str] | None = None, **options: Any) -> Process:
+    """Begin (or go on with) a training in `folder`."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["run_fit", "transkd_lite.distill", "torchmetrics"])
+    log = weights.with_name(f"{weights.stem}-{time.monotonic_ns()}.log")
+    process = context.Process(
+        target=train, args=(folder, weights, log, environment or {}, options), daemon=True
+    )
+    process.start()
+    return Process(process, log)
