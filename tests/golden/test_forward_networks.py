@@ -11,6 +11,8 @@ from transkd_lite.models import create_model
 from transkd_lite.models.pretrained import infer_network, load_tensors
 from transkd_lite.profiling import count_parameters
 
+# Ten times stricter than promised: at 1e-4 a LayerNorm eps of 1e-5 in place of 1e-6 would pass.
+TOLERANCE = 1e-5
 CASES = ["forward_segformer_b0", "forward_segformer_b1", "forward_pvt_v2_b0", "forward_lvt"]
 # Published in millions, for 19 classes and void.
 PARAMETERS_M = {
@@ -23,16 +25,15 @@ PARAMETERS_M = {
 NETWORKS = [*(f"segformer_b{i}" for i in range(6)), "pvt_v2_b0", "pvt_v2_b2", "lvt"]
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_outputs_equal_the_authors(golden: Any, name: str) -> None:
-    case = golden.case(name)
+@pytest.mark.parametrize("listing", CASES)
+def test_outputs_equal_the_authors(golden: Any, listing: str) -> None:
+    case = golden.case(listing)
     model = create_model(case["arch"], 20).eval()
     load_tensors(model, golden.checkpoint(case["arch"], case["seed"]))
     with torch.no_grad():
         output = model(golden.images(case["seed"], case["shape"]))
-    golden.assert_close(output.logits, case["logits"])
-    golden.assert_close(output.features, case["features"])
-    golden.assert_close(output.embeddings, case["embeddings"])
+    for name in ("logits", "features", "embeddings"):
+        golden.assert_close(getattr(output, name), case[name], TOLERANCE)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

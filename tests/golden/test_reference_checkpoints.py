@@ -47,6 +47,34 @@ def test_a_single_aligned_stage_is_told_by_its_shapes(golden: Any) -> None:
     assert {t for t in distiller.weights if t.startswith("pea")} == {"pea_3"}
 
 
+def test_students_without_a_listing_are_recognised(golden: Any) -> None:
+    """SegFormer-B1 with the parts of B0, at B1's widths."""
+    widths = (64, 128, 320, 512)
+    parts = {
+        n: s for n, s in golden.listings["segformer_b0+transkd-base"].items() if not n.startswith("student.")
+    }
+    for stage, width in enumerate(widths, start=1):
+        parts[f"skfs.{4 - stage}.conv1.0.weight"] = [64, width, 1, 1]
+        parts[f"embed{stage}_linearproject.weight"] = [width, width]
+    listing = parts | {f"student.{name}": shape for name, shape in golden.listings["segformer_b1"].items()}
+    checkpoint = {name: golden.tensor(name, shape, 1) for name, shape in listing.items()}
+    model, distiller = load_reference_checkpoint(checkpoint)
+    assert distiller is not None
+    assert (model.spec.name, distiller.name) == ("segformer_b1", "transkd-base")
+    assert torch.equal(
+        distiller.parts["csf"].fusion.stages[0].reduce[0].weight, checkpoint["skfs.3.conv1.0.weight"]
+    )
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_only_the_caller_knows_whether_a_mixer_adds_its_input(golden: Any, residual: bool) -> None:
+    _, distiller = load_reference_checkpoint(
+        golden.checkpoint("segformer_b0+transkd-gl", 1), residual=residual
+    )
+    assert distiller is not None
+    assert distiller.parts["pea"].stages["4"].mixer.residual is residual
+
+
 def test_files_prefixes_and_wrappers_are_accepted(golden: Any, tmp_path: Path) -> None:
     checkpoint = golden.checkpoint("segformer_b0+csf", seed=2)
     path = tmp_path / "checkpoint.pth"

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from transkd_lite.models import SegModel, create_model, load_model, save_model
+from transkd_lite.models import SegModel, create_model, load_model, save_huggingface, save_model
 from transkd_lite.models.files import read_metadata
 from transkd_lite.models.pretrained import load_tensors
 
@@ -230,3 +230,30 @@ def test_a_failed_write_leaves_the_old_file(
         save_model(create_model("segformer_b0", 3), path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["b0.safetensors"]
+
+
+def test_the_hub_is_asked_for_safetensors(
+    b0: SegModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_huggingface(b0, tmp_path)
+    asked = []
+
+    def snapshot_download(repo_id: str, allow_patterns: list[str]) -> str:
+        asked.append((repo_id, allow_patterns))
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    model = create_model("segformer_b0", 19, pretrained="hub:nvidia/segformer-b0")
+    assert torch.equal(logits(model), logits(b0))
+    assert asked == [("nvidia/segformer-b0", ["config.json", "*.safetensors"])]
+
+
+def test_without_the_hub_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*args: Any, **kwargs: Any) -> str:
+        raise ConnectionError("offline")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
+    with pytest.raises(
+        FileNotFoundError, match=r"nvidia/mit-b0 could not be fetched.*give the path of a folder"
+    ):
+        create_model("segformer_b0", 19, pretrained="hub:nvidia/mit-b0")
