@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from transkd_lite.experiment import Experiment, evaluate_run, find_file, run_experiment, save_half
+from transkd_lite.experiment import Experiment, find_file, run_experiment
 from transkd_lite.parameters import ParameterError
 from transkd_lite.runs import read_run
+from transkd_lite.scoring import evaluate_run, save_half
 
 TINY = Experiment(train_images=4, val_images=2, height=32, width=64, steps=2, batch_size=2, augment="none")
 

@@ -18,6 +18,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from transkd_lite.attempts import (
+    ASIDE,
+    FAILED,
+    finish_lesson,
+    restore_metrics,
+    thread_limit,
+    wait_for_lock,
+    withhold_metrics,
+)
 from transkd_lite.parameters import ParameterError, check_parameters, read_signature
 from transkd_lite.profiles import PlannedRun, Profile, plan
 from transkd_lite.runs import (
@@ -26,9 +35,7 @@ from transkd_lite.runs import (
     hash_parameters,
     is_finished,
     lock_run,
-    provenance,
     read_json,
-    read_run,
     sweep_temporary,
     update_run,
     write_json,
@@ -37,10 +44,8 @@ from transkd_lite.summary import Outcome, is_done, progress_line
 
 __all__ = ["NotebookFailed", "execute_notebook", "refresh_notebook", "render_report", "reproduce"]
 
-FAILED, WITHHELD, ASIDE = "failed.ipynb", "metrics.withheld.json", "running.ipynb"
 BATCH_FILE, REPORT_FILE = "batch.json", "report.json"
 _STARTS = 3  # kernels that start at the same moment can race for a port: such a start is repeated
-_LOCK_PATIENCE_S = 60.0
 
 
 class NotebookFailed(RuntimeError):
@@ -80,6 +85,8 @@ def reproduce(
         preflight(pending)
     with lock_run(root):
         sweep_temporary(root)
+        if pending:
+            echo(f"{len(pending)} of {len(outcome.runs)} runs to do in {root}")
         for run, error in _execute_all(pending, root, jobs, scheduler):
             outcome.executed.append(run.folder)
             if error:
@@ -113,19 +120,19 @@ def execute(run: PlannedRun, root: Path, threads: int | None = None, needed: str
     if run.needs and (needed or not is_finished(root / run.needs)):
         return f"not started: it needs {run.needs}, which failed"
     folder.mkdir(parents=True, exist_ok=True)
-    _wait_for_lock(folder)
-    _restore_metrics(folder)
+    wait_for_lock(folder)
+    restore_metrics(folder)
     start = time.perf_counter()
     try:
-        with _thread_limit(threads):
+        with thread_limit(threads):
             _execute_run(run, folder)
     except Exception as error:
-        _withhold(folder)
+        withhold_metrics(folder)
         update_run(folder, state="failed", error=str(error))
         return str(error)
     (folder / FAILED).unlink(missing_ok=True)
     if run.experiment is None:
-        _finish_lesson(run, folder, time.perf_counter() - start)
+        finish_lesson(run, folder, time.perf_counter() - start)
     return ""
 
 
@@ -191,58 +198,6 @@ def _require_whole(name: str, executed: dict[str, Any]) -> None:
             raise NotebookFailed(
                 f"{name}: code cell {number} of {len(cells)} {how}; the last cell must be reached"
             )
-
-
-@contextlib.contextmanager
-def _thread_limit(threads: int | None) -> Iterator[None]:
-    """Kernels inherit the environment of the process that starts them."""
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    if threads is not None:
-        os.environ.update(dict.fromkeys(names, str(threads)))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-def _wait_for_lock(folder: Path) -> None:
-    """After a worker was killed its kernel may hold the folder for a moment longer."""
-    until = time.monotonic() + _LOCK_PATIENCE_S
-    while time.monotonic() < until:
-        with contextlib.suppress(FileNotFoundError):
-            if read_run(folder).state == "running":
-                time.sleep(0.5)
-                continue
-        return
-
-
-def _withhold(folder: Path) -> None:
-    """A run whose notebook failed after training is not finished; what was trained is kept for the next attempt."""
-    if (folder / METRICS_FILE).exists():
-        os.replace(folder / METRICS_FILE, folder / WITHHELD)
-
-
-def _restore_metrics(folder: Path) -> None:
-    """Training that was whole before its notebook failed need not be repeated."""
-    if (folder / WITHHELD).exists():
-        os.replace(folder / WITHHELD, folder / METRICS_FILE)
-
-
-def _finish_lesson(run: PlannedRun, folder: Path, wall_s: float) -> None:
-    """A lesson's result is its executed notebook; its records are written here, the metrics last."""
-    info = {
-        "kind": run.kind,
-        "notebook": run.notebook.name,
-        "parameters": run.parameters,
-        "state": "finished",
-    }
-    update_run(folder, **provenance(), **info, error=None)
-    write_json(folder / METRICS_FILE, {"wall_s": round(wall_s, 2)})
 
 
 def _execute_all(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from transkd_lite.cli_data import data_app
 from transkd_lite.parameters import ParameterError
 from transkd_lite.profiles import ROOT, Profile, list_profiles, load_profile, parse_settings, shrink
 
@@ -45,6 +46,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(data_app, name="data")
 ProfileName = Annotated[
     str, typer.Argument(help=f"A profile ({', '.join(list_profiles())}) or a .yaml file.")
 ]
@@ -166,7 +168,8 @@ def train(
     experiment.check_data()
     folder = out or runs / chosen.name / experiment.folder_name(chosen.kind)
     typer.echo(f"{experiment.network}, method {experiment.method}, into {folder}")
-    from transkd_lite.experiment import run_experiment, save_half
+    from transkd_lite.experiment import run_experiment
+    from transkd_lite.scoring import save_half
 
     metrics = run_experiment(experiment, folder)
     typer.echo(_scores(metrics))
@@ -193,7 +196,8 @@ def evaluate(
 
     transkd evaluate data/weights/streets-segformer_b1.safetensors --set dataset=streets --set val_images=200
     """
-    from transkd_lite.experiment import Experiment, evaluate_run
+    from transkd_lite.experiment import Experiment
+    from transkd_lite.scoring import evaluate_run
 
     values = parse_settings(settings or []) | ({"data_root": str(data_root)} if data_root else {})
     Experiment.from_parameters(values)
@@ -259,8 +263,8 @@ def list_run_folders(
 
     found = list_runs(runs)
     if as_json:
-        keys = [{"run": str(r.folder), "state": r.state, **r.metrics} for r in found]
-        typer.echo(json.dumps(keys, indent=2))
+        listed = [{**r.metrics, "run": str(r.folder), "state": r.state} for r in found]
+        typer.echo(json.dumps(listed, indent=2))
         return
     if not found:
         raise ParameterError(f"no run folder below {runs}: pass the folder that reproduce or train wrote to")
@@ -324,66 +328,6 @@ def describe(
     for part in method.split("+"):
         check_name(part, list_methods(), "method")
     print_description(method)
-
-
-data_app = typer.Typer(help="Fetch, prepare and check a dataset.", no_args_is_help=True)
-app.add_typer(data_app, name="data")
-
-
-@data_app.command("check")
-def data_check(
-    name: Annotated[str, typer.Argument(help="cityscapes, acdc, nyuv2, voc2012, camvid or folder.")],
-    root: Annotated[Path, typer.Argument(help="The folder that holds its files.")],
-) -> None:
-    """Look into every file of a dataset.
-
-    Counts, pairs, sizes, labels and class shares; the exit code is 1 where something is wrong.
-
-    Example: transkd data check camvid ../CamVid
-    """
-    from transkd_lite.data.check import check_dataset
-    from transkd_lite.data.official import LAYOUTS
-    from transkd_lite.parameters import check_name
-
-    found = check_dataset(check_name(name, LAYOUTS, "dataset in folders"), root)
-    typer.echo(str(found))
-    if not found.ok:
-        raise typer.Exit(1)
-
-
-@data_app.command("fetch")
-def data_fetch(
-    name: Annotated[str, typer.Argument(help="camvid; for the others it says where they are.")],
-    root: Annotated[Path, typer.Argument(help="Where to put the files.")],
-) -> None:
-    """Download a dataset where that is allowed, or say how to get it.
-
-    Example: transkd data fetch camvid data/camvid
-    """
-    from transkd_lite.data.fetch import INSTRUCTIONS, fetch
-    from transkd_lite.parameters import check_name
-
-    typer.echo(fetch(check_name(name, ("camvid", *INSTRUCTIONS), "dataset to fetch"), root))
-
-
-@data_app.command("prepare")
-def data_prepare(
-    name: Annotated[str, typer.Argument(help="nyuv2 (the others need no preparation).")],
-    root: Annotated[Path, typer.Argument(help="Where to put the folders.")],
-    labeled: Annotated[Path, typer.Option(help="nyu_depth_v2_labeled.mat")],
-    mapping: Annotated[Path, typer.Option(help="classMapping40.mat")],
-    splits: Annotated[Path, typer.Option(help="splits.mat")],
-) -> None:
-    """Make images and labels from NYU Depth v2's MATLAB files.
-
-    Example: transkd data prepare nyuv2 data/nyuv2 --labeled nyu_depth_v2_labeled.mat --mapping classMapping40.mat
-    --splits splits.mat
-    """
-    from transkd_lite.data.prepare import prepare_nyuv2
-    from transkd_lite.parameters import check_name
-
-    check_name(name, ("nyuv2",), "dataset to prepare")
-    typer.echo(f"NYUv2 is in {prepare_nyuv2(labeled, mapping, splits, root)}")
 
 
 def main() -> None:

@@ -7,7 +7,6 @@ imported before it is used: a finished batch is recognised without torch.
 """
 
 import hashlib
-import time
 import typing
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -15,20 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transkd_lite.parameters import ParameterError, check_name, check_parameters
-from transkd_lite.runs import (
-    HISTORY_FILE,
-    METRICS_FILE,
-    RUN_FILE,
-    STUDENT_FILE,
-    atomic_write,
-    hash_parameters,
-    is_finished,
-    lock_run,
-    provenance,
-    read_json,
-    run_name,
-    write_json,
-)
+from transkd_lite.runs import STUDENT_FILE, hash_parameters, run_name
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -37,7 +23,7 @@ if TYPE_CHECKING:
     from transkd_lite.distill import Distiller
     from transkd_lite.models import SegModel
 
-__all__ = ["Experiment", "evaluate_run", "find_file", "run_experiment", "save_half"]
+__all__ = ["Experiment", "find_file", "run_experiment"]
 
 # Where a run reads and writes, how often it saves, and how many processes decode images, does not change its
 # result.
@@ -197,7 +183,7 @@ class Experiment:
         headers = {} if self.dataset == "streets" or self.dataset.startswith("hub:") else {"check": "headers"}
         try:
             for split in ("train", "val"):
-                self._open(split, 1, **headers)
+                self.open_split(split, 1, **headers)
         except (OSError, ValueError) as error:
             raise ParameterError(f"dataset {self.dataset}: {error}") from error
 
@@ -231,9 +217,10 @@ class Experiment:
 
     def open_data(self) -> "tuple[Dataset, Dataset]":
         """The training and the validation images."""
-        return self._open("train", self.train_images), self._open("val", self.val_images)
+        return self.open_split("train", self.train_images), self.open_split("val", self.val_images)
 
-    def _open(self, split: str, num: int | None, **options: Any) -> "Dataset":
+    def open_split(self, split: str, num: int | None, **options: Any) -> "Dataset":
+        """The first `num` images of a split (None: all)."""
         from transkd_lite.data import open_dataset
 
         options |= self.data_options
@@ -295,6 +282,7 @@ def run_experiment(
     Raises: ParameterError, and what `fit` raises.
     """
     from transkd_lite.data import label_space
+    from transkd_lite.scoring import score_pretrained
     from transkd_lite.train import fit
 
     folder = out_dir or experiment.out_dir
@@ -303,43 +291,13 @@ def run_experiment(
     train_data, val_data = experiment.open_data()
     num_classes = label_space(train_data).num_classes
     if experiment.steps == 0:
-        return _score_pretrained(experiment, experiment.build_student(num_classes), val_data, folder)
+        return score_pretrained(experiment, num_classes, val_data, folder)
     student, teacher, method = experiment.build(num_classes)
     result = fit(
         student, train_data, config=experiment.config(), teacher=teacher, method=method, val_data=val_data,
         out_dir=folder, resume=resume, parameters=experiment.record(), progress=progress,
     )  # fmt: skip
     return result.metrics
-
-
-def _score_pretrained(
-    experiment: Experiment, model: "SegModel", val_data: "Dataset", folder: str | Path | None
-) -> dict[str, Any]:
-    """Score a network that is not trained; its folder looks like that of a training of zero steps."""
-    import torch
-
-    from transkd_lite.metrics import PROTOCOLS, evaluate
-    from transkd_lite.models import save_model
-
-    if folder is not None and is_finished(folder):
-        return read_json(Path(folder) / METRICS_FILE)
-    start = time.perf_counter()
-    device = "cuda" if experiment.device == "auto" and torch.cuda.is_available() else "cpu"
-    model.to(device).eval()
-    scores = {p: evaluate(model, val_data, protocol=p, normalize=experiment.normalize) for p in PROTOCOLS}
-    metrics: dict[str, Any] = {protocol: score.to_dict() for protocol, score in scores.items()}
-    metrics |= {"steps": 0, "wall_s": time.perf_counter() - start}
-    if folder is not None:
-        with lock_run(folder):
-            record = experiment.record()
-            save_model(model, Path(folder) / STUDENT_FILE, provenance={"parameters": record})
-            info = {"parameters": record, "seed": experiment.seed, "num_steps": 0, "precision": "fp32"}
-            write_json(
-                Path(folder) / RUN_FILE, {"state": "finished", **info, "device": device, **provenance()}
-            )
-            atomic_write(Path(folder) / HISTORY_FILE, "step,epoch,lr,loss,ce,images_per_s\n")
-            write_json(Path(folder) / METRICS_FILE, metrics)
-    return metrics
 
 
 def find_file(source: str) -> str:
@@ -363,38 +321,3 @@ def _content_name(source: str | None) -> str | None:
     if source is None or source == "timm" or source.startswith(("hub:", "run:")):
         return source
     return "sha256:" + hashlib.sha256(Path(find_file(source)).read_bytes()).hexdigest()[:16]
-
-
-def save_half(folder: str | Path, target: str | Path, *, profile: str) -> Path:
-    """Save a finished run's network in half precision for shipping, with how it was made in its metadata."""
-    import torch
-
-    from transkd_lite.models import load_model, save_model
-
-    info, metrics = read_json(Path(folder) / RUN_FILE), read_json(Path(folder) / METRICS_FILE)
-    kept = ("parameters", "versions", "device", "precision", "commit", "dirty", "started", "wall_s")
-    made = {"command": f"transkd train {profile}", **{name: info.get(name) for name in kept}}
-    made["miou"] = {name: metrics[name]["miou"] for name in ("full", "paper") if name in metrics}
-    return save_model(load_model(Path(folder) / STUDENT_FILE), target, dtype=torch.float16, provenance=made)
-
-
-def evaluate_run(source: str | Path, settings: Mapping[str, Any], split: str = "val") -> dict[str, Any]:
-    """Score a run folder's network, or a file of weights, by both protocols.
-
-    Args:
-        source: a run folder, whose parameters say which data, or a file saved by `save_model`.
-        settings: parameters that replace those.
-        split: which images.
-    """
-    from transkd_lite.metrics import PROTOCOLS, evaluate
-    from transkd_lite.models import load_model
-
-    source = Path(source)
-    recorded = read_json(source / RUN_FILE).get("parameters", {})
-    file = source / STUDENT_FILE if source.is_dir() else source
-    if not file.is_file():
-        raise ParameterError(f"no weights at {file}: pass a finished run folder or a .safetensors file")
-    experiment = Experiment.from_parameters({**recorded, **settings})
-    data = experiment._open(split, experiment.val_images)
-    model = load_model(file)
-    return {p: evaluate(model, data, protocol=p, normalize=experiment.normalize).to_dict() for p in PROTOCOLS}

@@ -30,12 +30,13 @@ def is_done(root: Path, run: PlannedRun) -> bool:
 
 
 def progress_line(number: int, total: int, root: Path, run: PlannedRun, error: str) -> str:
-    """`[ 3/14] student-none-s0-1a2b3c4d finished, mIoU 41.2`."""
+    """`[ 3/14] student-none-s0-1a2b3c4d finished, 61 s, mIoU 41.2 %`."""
     head = f"[{number:>{len(str(total))}}/{total}] {run.folder}"
     if error:
         return f"{head} FAILED: {error}"
-    miou = _miou(root / run.folder)
-    return f"{head} finished" + ("" if miou is None else f", mIoU {100 * miou:.1f}")
+    miou, wall_s = _miou(root / run.folder), read_json(root / run.folder / METRICS_FILE).get("wall_s")
+    parts = [f"{head} finished", *([] if wall_s is None else [f"{wall_s:.0f} s"])]
+    return ", ".join([*parts, *([] if miou is None else [f"mIoU {100 * miou:.1f} %"])])
 
 
 def _miou(folder: Path) -> float | None:

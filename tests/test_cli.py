@@ -1,0 +1,186 @@
+"""Protects: the command line says what is wrong and how to mend it, with the right exit code, before anything runs."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from transkd_lite import batch
+from transkd_lite.cli import app
+
+FIXTURES = Path(__file__).parent / "notebooks" / "fixtures"
+PROFILE = {
+    "name": "quick",
+    "about": "fixture",
+    "notebooks": str(FIXTURES),
+    "lessons": ["lesson"],
+    "parameters": {
+        "height": 32,
+        "width": 64,
+        "train_images": 4,
+        "val_images": 2,
+        "steps": 1,
+        "batch_size": 2,
+    },
+    "teacher": {"notebook": "quick_run"},
+    "students": {"methods": ["none", "kd"], "seeds": [0, 1], "notebook": "quick_run"},
+    "report": "report",
+}
+
+
+def call(*arguments: str):
+    return CliRunner().invoke(app, list(arguments))
+
+
+@pytest.fixture
+def profile(tmp_path):
+    path = tmp_path / "a profile.yaml"
+    path.write_text(yaml.safe_dump(PROFILE))
+    return str(path)
+
+
+@pytest.fixture
+def notebooks_without_kernels(monkeypatch):
+    """Notebooks are "executed" by writing what a run would leave; those of method kd fail if told to."""
+
+    def execute(notebook, target, parameters):
+        if parameters.get("method") == "kd" and parameters["seed"] == execute.fails_for_seed:
+            raise batch.NotebookFailed(f"{notebook.name}: cell [3] raised ValueError: not finite")
+        if "out_dir" in parameters:
+            miou = 0.3 + 0.01 * parameters["seed"] + 0.1 * (parameters["method"] == "kd")
+            folder = Path(parameters["out_dir"])
+            (folder / "run.json").write_text(json.dumps({"state": "finished", "parameters": parameters}))
+            (folder / "metrics.json").write_text(json.dumps({"full": {"miou": miou}, "wall_s": 1.0}))
+        target.write_text('{"cells": []}')
+
+    execute.fails_for_seed = None
+    monkeypatch.setattr(batch, "execute_notebook", execute)
+    monkeypatch.setattr(batch, "to_html", lambda notebook: "<html>report</html>")
+    monkeypatch.setattr(batch, "preflight", lambda pending: None)
+    return execute
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["reproduce", "dmo"], "unknown profile 'dmo': did you mean demo"),
+        (["reproduce", "nowhere.yaml"], "no profile nowhere.yaml; the course has"),
+        (
+            ["reproduce", "camvid", "--data-root", "no such folder"],
+            "--data-root no such folder is not a folder",
+        ),
+        (["reproduce", "smoke", "--set", "stesp=3"], "did you mean steps"),
+        (["reproduce", "smoke", "--set", "steps=-3"], "steps = -3: it must be at least 0"),
+        (["reproduce", "smoke", "--set", "lr=6e-5"], "write 6.0e-5"),
+        (["reproduce", "smoke", "--seeds", "0,x"], "write whole numbers with commas between them"),
+        (["reproduce", "smoke", "--seeds", "-1"], "a seed is 0 or more"),
+        (["train", "streets-teacher", "--set", "network=segformer_b9"], "unknown network 'segformer_b9'"),
+        (["evaluate", "no/such/run"], "no weights at no/such/run"),
+        (["evaluate", "no/such/run", "--set", "datset=camvid"], "did you mean dataset"),
+        (["report", "demo", "--runs", "no runs"], "run `transkd reproduce demo` first"),
+        (["runs", "no runs"], "no run folder below no runs"),
+        (["notebooks", "00_chek_environment"], "unknown notebook"),
+        (["describe", "transkd-bse"], "did you mean transkd-base"),
+        (["data", "check", "camvit", "."], "did you mean camvid"),
+        (["data", "fetch", "streets", "."], "unknown dataset to fetch"),
+    ],
+)
+def test_a_wrong_command_is_explained_and_exits_2(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = call(*arguments)
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_batch_prints_its_runs_its_scores_and_where_the_report_is(
+    profile, tmp_path, notebooks_without_kernels
+):
+    result = call("reproduce", profile, "--runs", str(tmp_path / "my runs"))
+    assert result.exit_code == 0
+    assert "[6/6] student-kd-s1-" in result.output
+    scores = {
+        line.split()[0]: line.split()[1:]
+        for line in result.output.splitlines()
+        if line.startswith(("none", "kd"))
+    }
+    assert scores == {"none": ["2", "30.50", "0.71", "-"], "kd": ["2", "40.50", "0.71", "+10.00"]}
+    assert f"Report: {tmp_path / 'my runs' / 'quick' / 'report.html'}" in result.output
+
+
+def test_a_failed_run_exits_1_and_is_in_the_table(profile, tmp_path, notebooks_without_kernels):
+    notebooks_without_kernels.fails_for_seed = 1
+    result = call("reproduce", profile, "--runs", str(tmp_path))
+    assert result.exit_code == 1
+    assert result.output.count("finished,") == 5
+    assert "ValueError: not finite" in result.output
+    notebooks_without_kernels.fails_for_seed = None
+    again = call("reproduce", profile, "--runs", str(tmp_path))
+    assert again.exit_code == 0
+    assert "1 of 6 runs to do" in again.output
+
+
+def test_a_finished_batch_says_so_at_once_without_torch_or_papermill(
+    profile, tmp_path, notebooks_without_kernels
+):
+    arguments = ["reproduce", profile, "--runs", str(tmp_path)]
+    assert call(*arguments).exit_code == 0
+    code = (
+        "import sys; from transkd_lite.cli import app; app(sys.argv[1:], standalone_mode=False); "
+        "print([name for name in ('torch', 'papermill', 'distributed', 'datasets') if name in sys.modules])"
+    )
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
+    )
+    assert time.perf_counter() - start < 10
+    assert "All 6 runs in" in done.stdout
+    assert "nothing to do" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_methods_and_seeds_of_the_command_line_replace_the_profile(
+    profile, tmp_path, notebooks_without_kernels
+):
+    result = call("reproduce", profile, "--runs", str(tmp_path), "--methods", "kd", "--seeds", "5")
+    assert result.exit_code == 0
+    assert sorted(path.name[:-9] for path in (tmp_path / "quick").glob("student-*")) == ["student-kd-s5"]
+
+
+def test_runs_are_listed_with_their_state(tmp_path):
+    for name, files in {"one": ("run.json", "metrics.json"), "two": ("run.json",)}.items():
+        (tmp_path / name).mkdir()
+        for file in files:
+            (tmp_path / name / file).write_text('{"full": {"miou": 0.5}, "state": "running"}')
+    lines = call("runs", str(tmp_path)).output.splitlines()
+    assert [line.split()[:2] for line in lines[1:]] == [["one", "finished"], ["two", "interrupted"]]
+    listed = json.loads(call("runs", str(tmp_path), "--json").output)
+    assert [run["state"] for run in listed] == ["finished", "interrupted"]
+
+
+@pytest.mark.parametrize(
+    "name", ["reproduce", "train", "evaluate", "report", "runs", "notebooks", "describe"]
+)
+def test_every_command_has_an_example(name):
+    assert f"transkd {name}" in " ".join(call(name, "--help").output.split())
+
+
+def test_a_network_is_trained_saved_and_scored_from_the_command_line(tmp_path):
+    small = [f"--set={text}" for text in ("train_images=4", "val_images=2", "steps=1", "warmup_steps=0")]
+    weights = tmp_path / "shipped weights.safetensors"
+    small += ["--set=network=segformer_b0", "--set=height=32", "--set=width=64"]
+    result = call(
+        "train", "streets-teacher", *small, "--runs", str(tmp_path / "runs"), "--save", str(weights)
+    )
+    assert result.exit_code == 0, result.output
+    assert "mIoU" in result.output
+    (folder,) = (tmp_path / "runs" / "streets-teacher").iterdir()
+    assert folder.name.startswith("teacher-none-s0-")
+    scores = json.loads(call("evaluate", str(folder), "--json").output)
+    assert scores["full"]["miou"] == json.loads((folder / "metrics.json").read_text())["full"]["miou"]
+    assert weights.stat().st_size < 10e6
