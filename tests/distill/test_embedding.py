@@ -72,3 +72,9 @@ def test_patch_embedding_follows_the_grid_that_it_is_given() -> None:
     assert embed.norm.eps == 1e-5
     assert embed(torch.randn(1, 3, 33, 47), (9, 12)).shape == (1, 108, 12)  # rounded up
     assert embed(torch.randn(1, 3, 33, 47), (8, 11)).shape == (1, 88, 12)  # a backbone that rounds down
+
+
+def test_patch_embedding_starts_as_segformers() -> None:
+    projection = PatchEmbed(160, 512, patch_size=3, stride=2).proj
+    assert projection.weight.var().item() * 512 * 9 == pytest.approx(2, rel=0.02)
+    assert (projection.bias == 0).all()

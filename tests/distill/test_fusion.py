@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from transkd_lite.distill.fusion import ABF, CSF, ABFStage, CSFStage, Separate
-from transkd_lite.distill.layers import BatchNorm2d
+from transkd_lite.distill.layers import BatchNorm2d, conv_bn
 
 STUDENT, TEACHER = (8, 12, 16, 24), (12, 16, 24, 32)
 SIZES = [(13, 21), (7, 11), (4, 6), (2, 3)]
@@ -110,3 +110,9 @@ def test_batch_norm_is_the_ordinary_one_for_more_than_one_value() -> None:
     ours, theirs, x = BatchNorm2d(3), nn.BatchNorm2d(3), torch.randn(1, 3, 1, 2)
     torch.testing.assert_close(ours(x), theirs(x))
     torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
+
+
+def test_convolutions_start_with_variance_one_over_fan_in() -> None:
+    weight = conv_bn(64, 512, 3)[0].weight
+    assert weight.var().item() * 64 * 9 == pytest.approx(1, rel=0.02)
+    assert weight.abs().max() <= (3 / (64 * 9)) ** 0.5

@@ -68,12 +68,15 @@ class GLMixer(nn.Module):
 class PatchEmbed(nn.Module):
     """An overlapping patch embedding: strided convolution, then LayerNorm (eps 1e-5).
 
+    It starts as SegFormer's do: weights normal with variance 2 / fan_out, no bias.
     Shapes: map (N, C_in, H, W) and the size wanted -> tokens (N, h*w, C_out).
     """
 
     def __init__(self, in_channels: int, out_channels: int, patch_size: int, stride: int) -> None:
         super().__init__()
         self.proj = nn.Conv2d(in_channels, out_channels, patch_size, stride, padding=patch_size // 2)
+        nn.init.kaiming_normal_(self.proj.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.zeros_(self.proj.get_parameter("bias"))
         self.norm = nn.LayerNorm(out_channels, eps=1e-5)
 
     def forward(self, feature: Tensor, size: Size) -> Tensor:

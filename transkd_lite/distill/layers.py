@@ -24,6 +24,11 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 
 def conv_bn(in_channels: int, out_channels: int, kernel_size: int) -> nn.Sequential:
-    """Convolution without bias, size kept, then BatchNorm."""
+    """Convolution without bias, size kept, then BatchNorm.
+
+    The weights start uniform in ±sqrt(3 / fan_in), as in Knowledge Review and TransKD (PyTorch's default is
+    sqrt(3) times smaller).
+    """
     conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+    nn.init.kaiming_uniform_(conv.weight, a=1)
     return nn.Sequential(conv, BatchNorm2d(out_channels))
