@@ -38,6 +38,10 @@ def test_valid_pixels() -> None:
     ]
 
 
+def test_full_precision_can_be_traced_without_data() -> None:
+    assert full_precision(lambda x: x.sum())(torch.ones(3, device="meta")).shape == ()
+
+
 def test_full_precision_widens_lists_too_and_keeps_float64() -> None:
     seen = []
 

@@ -40,7 +40,7 @@ def _widen(value: Any) -> Any:
 def _device_type(value: Any) -> str:
     while isinstance(value, list | tuple):
         value = value[0]
-    return value.device.type
+    return "cpu" if value.device.type == "meta" else value.device.type  # autocast does not know meta tensors
 
 
 def full_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
