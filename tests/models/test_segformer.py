@@ -77,13 +77,12 @@ def test_drop_path_acts_in_training_alone() -> None:
     assert torch.equal(model.eval()(images).features[3], model(images).features[3])
 
 
-def test_gradient_checkpointing_changes_no_gradient() -> None:
+@pytest.mark.parametrize("name", ["segformer_b0", "pvt_v2_b0", "lvt"])
+def test_gradient_checkpointing_changes_no_gradient(name: str) -> None:
     gradients = []
     for recompute in (False, True):
         torch.manual_seed(2)
-        model = create_model(
-            "segformer_b0", 3, drop_path=0.0, head_dropout=0.0, gradient_checkpointing=recompute
-        )
+        model = create_model(name, 3, drop_path=0.0, head_dropout=0.0, gradient_checkpointing=recompute)
         model(torch.ones(1, 3, 64, 64)).logits.square().mean().backward()
         gradients.append([p.grad for p in model.parameters()])
     for plain, recomputed in zip(*gradients, strict=True):

@@ -145,6 +145,17 @@ def test_timm_weights_are_offered_for_timm_backbones_only() -> None:
         create_model("segformer_b0", 5, pretrained="timm")
 
 
+def test_timm_weights_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*args: Any, **kwargs: Any) -> None:
+        raise ConnectionError("offline")
+
+    monkeypatch.setattr("timm.create_model", offline)
+    with pytest.raises(
+        FileNotFoundError, match=r"timm's weights of pvt_v2_b0 could not be fetched \(offline\)"
+    ):
+        create_model("pvt_v2_b0", 5, pretrained="timm")
+
+
 def test_another_architecture_is_refused_with_both_shapes(b0: SegModel, tmp_path: Path) -> None:
     path = save_model(b0, tmp_path / "b0.safetensors")
     expected = r"is not a segformer_b1.*stages\.0\.patch_embed\.proj\.\w+ has \(32.*\) there, \(64.*\) here"

@@ -25,15 +25,15 @@ def to_map(x: Tensor, size: tuple[int, int]) -> Tensor:
     return x.transpose(1, 2).unflatten(2, size)
 
 
-def run_blocks(blocks: nn.ModuleList, x: Tensor, size: tuple[int, int], recompute: bool = False) -> Tensor:
-    """Tokens (N, H * W, C) through blocks that are called as block(x, size).
+def run_blocks(blocks: nn.ModuleList, x: Tensor, *args: object, recompute: bool) -> Tensor:
+    """x through blocks that are called as block(x, *args).
 
     With `recompute`, blocks store nothing in training and run again in the backward pass (gradient
     checkpointing).
     """
     for block in blocks:
         again = recompute and block.training
-        x = checkpoint(block, x, size, use_reentrant=False) if again else block(x, size)
+        x = checkpoint(block, x, *args, use_reentrant=False) if again else block(x, *args)
     return x
 
 

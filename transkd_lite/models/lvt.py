@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from transkd_lite.models.head import AllMLPHead
-from transkd_lite.models.layers import DropPath, drop_path_rates, initialise, to_map, to_tokens
-from transkd_lite.models.output import ModelSpec, SegModel, SegOutput, check_images
+from transkd_lite.models.layers import DropPath, drop_path_rates, initialise, run_blocks, to_map, to_tokens
+from transkd_lite.models.output import ModelSpec, StagedModel
 
 __all__ = ["LVT"]
 
@@ -141,20 +141,22 @@ def normalise(norm: nn.Module, x: Tensor) -> Tensor:
 class Stage(nn.Module):
     """Overlapping patch embedding, norm, blocks. Map in, (feature map, embedding tokens) out."""
 
-    def __init__(self, stage: int, drop_paths: list[float]) -> None:
+    def __init__(self, stage: int, drop_paths: list[float], checkpointing: bool) -> None:
         super().__init__()
         before = CHANNELS[stage - 1] if stage else 3
         size, stride = (3, 2) if stage else (7, 4)
         self.proj = nn.Conv2d(before, CHANNELS[stage], size, stride, padding=size // 2)
         self.norm = nn.LayerNorm(CHANNELS[stage], eps=1e-5)
-        self.blocks = nn.Sequential(*(Block(stage, rate) for rate in drop_paths))
+        self.blocks = nn.ModuleList(Block(stage, rate) for rate in drop_paths)
+        self.gradient_checkpointing = checkpointing
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         embedding = self.proj(x)
-        return self.blocks(normalise(self.norm, embedding)), to_tokens(embedding)
+        x = normalise(self.norm, embedding)
+        return run_blocks(self.blocks, x, recompute=self.gradient_checkpointing), to_tokens(embedding)
 
 
-class LVT(SegModel):
+class LVT(StagedModel):
     """Images (N, 3, H, W), H and W at least 32, to a `SegOutput`; options as in SegFormer.
 
     >>> LVT("lvt", 19)(torch.rand(1, 3, 64, 96)).logits.shape
@@ -162,20 +164,17 @@ class LVT(SegModel):
     """
 
     def __init__(
-        self, name: str, num_classes: int, *, drop_path: float = 0.1, head_dropout: float = 0.1
+        self,
+        name: str,
+        num_classes: int,
+        *,
+        drop_path: float = 0.1,
+        head_dropout: float = 0.1,
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         rates = drop_path_rates(drop_path, DEPTHS)
         self.spec = ModelSpec(name, CHANNELS, num_classes=num_classes, num_heads=NUM_HEADS, depths=DEPTHS)
-        self.stages = nn.ModuleList(Stage(i, rates[i]) for i in range(len(DEPTHS)))
+        self.stages = nn.ModuleList(Stage(i, rates[i], gradient_checkpointing) for i in range(len(DEPTHS)))
         self.stages.apply(initialise)
         self.head = AllMLPHead(CHANNELS, self.spec.decoder_channels, num_classes, dropout=head_dropout)
-
-    def forward(self, images: Tensor) -> SegOutput:
-        check_images(images)
-        x, features, embeddings = images, [], []
-        for stage in self.stages:
-            x, embedding = stage(x)
-            features.append(x)
-            embeddings.append(embedding)
-        return SegOutput(self.head(tuple(features)), tuple(features), tuple(embeddings))

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-__all__ = ["ModelSpec", "SegModel", "SegOutput", "check_images"]
+__all__ = ["ModelSpec", "SegModel", "SegOutput", "StagedModel", "check_images"]
 
 NUM_STAGES = 4
 
@@ -84,6 +84,25 @@ class SegModel(nn.Module):
     def forward(self, images: Tensor) -> SegOutput:
         """Run the network on images (N, 3, H, W)."""
         raise NotImplementedError(f"{type(self).__name__} must define forward(images) -> SegOutput")
+
+
+class StagedModel(SegModel):
+    """A network made of `stages`, each from a map to (feature, embedding), and a `head` over the four
+    features.
+    """
+
+    stages: nn.ModuleList
+    head: nn.Module
+
+    def forward(self, images: Tensor) -> SegOutput:
+        """Images (N, 3, H, W), both sides at least 32, to a `SegOutput`."""
+        check_images(images)
+        x, features, embeddings = images, [], []
+        for stage in self.stages:
+            x, embedding = stage(x)
+            features.append(x)
+            embeddings.append(embedding)
+        return SegOutput(self.head(tuple(features)), tuple(features), tuple(embeddings))
 
 
 def check_images(images: Tensor, smallest: int = 32) -> None:

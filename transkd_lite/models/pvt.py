@@ -62,7 +62,9 @@ class PVTv2(SegModel):
             tokens = embed(x)  # (N, H_i, W_i, C_i)
             size = (tokens.shape[1], tokens.shape[2])
             embeddings.append(tokens.flatten(1, 2))
-            x = stage.norm(run_blocks(stage.blocks, embeddings[-1], size, self.gradient_checkpointing))
+            x = stage.norm(
+                run_blocks(stage.blocks, embeddings[-1], size, recompute=self.gradient_checkpointing)
+            )
             x = to_map(x, size)
             features.append(x)
         return SegOutput(self.head(tuple(features)), tuple(features), tuple(embeddings))

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from transkd_lite.models.head import AllMLPHead
 from transkd_lite.models.layers import DropPath, drop_path_rates, initialise, run_blocks, to_map, to_tokens
-from transkd_lite.models.output import NUM_STAGES, ModelSpec, SegModel, SegOutput, check_images
+from transkd_lite.models.output import NUM_STAGES, ModelSpec, StagedModel
 
 __all__ = ["SEGFORMERS", "SegFormer", "Variant"]
 
@@ -128,11 +128,11 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         embedding, size = self.patch_embed(x)
-        x = run_blocks(self.blocks, embedding, size, self.gradient_checkpointing)
+        x = run_blocks(self.blocks, embedding, size, recompute=self.gradient_checkpointing)
         return to_map(self.norm(x), size), embedding
 
 
-class SegFormer(SegModel):
+class SegFormer(StagedModel):
     """Images (N, 3, H, W), H and W at least 32, to a `SegOutput`.
 
     - drop_path: the last block's rate of stochastic depth (earlier blocks linearly less).
@@ -177,12 +177,3 @@ class SegFormer(SegModel):
         self.head = AllMLPHead(
             variant.channels, width, num_classes, dropout=head_dropout, normed_projections=normed_projections
         )
-
-    def forward(self, images: Tensor) -> SegOutput:
-        check_images(images)
-        x, features, embeddings = images, [], []
-        for stage in self.stages:
-            x, embedding = stage(x)
-            features.append(x)
-            embeddings.append(embedding)
-        return SegOutput(self.head(tuple(features)), tuple(features), tuple(embeddings))
