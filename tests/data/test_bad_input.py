@@ -302,3 +302,56 @@ def test_any_tree_gives_a_dataset_or_a_message(tmp_path, files, classes, data):
     except (DataError, FileNotFoundError) as error:
         message = str(error)
         assert "classes.txt" in message, "only class names can stop the check of a root"
+
+
+def remove_folder(path: Path) -> None:
+    shutil.rmtree(path.parent)
+
+
+def rename(path: Path) -> None:
+    path.rename(path.with_name(f"{path.stem} ü.{path.suffix.lstrip('.').upper()}"))
+
+
+def double(path: Path) -> None:
+    shutil.copy(path, path.with_suffix(".bmp" if path.suffix == ".webp" else ".webp"))
+
+
+def garbage(path: Path) -> None:
+    path.write_bytes(b"\xff\xfe\x00garbage\n")
+
+
+SPOILERS = [Path.unlink, truncated, garbage, broken_link, a_folder, remove_folder, rename, double]
+SPLITS = ["train", "val", "test", "trainaug", "all"]
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    name=st.sampled_from(["cityscapes", "acdc", "nyuv2", "voc2012", "camvid", "folder"]),
+    harm=st.lists(st.tuples(st.integers(0, 10**6), st.sampled_from(SPOILERS)), min_size=1, max_size=3),
+)
+def test_any_spoilt_official_tree_gives_datasets_or_messages(trees, tmp_path, name, harm):
+    root = tmp_path / "tree"
+    shutil.rmtree(root, ignore_errors=True)
+    trees.BUILDERS[name](root)
+    for number, spoil in harm:
+        files = sorted(path for path in root.rglob("*") if path.is_file() and not path.is_symlink())
+        if files:
+            spoil(files[number % len(files)])
+    root.mkdir(exist_ok=True)
+    for split in SPLITS:
+        try:
+            opened = open_dataset(name, split, root=root)
+        except ValueError as error:  # DataError is one
+            message = str(error)
+        except FileNotFoundError as error:
+            message = str(error)
+        else:
+            assert all(row["image"].size == row["label"].size for row in opened)
+            continue
+        assert str(root) in message or split in message, "the message says where"
+        assert ": " in message, "and what to do"
+    try:
+        assert str(check_dataset(name, root))
+    except (DataError, FileNotFoundError) as error:
+        message = str(error)
+        assert "classes.txt" in message, "only class names can stop the check of a root"

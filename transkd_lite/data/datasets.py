@@ -47,7 +47,7 @@ def open_dataset(
         options: ``label_ids`` (cityscapes, acdc: True reads labelIds, False labelTrainIds, None what is
             complete), ``conditions`` (acdc, streets), ``num`` and ``seed`` (streets), ``label_map`` (folder,
             hub: file value -> train id), ``image_column``, ``label_column``, ``classes``, ``palette`` (hub).
-            For all but streets: ``check`` ("files" looks into every file once, "headers" at the headers,
+            For datasets in folders: ``check`` ("files" looks into every file once, "headers" at the headers,
             "none" at nothing) and ``cache`` (True or a folder: keep the resized samples in an Arrow file).
 
     Returns: a ``datasets.Dataset``; a row is {"image": PIL RGB, "label": PIL "L" of train ids, 255 = void}.

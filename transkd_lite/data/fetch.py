@@ -28,9 +28,9 @@ INSTRUCTIONS = {
         so that {root}/rgb_anon and {root}/gt exist.""",
     "nyuv2": """
         NYU Depth v2 needs no registration. Download
-            nyu_depth_v2_labeled.mat (2.8 GB) and splits.mat from https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html,
-            classMapping40.mat from https://github.com/s-gupta/rcnn-depth (40 classes of Gupta et al. 2013),
-        then make the folders: transkd data prepare nyuv2 (see its --help), with {root} as the root.""",
+            nyu_depth_v2_labeled.mat (2.8 GB) from https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html,
+            classMapping40.mat and splits.mat from https://github.com/ankurhanda/nyuv2-meta-data,
+        then make the folders in {root}: see transkd data prepare --help.""",
     "voc2012": """
         Pascal VOC 2012 needs no registration. Download VOCtrainval_11-May-2012.tar (1.9 GB) from
         http://host.robots.ox.ac.uk/pascal/VOC/voc2012/ and unpack it in {root},

@@ -14,8 +14,8 @@ label are
 are void
 - ``standard``     random scale 0.5 to 2, crop in which no class covers more than 3/4, flip, colour jitter
 
-Built on torchvision v2 (``tv_tensors`` and functional kernels). Section 4 of arXiv 2202.13393 names the
-augmentation; its details are those of the published training scripts.
+Built on torchvision v2 (``tv_tensors`` and functional kernels). Source of ``paper``: the published training
+scripts; ``standard`` follows the usual recipe of SegFormer (Xie et al. 2021).
 """
 
 from __future__ import annotations
