@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from transkd_lite import batch
+from transkd_lite.attempts import thread_limit
 from transkd_lite.batch import NotebookFailed, execute_notebook, reproduce
 from transkd_lite.parameters import ParameterError
 from transkd_lite.profiles import Profile
@@ -201,7 +202,7 @@ def test_preflight_refuses_wrong_names_and_missing_data_before_anything_runs(tmp
 def test_threads_are_limited_for_the_kernel_and_set_back(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
-    with batch._thread_limit(2):
+    with thread_limit(2):
         assert (os.environ["OMP_NUM_THREADS"], os.environ["MKL_NUM_THREADS"]) == ("2", "2")
     assert os.environ["OMP_NUM_THREADS"] == "5"
     assert "MKL_NUM_THREADS" not in os.environ
@@ -243,3 +244,22 @@ def test_a_worker_killed_in_mid_notebook_costs_nothing_but_time(tmp_path):
         killer.join()
     assert not outcome.errors
     assert all(read_run(outcome.root / run.folder).state == "finished" for run in outcome.runs)
+
+
+def test_outputs_are_stored_in_place_only_when_every_cell_has_run(tmp_path):
+    from transkd_lite.batch import refresh_notebook
+
+    good, bad = (
+        Path(shutil.copy(FIXTURES / f"{name}.ipynb", tmp_path)) for name in ("lesson", "exits_early")
+    )
+    refresh_notebook(good)
+    stored = json.loads(good.read_text())
+    assert stored["cells"][-1]["outputs"][0]["text"] == ["streets 32 64 plain\n"]
+    assert [cell.get("execution_count") for cell in stored["cells"]] == [None, 1, 2]
+    assert stored["cells"][1]["metadata"] == {"tags": ["parameters"]}
+    assert "papermill" not in json.dumps(stored)
+    before = bad.read_bytes()
+    with pytest.raises(NotebookFailed):
+        refresh_notebook(bad)
+    assert bad.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["exits_early.ipynb", "lesson.ipynb"]

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from transkd_lite.experiment import Experiment, find_file, run_experiment
-from transkd_lite.parameters import ParameterError
+from transkd_lite.experiment import Experiment, run_experiment
+from transkd_lite.parameters import ParameterError, find_file
 from transkd_lite.runs import read_run
 from transkd_lite.scoring import evaluate_run, save_half
 

@@ -59,6 +59,12 @@ def test_methods_and_seeds_can_be_chosen(write):
     assert [run.folder[:16] for run in runs[2:]] == ["student-none-s7-"]
 
 
+def test_a_method_named_twice_runs_once_and_a_single_training_is_no_batch(write):
+    assert len(plan(load_profile(write()), methods=["none", "none"], seeds=[0, 0])) == 3
+    with pytest.raises(ParameterError, match="transkd train streets-teacher"):
+        plan(load_profile("streets-teacher"))
+
+
 def test_another_teacher_makes_other_students_but_not_another_student_alone(write):
     one, two = (plan(load_profile(write(), {"teacher.seed": seed})) for seed in (0, 1))
     assert one[2].folder == two[2].folder
@@ -79,6 +85,7 @@ def test_another_teacher_makes_other_students_but_not_another_student_alone(writ
         ({"parameters": {"augment": "flip"}}, "parameter of quick_run.ipynb 'augment'"),
         ({"parameters": {"steps": -3}}, "profile quick, teacher: steps = -3"),
         ({"teacher": None}, "must be dict"),
+        ({"teacher": {"setps": 1}}, "did you mean steps"),
     ],
 )
 def test_mistakes_in_a_profile_are_named(write, changes, message):

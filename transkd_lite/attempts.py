@@ -1,18 +1,19 @@
-"""One attempt at a run: what happens in its folder before, during and after its notebook is executed."""
+"""One attempt at a run: what is checked before, and what happens in its folder around the notebook's execution."""
 
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from transkd_lite.profiles import PlannedRun
-from transkd_lite.runs import METRICS_FILE, provenance, read_run, update_run, write_json
+from transkd_lite.runs import METRICS_FILE, hash_parameters, provenance, read_run, update_run, write_json
 
 __all__ = [
     "ASIDE",
     "FAILED",
     "finish_lesson",
+    "preflight",
     "restore_metrics",
     "thread_limit",
     "wait_for_lock",
@@ -21,6 +22,21 @@ __all__ = [
 
 FAILED, WITHHELD, ASIDE = "failed.ipynb", "metrics.withheld.json", "running.ipynb"
 _LOCK_PATIENCE_S = 60.0
+
+
+def preflight(pending: Sequence[PlannedRun]) -> None:
+    """Check what the plan could not check without torch: names of networks and methods, method options, data."""
+    experiments = {run.folder: run.experiment for run in pending if run.experiment is not None}
+    checked: set[str] = set()
+    for run in pending:
+        if run.experiment is None:
+            continue
+        teacher = experiments.get(run.needs or "")
+        run.experiment.check_names(teacher.network if teacher else None)
+        data = hash_parameters({key: getattr(run.experiment, key) for key in ("dataset", "data_root")})
+        if data not in checked:
+            run.experiment.check_data()
+            checked.add(data)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,6 @@ import contextlib
 import json
 import logging
 import os
-import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -22,11 +21,13 @@ from transkd_lite.attempts import (
     ASIDE,
     FAILED,
     finish_lesson,
+    preflight,
     restore_metrics,
     thread_limit,
     wait_for_lock,
     withhold_metrics,
 )
+from transkd_lite.notebook_files import NotebookFailed, require_whole, to_html, without_notes
 from transkd_lite.parameters import ParameterError, check_parameters, read_signature
 from transkd_lite.profiles import PlannedRun, Profile, plan
 from transkd_lite.runs import (
@@ -46,10 +47,6 @@ __all__ = ["NotebookFailed", "execute_notebook", "refresh_notebook", "render_rep
 
 BATCH_FILE, REPORT_FILE = "batch.json", "report.json"
 _STARTS = 3  # kernels that start at the same moment can race for a port: such a start is repeated
-
-
-class NotebookFailed(RuntimeError):
-    """A notebook raised, ended early or did not finish its run."""
 
 
 def reproduce(
@@ -94,21 +91,6 @@ def reproduce(
             echo(progress_line(len(outcome.executed), len(pending), root, run, error))
         _report(profile, outcome)
     return outcome
-
-
-def preflight(pending: Sequence[PlannedRun]) -> None:
-    """Check what the plan could not check without torch: names of networks and methods, method options, data."""
-    experiments = {run.folder: run.experiment for run in pending if run.experiment is not None}
-    checked: set[str] = set()
-    for run in pending:
-        if run.experiment is None:
-            continue
-        teacher = experiments.get(run.needs or "")
-        run.experiment.check_names(teacher.network if teacher else None)
-        data = hash_parameters({key: getattr(run.experiment, key) for key in ("dataset", "data_root")})
-        if data not in checked:
-            run.experiment.check_data()
-            checked.add(data)
 
 
 def execute(run: PlannedRun, root: Path, threads: int | None = None, needed: str | None = None) -> str:
@@ -183,21 +165,7 @@ def execute_notebook(notebook: Path, target: Path, parameters: dict[str, Any]) -
                 time.sleep(attempt)
                 continue
             raise NotebookFailed(f"{notebook.name}: {error}") from error
-    _require_whole(notebook.name, json.loads(target.read_text(encoding="utf-8")))
-
-
-def _require_whole(name: str, executed: dict[str, Any]) -> None:
-    """Refuse a notebook of which a code cell did not run or left early."""
-    cells = [
-        cell for cell in executed["cells"] if cell["cell_type"] == "code" and "".join(cell["source"]).strip()
-    ]
-    for number, cell in enumerate(cells, start=1):
-        ended = any(output.get("ename") == "SystemExit" for output in cell["outputs"])
-        if ended or cell["execution_count"] is None:
-            how = "left the notebook by sys.exit()" if ended else "never ran"
-            raise NotebookFailed(
-                f"{name}: code cell {number} of {len(cells)} {how}; the last cell must be reached"
-            )
+    require_whole(notebook.name, json.loads(target.read_text(encoding="utf-8")))
 
 
 def _execute_all(
@@ -225,7 +193,8 @@ def _execute_on_dask(
         threads = None
         address: Any = scheduler
         if scheduler is None:
-            threads = max(1, len(os.sched_getaffinity(0)) // jobs) if hasattr(os, "sched_getaffinity") else 1
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            threads = max(1, cores // jobs)
             address = stack.enter_context(
                 LocalCluster(
                     n_workers=jobs,
@@ -308,18 +277,6 @@ def render_report(profile: Profile, root: Path) -> Path:
     return atomic_write(root / "report.html", to_html(target))
 
 
-def to_html(notebook: Path) -> str:
-    """A notebook as one HTML page without code cells that asks nothing of the network."""
-    from nbconvert import HTMLExporter
-
-    exporter = HTMLExporter(
-        exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True, embed_images=True
-    )
-    body, _ = exporter.from_filename(str(notebook))
-    # What is left are loaders of MathJax, Mermaid and RequireJS from elsewhere; a report is text, tables and pictures.
-    return re.sub(r"<script\b.*?</script>", "", body, flags=re.DOTALL)
-
-
 def refresh_notebook(notebook: Path) -> float:
     """Execute a notebook from its defaults, store its outputs in place, and return the seconds it took.
 
@@ -335,10 +292,5 @@ def refresh_notebook(notebook: Path) -> float:
         executed = json.loads(aside.read_text(encoding="utf-8"))
     finally:
         aside.unlink(missing_ok=True)
-    for holder in (executed, *executed["cells"]):
-        for note in ("papermill", "execution"):
-            holder["metadata"].pop(note, None)
-        if holder["metadata"].get("tags") == []:
-            holder["metadata"].pop("tags")
-    atomic_write(notebook, json.dumps(executed, indent=1, ensure_ascii=False) + "\n")
+    atomic_write(notebook, without_notes(executed))
     return time.perf_counter() - start

@@ -170,9 +170,10 @@ def train(
     typer.echo(f"{experiment.network}, method {experiment.method}, into {folder}")
     from transkd_lite.experiment import run_experiment
     from transkd_lite.scoring import save_half
+    from transkd_lite.summary import score_line
 
     metrics = run_experiment(experiment, folder)
-    typer.echo(_scores(metrics))
+    typer.echo(score_line(metrics))
     if save is not None:
         save_half(folder, save, profile=chosen.name)
         typer.echo(f"saved {save} ({save.stat().st_size / 1e6:.1f} MB)")
@@ -198,23 +199,12 @@ def evaluate(
     """
     from transkd_lite.experiment import Experiment
     from transkd_lite.scoring import evaluate_run
+    from transkd_lite.summary import class_table
 
     values = parse_settings(settings or []) | ({"data_root": str(data_root)} if data_root else {})
     Experiment.from_parameters(values)
     scores = evaluate_run(source, values, split)
-    typer.echo(json.dumps(scores, indent=2) if as_json else _score_lines(scores))
-
-
-def _score_lines(scores: dict[str, Any]) -> str:
-    """The mIoU, and the IoU of every class beside it."""
-    names = list(scores["full"]["iou"])
-    width = max(map(len, names))
-    lines = [f"{'class':<{width}}  " + "  ".join(f"{protocol:>6}" for protocol in scores)]
-    for name in names:
-        values = [scores[protocol]["iou"][name] for protocol in scores]
-        cells = [" absent" if v is None else f"{100 * v:7.2f}" for v in values]
-        lines.append(f"{name:<{width}} {' '.join(cells)}")
-    return "\n".join([*lines, _scores(scores)])
+    typer.echo(json.dumps(scores, indent=2) if as_json else class_table(scores))
 
 
 @app.command()
@@ -302,12 +292,6 @@ def notebooks(
             typer.echo(f"{name}: FAILED: {error}", err=True)
     if failed:
         raise typer.Exit(1)
-
-
-def _scores(metrics: dict[str, Any]) -> str:
-    """`mIoU 41.2 (full), 43.0 (paper)` in percent."""
-    parts = [f"{100 * metrics[name]['miou']:.2f} ({name})" for name in ("full", "paper") if name in metrics]
-    return "mIoU " + ", ".join(parts)
 
 
 @app.command()

@@ -6,14 +6,13 @@ by both protocols and writes `metrics.json` last, so that a folder that has it i
 imported before it is used: a finished batch is recognised without torch.
 """
 
-import hashlib
 import typing
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transkd_lite.parameters import ParameterError, check_name, check_parameters
+from transkd_lite.parameters import ParameterError, check_name, check_parameters, content_name, find_file
 from transkd_lite.runs import STUDENT_FILE, hash_parameters, run_name
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from transkd_lite.distill import Distiller
     from transkd_lite.models import SegModel
 
-__all__ = ["Experiment", "find_file", "run_experiment"]
+__all__ = ["Experiment", "run_experiment"]
 
 # Where a run reads and writes, how often it saves, and how many processes decode images, does not change its
 # result.
@@ -124,7 +123,7 @@ class Experiment:
         values = self.record()
         if self.method == "none":
             values |= {"teacher": None, "options": {}}
-        return values | {name: _content_name(values[name]) for name in ("pretrained", "teacher")}
+        return values | {name: content_name(values[name]) for name in ("pretrained", "teacher")}
 
     def record(self) -> dict[str, Any]:
         """What run.json keeps: the parameters without those that only say where to read, write and save."""
@@ -224,6 +223,8 @@ class Experiment:
         from transkd_lite.data import open_dataset
 
         options |= self.data_options
+        if "label_map" in options:  # JSON and papermill turn the keys into text
+            options["label_map"] = {int(value): train_id for value, train_id in options["label_map"].items()}
         if self.dataset == "streets":
             options |= {"seed": self.data_seed} | ({} if num is None else {"num": num})
             return open_dataset("streets", split, size=self.size, **options)
@@ -298,26 +299,3 @@ def run_experiment(
         out_dir=folder, resume=resume, parameters=experiment.record(), progress=progress,
     )  # fmt: skip
     return result.metrics
-
-
-def find_file(source: str) -> str:
-    """A file as given, or under the repository's root; other sources ("timm", "hub:...") come back unchanged.
-
-    Raises:
-        ParameterError: there is no such file.
-    """
-    if source == "timm" or source.startswith("hub:"):
-        return source
-    for path in (Path(source), Path(__file__).resolve().parents[1] / source):
-        if path.is_file():
-            return str(path)
-    raise ParameterError(
-        f"no file of weights {source}: check the path, or train it (see `transkd train --help`)"
-    )
-
-
-def _content_name(source: str | None) -> str | None:
-    """The digest of a file's content, so that retrained weights make another run; other names as they are."""
-    if source is None or source == "timm" or source.startswith(("hub:", "run:")):
-        return source
-    return "sha256:" + hashlib.sha256(Path(find_file(source)).read_bytes()).hexdigest()[:16]

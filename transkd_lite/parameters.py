@@ -7,6 +7,7 @@ from its cell tagged `parameters`, which by the course's rule holds one annotate
 
 import ast
 import difflib
+import hashlib
 import json
 import types
 from collections.abc import Iterable, Mapping
@@ -14,7 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
-__all__ = ["ParameterError", "Signature", "check_name", "check_parameters", "read_signature"]
+__all__ = [
+    "ParameterError",
+    "Signature",
+    "check_name",
+    "check_parameters",
+    "content_name",
+    "find_file",
+    "read_signature",
+]
 
 _TYPES: dict[str, Any] = {t.__name__: t for t in (bool, dict, float, int, list, str, tuple)} | {"Any": Any}
 
@@ -160,3 +169,26 @@ def _type_message(name: str, value: Any, hint: Any, where: str) -> str:
     if exponent and "." not in mantissa:
         return f"{message}. YAML reads {value} as text: write {mantissa}.0e{exponent}"
     return f"{message}. Write {number:g} without quotes"
+
+
+def find_file(source: str) -> str:
+    """A file as given, or under the repository's root; other sources ("timm", "hub:...") come back unchanged.
+
+    Raises:
+        ParameterError: there is no such file.
+    """
+    if source == "timm" or source.startswith("hub:"):
+        return source
+    for path in (Path(source), Path(__file__).resolve().parents[1] / source):
+        if path.is_file():
+            return str(path)
+    raise ParameterError(
+        f"no file of weights {source}: check the path, or train it (see `transkd train --help`)"
+    )
+
+
+def content_name(source: str | None) -> str | None:
+    """The digest of a file's content, so that retrained weights make another run; other names as they are."""
+    if source is None or source == "timm" or source.startswith(("hub:", "run:")):
+        return source
+    return "sha256:" + hashlib.sha256(Path(find_file(source)).read_bytes()).hexdigest()[:16]

@@ -69,6 +69,8 @@ class Profile:
                 if layer.get(given) is not None:
                     values[other] = None
             values |= layer
+        if values.get("data_root"):  # notebooks run in a folder of their own
+            values["data_root"] = str(Path(values["data_root"]).resolve())
         return _small(values) if self.smoke else values
 
     def experiment(self, kind: str, **overrides: Any) -> Experiment:
@@ -242,11 +244,14 @@ def plan(profile: Profile, methods: Sequence[str] = (), seeds: Sequence[int] = (
             profile, "teacher", profile.experiment("teacher"), profile.teacher_notebook
         )
         runs.append(teacher)
-    if profile.students is None:
-        return runs
-    for seed in seeds or profile.seeds:
-        for method in methods or profile.methods:
-            runs.append(_plan_student(profile, method, seed, teacher))
+    if profile.students is not None:
+        for seed in dict.fromkeys(seeds or profile.seeds):
+            for method in dict.fromkeys(methods or profile.methods):
+                runs.append(_plan_student(profile, method, seed, teacher))
+    if not runs:
+        raise ParameterError(
+            f"profile {profile.name} is one training, not a batch: transkd train {profile.name}"
+        )
     return runs
 
 

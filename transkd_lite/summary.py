@@ -1,14 +1,25 @@
-"""What a batch has to say: which runs are finished, a line a run, and the scores by method. No heavy import."""
+"""What runs have to say: which are finished, a line a run, scores by method and by class. No heavy import."""
 
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from transkd_lite.profiles import PlannedRun
 from transkd_lite.runs import METRICS_FILE, is_finished, read_json
 
-__all__ = ["Outcome", "align", "is_done", "number", "progress_line", "run_table", "score_table"]
+__all__ = [
+    "Outcome",
+    "align",
+    "class_table",
+    "is_done",
+    "number",
+    "progress_line",
+    "run_table",
+    "score_line",
+    "score_table",
+]
 
 
 @dataclass
@@ -94,3 +105,21 @@ def align(rows: Sequence[tuple[str, ...]]) -> str:
         )
         for row in rows
     )
+
+
+def score_line(metrics: dict[str, Any]) -> str:
+    """`mIoU 41.2 (full), 43.0 (paper)` in percent."""
+    parts = [f"{100 * metrics[name]['miou']:.2f} ({name})" for name in ("full", "paper") if name in metrics]
+    return "mIoU " + ", ".join(parts)
+
+
+def class_table(scores: dict[str, Any]) -> str:
+    """The mIoU, and the IoU of every class beside it."""
+    names = list(scores["full"]["iou"])
+    width = max(map(len, names))
+    lines = [f"{'class':<{width}}  " + "  ".join(f"{protocol:>6}" for protocol in scores)]
+    for name in names:
+        values = [scores[protocol]["iou"][name] for protocol in scores]
+        cells = [" absent" if v is None else f"{100 * v:7.2f}" for v in values]
+        lines.append(f"{name:<{width}} {' '.join(cells)}")
+    return "\n".join([*lines, score_line(scores)])
