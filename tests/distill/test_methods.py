@@ -256,6 +256,9 @@ def test_outputs_of_other_networks_are_refused_by_stage_and_shape(lab: Any) -> N
     embeddings = (*student.embeddings[:2], shorter, student.embeddings[3])
     with pytest.raises(ValueError, match=r"student stage 3: .*\(2, 16, 4, 6\) and \(2, 23, 16\)"):
         method(images, student._replace(embeddings=embeddings), teacher)
+    wider = (torch.zeros(2, 9, 16, 24), *student.features[1:])
+    with pytest.raises(ValueError, match=r"student stage 1: .*\(2, 9, 16, 24\) and \(2, 384, 8\)"):
+        method(images, student._replace(features=wider), teacher)
     with pytest.raises(ValueError, match="teacher must give 4 features"):
         method(images, student, teacher._replace(features=teacher.features[:3]))
     with pytest.raises(ValueError, match=r"teacher logits have shape .* 5 classes"):
