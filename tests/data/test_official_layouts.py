@@ -3,6 +3,8 @@
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -195,14 +197,16 @@ def test_arrow_cache_holds_the_same_samples_and_follows_changes(trees, tmp_path)
 def test_hub_dataset_from_a_local_repository(trees, tmp_path):
     import datasets
 
+    repo = tmp_path / "my repo"
+    repo.mkdir()
     features = datasets.Features(
         {"pixel_values": datasets.Image(), "mask": datasets.Image(), "id": datasets.Value("int64")}
     )
     rows = {"pixel_values": [trees.image(1)] * 2, "mask": [trees.label([0, 1, 2])] * 2, "id": [1, 2]}
-    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "train.parquet")
-    columns = {"image_column": "pixel_values", "label_column": "mask"}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(repo / "train.parquet")
+    columns = {"image_column": "pixel_values", "label_column": "mask", "cache_dir": str(tmp_path / "hf")}
     data = open_dataset(
-        f"hub:{tmp_path}",
+        f"hub:{repo}",
         "train",
         size=(6, 10),
         classes=("a", "b"),
@@ -213,8 +217,11 @@ def test_hub_dataset_from_a_local_repository(trees, tmp_path):
     assert set(np.unique(np.asarray(data[1]["label"]))) <= {0, 1, 255}
     assert data[0]["image"].size == (10, 6)
     assert label_space(data).names == ("a", "b")
+    with pytest.raises(ValueError, match="needs classes"):
+        open_dataset(f"hub:{repo}", "train")
+    columns |= {"label_column": "id"}
     with pytest.raises(ValueError, match=r"label_column names a column of images, got 'id'.*mask \(Image\)"):
-        open_dataset(f"hub:{tmp_path}", "train", classes=("a", "b"), image_column="mask", label_column="id")
+        open_dataset(f"hub:{repo}", "train", classes=("a", "b"), **columns)
 
 
 def test_links_spaces_and_letters_are_followed(trees, tmp_path):
@@ -229,6 +236,11 @@ def test_links_spaces_and_letters_are_followed(trees, tmp_path):
     (linked / "leftImg8bit/train/zürich/again").symlink_to(linked / "leftImg8bit/train")  # a circle
     for root in (real, linked):
         assert len(open_dataset("cityscapes", "train", root=root)) == 4
+
+
+def test_looking_at_folders_needs_neither_torch_nor_datasets():
+    look = "import sys, transkd_lite.data.check; sys.exit(bool({'torch', 'datasets', 'pandas'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", look]).returncode == 0
 
 
 def test_wrong_names_are_explained(trees, tmp_path):

@@ -185,8 +185,8 @@ def _require_ids(picture: Image.Image, source: Source) -> None:
 def _illegal(value: int, table: np.ndarray, source: Source) -> str:
     legal = np.flatnonzero(table[:VOID] != ILLEGAL)
     are_train_ids = np.array_equal(table[legal], legal)
-    hint = "mend the file, or map its values with label_map={value: train id}"
+    hint = "mend the file (folder and hub can map values: label_map={value: train id})"
     if are_train_ids and len(legal) == 19 and value <= 44:
-        hint = "this looks like labelIds, pass label_ids=True"
+        hint = "this looks like labelIds, pass label_ids=True (cityscapes, acdc)"
     numbers = f"{legal[0]}-{legal[-1]}" if legal[-1] - legal[0] + 1 == len(legal) else str(legal.tolist())
     return f"label {value} in {_name(source)}: {'train ids' if are_train_ids else 'ids'} are {numbers} and 255; {hint}"

@@ -20,7 +20,7 @@ def open_hub(
     repo: str,
     split: str,
     *,
-    classes: Sequence[str],
+    classes: Sequence[str] = (),
     size: Size = None,
     image_column: str = "image",
     label_column: str = "label",
@@ -31,16 +31,21 @@ def open_hub(
     """Open ``split`` of a hub repository as a table with the columns image and label.
 
     Args:
-        classes: names in train-id order; a repository does not say them in a common way.
+        classes: names in train-id order, always needed: repositories do not say them in a common way.
         image_column, label_column: what the repository calls its two image columns.
         palette: one colour a class; without it the VOC colours.
         label_map: {value in the files: train id}; without it they hold train ids. 255 is void.
         load_options: for ``datasets.load_dataset``, such as ``revision`` or ``name``.
 
-    Raises ValueError for a column that is not there or holds no images. Files are checked when they are read.
+    Raises ValueError without classes, and for a column that is not there or holds no images.
+    Files are checked when they are read.
     """
     import datasets
 
+    if not classes:
+        raise ValueError(
+            "a hub dataset needs classes, the names in train-id order: pass classes=('road', ...)"
+        )
     table = datasets.load_dataset(repo, split=split, **load_options)
     for option, column in (("image_column", image_column), ("label_column", label_column)):
         if not isinstance(table.features.get(column), datasets.Image):
