@@ -114,7 +114,7 @@ def check_dataset(name: str, root: str | Path, **options: Any) -> Report:
         try:
             listing = layout.find(folder, split, **options)
         except FileNotFoundError as error:
-            report.missing = str(error)
+            report.missing = str(error).split(": ")[0]  # what is missing; the advice would fill the screen
         except DataError as error:
             report.add(error)
         else:
