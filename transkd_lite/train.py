@@ -18,13 +18,14 @@ from typing import Any
 
 import pandas as pd
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from safetensors.torch import load_file
 
 from . import runs
 from .checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from .config import TrainConfig
 from .data.transforms import make_transform
+from .folded_head import folded_heads
 from .interrupts import StopRequest
 from .loading import SampleStore, UnreadableSampleError, batches
 from .metrics import PROTOCOLS, SegMetrics, evaluate
@@ -80,7 +81,11 @@ def fit(
     is full). SIGTERM and Ctrl-C save first.
     """
     _check_pair(teacher, method)
-    accelerator = Accelerator(mixed_precision="no", cpu=config.device == "cpu")
+    # A method may hold parts that a batch does not use (a checkpoint's second squeeze layer).
+    unused = DistributedDataParallelKwargs(find_unused_parameters=method is not None)
+    # Without a GPU accelerate joins other processes only if it is told to use the CPU.
+    cpu = config.device == "cpu" or not torch.accelerator.is_available()
+    accelerator = Accelerator(mixed_precision="no", cpu=cpu, kwargs_handlers=[unused])
     store = SampleStore(train_data, config.cache_mb, student.spec.num_classes)
     run = _Fit(student, store, config, teacher, method, val_data, accelerator)
     run.check()
@@ -224,6 +229,7 @@ class _Fit:
                 self.resumed_from = checkpoint[0]
                 trainer.load_state_dict(checkpoint[1])
             stack.enter_context(synced_batch_norm(trainer.modules, self.accelerator.num_processes))
+            stack.enter_context(folded_heads(self.student, self.teacher))
             stop = stack.enter_context(StopRequest())
             bar = self._progress(stack, trainer.step, progress)
             finished = self._train(trainer, stop, bar)
@@ -281,7 +287,7 @@ class _Fit:
             if trainer.step % config.log_every == 0 or trainer.step == self.num_steps:
                 row = trainer.history[-1]
                 bar.update(trainer.step, loss=row["loss"], images_per_s=row["images_per_s"])
-            stopping = stop.signal is not None
+            stopping = self._must_stop(stop, trainer.step)
             if stopping or _due(trainer.step, config.checkpoint_every, self.num_steps):
                 self._save(trainer)
             return not stopping
@@ -293,10 +299,22 @@ class _Fit:
                 self._save(trainer)  # a sample that vanished does not cost the steps before it
             raise
 
+    def _must_stop(self, stop: StopRequest, step: int) -> bool:
+        """Whether a signal came; several processes agree on it, and only where they wait for each other anyway."""
+        if self.accelerator.num_processes == 1:
+            return stop.signal is not None
+        if step % self.config.log_every:
+            return False
+        asked = torch.tensor(float(stop.signal or 0), device=self.accelerator.device)
+        stop.signal = int(self.accelerator.gather(asked).max()) or None
+        return stop.signal is not None
+
     def _save(self, trainer: Trainer) -> None:
-        if self.folder is None or not self.accelerator.is_main_process:
+        if self.folder is None:
             return
-        state = trainer.state_dict()
+        state = trainer.state_dict()  # on every process, since they check the losses together
+        if not self.accelerator.is_main_process:
+            return
         save_checkpoint(self.folder / "checkpoint", trainer.step, state)
         runs.atomic_write(self.folder / runs.HISTORY_FILE, pd.DataFrame(trainer.history).to_csv(index=False))
 
