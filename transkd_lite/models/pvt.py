@@ -24,6 +24,7 @@ class PVTv2(SegModel):
 
     - drop_path, head_dropout, gradient_checkpointing: as in SegFormer.
 
+    >>> import torch
     >>> PVTv2("pvt_v2_b0", 19)(torch.rand(1, 3, 64, 128)).logits.shape
     torch.Size([1, 19, 16, 32])
     """
