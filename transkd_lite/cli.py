@@ -214,7 +214,7 @@ def report(
     runs: Runs = Path("runs"),
     smoke: Annotated[bool, typer.Option("--smoke", help="That of the batch run with --smoke.")] = False,
     tables: Annotated[
-        Path | None, typer.Option(help="Also save the batch's table and training curves here, as CSV.")
+        Path | None, typer.Option(help="Also save the batch's table, training curves and figure here.")
     ] = None,
 ) -> None:
     """Render a batch's report again.
@@ -222,7 +222,7 @@ def report(
     Example: transkd report demo --tables data/results
     """
     from transkd_lite.batch import render_report
-    from transkd_lite.report import load_batch, save_tables
+    from transkd_lite.gallery import save_results
 
     chosen = _profile(profile, None, data_root)
     chosen = shrink(chosen) if smoke else chosen
@@ -232,8 +232,8 @@ def report(
     if chosen.report is None:
         raise ParameterError(f"profile {profile} has no report")
     if tables is not None:
-        for path in save_tables(load_batch(root), tables):
-            typer.echo(f"Table: {path}")
+        for path in save_results(root, tables):
+            typer.echo(f"Saved: {path}")
     typer.echo(f"Report: {render_report(chosen, root)}")
 
 

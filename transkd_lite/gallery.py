@@ -1,4 +1,4 @@
-"""The same validation images segmented by the networks of a batch: what the report's sheet of pictures shows."""
+"""What a batch looks like: the same validation images segmented by its networks, and the files that stay of it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from transkd_lite.data.labels import LabelSpace
 from transkd_lite.experiment import Experiment
 from transkd_lite.models import load_model
 from transkd_lite.prediction import predict
-from transkd_lite.report import DATA, Batch
-from transkd_lite.runs import STUDENT_FILE, read_run
+from transkd_lite.report import DATA, Batch, load_batch, save_tables, students
+from transkd_lite.runs import STUDENT_FILE, atomic_write, read_run
 
-__all__ = ["Gallery", "load_gallery"]
+__all__ = ["Gallery", "load_gallery", "save_results"]
 
 SHIPPED_NETWORKS = {
     "teacher": DATA / "weights" / "streets-segformer_b1.safetensors",
@@ -79,3 +79,17 @@ def _validation_images(batch: Batch, num_images: int, data_root: str | None) -> 
         parameters = read_run(batch.root / first["run"]).info["parameters"]
     experiment = Experiment.from_parameters({**parameters, "data_root": data_root, "val_images": num_images})
     return experiment.open_data()[1]
+
+
+def save_results(root: Path, folder: Path) -> list[Path]:
+    """Save a batch's table, its curves and the figure of its scores, named by the batch, into `folder`."""
+    from transkd_lite import plots
+
+    batch = load_batch(root)
+    full = batch.table[batch.table["protocol"] == "full"]
+    teachers = full.loc[full["run"].str.startswith("teacher-"), "miou"]
+    figure = plots.methods(
+        students(batch.table), reference={} if teachers.empty else {"teacher": teachers.iloc[0]}
+    )
+    saved = save_tables(batch, folder)
+    return [*saved, atomic_write(folder / f"{batch.name}.png", plots.to_png(figure))]
