@@ -1,11 +1,14 @@
 """How large a network is: parameters and multiply-accumulates, beside the published figures.
 
-`python -m transkd_lite.profiling` prints the table of all networks. The published figures are those of the
+`python -m transkd_lite.profiling` prints the table of all networks, `… profiling step` times a training step (see
+`profiling_step`). The published figures are those of the
 README of the authors' repository; its parameters count 20 classes (19 and void) throughout, its "GFLOPs" 19
 classes for networks alone and 20 for distilled ones, and so does the table.
 """
 
 from __future__ import annotations
+
+import sys
 
 import pandas as pd
 import torch
@@ -105,4 +108,9 @@ def _row(
 
 
 if __name__ == "__main__":
-    print(size_table().to_string(float_format="{:.3f}".format, na_rep=""))
+    if sys.argv[1:2] == ["step"]:
+        from transkd_lite.profiling_step import main
+
+        main(sys.argv[2:])
+    else:
+        print(size_table().to_string(float_format="{:.3f}".format, na_rep=""))

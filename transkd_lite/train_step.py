@@ -100,10 +100,11 @@ class TrainStep(nn.Module):
             output = self.student(images)
             terms = {} if self.method is None else self.method(images, output, target, labels)
             extra = 0.0 if self.method is None else self.method.combine(terms)
-        ce = self._supervised(output.logits, labels)
+        ce = self.supervised(output.logits, labels)
         return {"total": ce + extra, "ce": ce, **terms}
 
-    def _supervised(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def supervised(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross entropy of logits (n, K, h, w) with labels (n, H, W), as the step takes it."""
         logits, labels = match_sizes(logits.float(), labels, self.supervise)
         weight = label_weight(labels, self.class_weights)
         if self.world_size > 1:
