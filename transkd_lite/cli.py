@@ -29,7 +29,7 @@ class _Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except (ValueError, OSError, RuntimeError) as error:
-            if os.environ.get("TRANSKD_TRACEBACK"):
+            if os.environ.get("TRANSKD_TRACEBACK") or isinstance(error, BrokenPipeError):
                 raise
             if type(error).__module__.startswith(("click", "typer")):
                 raise  # typer's own errors and exits
