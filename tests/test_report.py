@@ -36,14 +36,15 @@ def test_results_table_has_a_row_for_each_finished_run_and_protocol(tmp_path):
     write_json(tmp_path / "student-kd-s2-0c" / "run.json", {"parameters": {}})
     rows = report.results_table(tmp_path)
     assert list(rows["protocol"]) == ["full", "paper"] * 2
-    assert rows.iloc[0][["method", "seed", "torch", "wall_s", "iou_car"]].tolist() == [
+    assert list(rows["method"]) == ["none", "none", "kd", "kd"]
+    assert rows.iloc[2][["method", "seed", "torch", "wall_s", "iou_car"]].tolist() == [
         "kd",
         1,
         "2.15",
         1.5,
         0.4,
     ]
-    assert json.loads(rows.iloc[0]["options"]) == {"temperature": 2}
+    assert json.loads(rows.iloc[2]["options"]) == {"temperature": 2}
     assert list(report.students(rows)["run"]) == ["student-kd-s1-0a"]
 
 
@@ -118,3 +119,11 @@ def test_the_papers_rows_say_what_was_not_run(table):
     beside = report.beside_the_paper(table, None).set_index("network")["measured here"]
     assert beside["student SegFormer-B0"] == "measured, 32.00 (mean of 3)"
     assert (beside == "not run").sum() == 4
+
+
+def test_only_runs_of_the_current_batch_count(tmp_path):
+    make_run(tmp_path, "student-none-s0-0a", "none", 0, 0.3)
+    make_run(tmp_path, "student-none-s0-0b", "none", 0, 0.4, steps=7)
+    write_json(tmp_path / "batch.json", {"runs": ["student-none-s0-0b"]})
+    assert set(report.results_table(tmp_path)["run"]) == {"student-none-s0-0b"}
+    assert set(report.results_table(tmp_path)["steps"]) == {7}

@@ -31,6 +31,7 @@ from transkd_lite.notebook_files import NotebookFailed, require_whole, to_html, 
 from transkd_lite.parameters import ParameterError, check_parameters, read_signature
 from transkd_lite.profiles import PlannedRun, Profile, plan
 from transkd_lite.runs import (
+    BATCH_FILE,
     METRICS_FILE,
     atomic_write,
     hash_parameters,
@@ -45,7 +46,7 @@ from transkd_lite.summary import Outcome, is_done, progress_line
 
 __all__ = ["NotebookFailed", "execute_notebook", "refresh_notebook", "render_report", "reproduce"]
 
-BATCH_FILE, REPORT_FILE = "batch.json", "report.json"
+REPORT_FILE = "report.json"
 _STARTS = 3  # kernels that start at the same moment can race for a port: such a start is repeated
 
 

@@ -7,6 +7,10 @@ from typing import Any
 
 __all__ = ["NotebookFailed", "require_whole", "to_html", "without_notes"]
 
+NOTEBOOK_ONLY = (
+    "notebook-only"  # tag of the cells that a report leaves out: exercises, links to other notebooks
+)
+
 
 class NotebookFailed(RuntimeError):
     """A notebook raised, ended early or did not finish its run."""
@@ -29,10 +33,12 @@ def require_whole(name: str, executed: dict[str, Any]) -> None:
 def to_html(notebook: Path) -> str:
     """A notebook as one HTML page without code cells that asks nothing of the network."""
     from nbconvert import HTMLExporter
+    from nbconvert.preprocessors import TagRemovePreprocessor
 
     exporter = HTMLExporter(
         exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True, embed_images=True
     )
+    exporter.register_preprocessor(TagRemovePreprocessor(remove_cell_tags={NOTEBOOK_ONLY}), enabled=True)
     body, _ = exporter.from_filename(str(notebook))
     # What is left are loaders of MathJax, Mermaid and RequireJS from elsewhere; a report is text, tables and pictures.
     return re.sub(r"<script\b.*?</script>", "", body, flags=re.DOTALL)

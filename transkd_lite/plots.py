@@ -177,7 +177,7 @@ def segmentations(
             axis.imshow(picture, interpolation="nearest")
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
-        axis_row[0].set_ylabel(name, fontsize=9)
+        axis_row[0].set_ylabel(name, fontsize=8, rotation=0, ha="right", va="center")
     seen = np.unique(np.concatenate([np.unique(m) for maps_ in rows.values() for m in maps_]))
     label_legend(fig, space, [int(k) for k in seen if k < len(space.names)])
     return fig
@@ -270,12 +270,14 @@ def methods(table: pd.DataFrame, *, reference: Mapping[str, float] | None = None
         axis.plot(scores, np.full(len(scores), position), "o", color=colour, alpha=0.65, markersize=6)
         axis.plot([scores.mean()] * 2, [position - 0.3, position + 0.3], color=colour, linewidth=2.5)
         axis.annotate(
-            f"{scores.mean():.1f}", (scores.mean(), position + 0.33), ha="center", va="bottom", fontsize=8
+            f"{scores.mean():.1f}", (scores.mean(), position - 0.33), ha="center", va="bottom", fontsize=8
         )
     for name, value in (reference or {}).items():
         axis.axvline(100 * value, color="0.35", linestyle="--", linewidth=1)
-        axis.annotate(f"{name} {100 * value:.1f}", (100 * value, -0.45), rotation=90, ha="right", fontsize=8)
-    axis.set(yticks=range(len(names)), yticklabels=names, xlabel="mIoU in %", ylim=(-0.6, len(names) - 0.3))
+        axis.annotate(
+            f"{name} {100 * value:.1f}", (100 * value, -0.6), rotation=90, ha="right", va="top", fontsize=8
+        )
+    axis.set(yticks=range(len(names)), yticklabels=names, xlabel="mIoU in %", ylim=(len(names) - 0.4, -0.7))
     axis.grid(axis="x", alpha=0.25)
     return fig
 

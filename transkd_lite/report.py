@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 from scipy import stats
 
-from transkd_lite.runs import HISTORY_FILE, Run, atomic_write, list_runs
+from transkd_lite.runs import BATCH_FILE, HISTORY_FILE, Run, atomic_write, list_runs, read_json
 
 __all__ = [
     "DATA",
@@ -78,9 +78,9 @@ def save_tables(batch: Batch, folder: str | os.PathLike[str]) -> list[Path]:
 def _histories(root: str | os.PathLike[str]) -> pd.DataFrame:
     """Step, loss and cross entropy of every finished student run, with its method and seed."""
     parts = []
-    for run in list_runs(root):
+    for run in _finished(root):
         path = run.folder / HISTORY_FILE
-        if run.state == "finished" and run.name.startswith("student-") and path.is_file():
+        if run.name.startswith("student-") and path.is_file():
             parameters = run.info.get("parameters", {})
             own = {"method": parameters.get("method"), "seed": parameters.get("seed")}
             parts.append(pd.read_csv(path)[["step", "loss", "ce"]].assign(**own))
@@ -101,13 +101,22 @@ def results_table(root: str | os.PathLike[str]) -> pd.DataFrame:
     Raises:
         FileNotFoundError: no finished training run lies below `root`.
     """
-    rows = [row for run in list_runs(root) if run.state == "finished" for row in _rows(run)]
+    rows = [row for run in _finished(root) for row in _rows(run)]
     if not rows:
         raise FileNotFoundError(
             f"{root} holds no finished training run: make some with `transkd reproduce PROFILE`, or give the "
             "folder of another profile"
         )
     return pd.DataFrame(rows)
+
+
+def _finished(root: str | os.PathLike[str]) -> list[Run]:
+    """The finished runs of the current batch (its `batch.json` names them), the student alone before the others."""
+    named = read_json(Path(root) / BATCH_FILE).get("runs")
+    runs = [
+        run for run in list_runs(root) if run.state == "finished" and (named is None or run.name in named)
+    ]
+    return sorted(runs, key=lambda run: run.info.get("parameters", {}).get("method", "none") != "none")
 
 
 def _rows(run: Run) -> Iterator[dict[str, Any]]:
@@ -124,6 +133,7 @@ def _rows(run: Run) -> Iterator[dict[str, Any]]:
             "method": parameters.get("method", "none"),
             "options": json.dumps(parameters.get("options", {}), sort_keys=True),
             **{name: parameters.get(name) for name in _PARAMETERS},
+            "steps": info.get("num_steps") or parameters.get("steps"),
             "precision": info.get("precision"),
             "device": info.get("device"),
             "torch": info.get("versions", {}).get("torch"),

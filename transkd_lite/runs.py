@@ -48,6 +48,7 @@ RUN_FILE, METRICS_FILE, HISTORY_FILE, STUDENT_FILE = (
     "history.csv",
     "student.safetensors",
 )
+BATCH_FILE = "batch.json"  # in a batch's folder: the run folders that belong to it
 _LOCK_FILE, _TEMPORARY = ".lock", ".tmp-"
 _PACKAGES = ("torch", "torchvision", "timm", "accelerate", "datasets", "numpy", "transkd-lite")
 
