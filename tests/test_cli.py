@@ -86,8 +86,8 @@ def notebooks_without_kernels(monkeypatch):
         (["runs", "no runs"], "no run folder below no runs"),
         (["notebooks", "00_chek_environment"], "unknown notebook"),
         (["describe", "transkd-bse"], "did you mean transkd-base"),
-        (["data", "check", "camvit", "."], "did you mean camvid"),
-        (["data", "fetch", "streets", "."], "unknown dataset to fetch"),
+        (["data", "check", "camvit", "--root", "."], "did you mean camvid"),
+        (["data", "fetch", "streets"], "unknown dataset to fetch"),
     ],
 )
 def test_a_wrong_command_is_explained_and_exits_2(arguments, message, tmp_path, monkeypatch):

@@ -15,13 +15,13 @@ data_app = typer.Typer(help="Fetch, prepare and check a dataset.", no_args_is_he
 @data_app.command("check")
 def data_check(
     name: Annotated[str, typer.Argument(help="cityscapes, acdc, nyuv2, voc2012, camvid or folder.")],
-    root: Annotated[Path, typer.Argument(help="The folder that holds its files.")],
+    root: Annotated[Path, typer.Option(help="The folder that holds its files.")],
 ) -> None:
     """Look into every file of a dataset.
 
     Counts, pairs, sizes, labels and class shares; the exit code is 1 where something is wrong.
 
-    Example: transkd data check camvid ../CamVid
+    Example: transkd data check camvid --root ../CamVid
     """
     from transkd_lite.data.check import check_dataset
     from transkd_lite.data.official import LAYOUTS
@@ -35,29 +35,29 @@ def data_check(
 @data_app.command("fetch")
 def data_fetch(
     name: Annotated[str, typer.Argument(help="camvid; for the others it says where they are.")],
-    root: Annotated[Path, typer.Argument(help="Where to put the files.")],
+    root: Annotated[Path | None, typer.Option(help="Where to put the files (default: ./NAME).")] = None,
 ) -> None:
     """Download a dataset where that is allowed, or say how to get it.
 
-    Example: transkd data fetch camvid data/camvid
+    Example: transkd data fetch camvid --root datasets/camvid
     """
     from transkd_lite.data.fetch import INSTRUCTIONS, fetch
 
-    typer.echo(fetch(check_name(name, ("camvid", *INSTRUCTIONS), "dataset to fetch"), root))
+    typer.echo(fetch(check_name(name, ("camvid", *INSTRUCTIONS), "dataset to fetch"), root or Path(name)))
 
 
 @data_app.command("prepare")
 def data_prepare(
     name: Annotated[str, typer.Argument(help="nyuv2 (the others need no preparation).")],
-    root: Annotated[Path, typer.Argument(help="Where to put the folders.")],
+    root: Annotated[Path, typer.Option(help="Where to put the folders.")],
     labeled: Annotated[Path, typer.Option(help="nyu_depth_v2_labeled.mat")],
     mapping: Annotated[Path, typer.Option(help="classMapping40.mat")],
     splits: Annotated[Path, typer.Option(help="splits.mat")],
 ) -> None:
     """Make images and labels from NYU Depth v2's MATLAB files.
 
-    Example: transkd data prepare nyuv2 data/nyuv2 --labeled nyu_depth_v2_labeled.mat --mapping classMapping40.mat
-    --splits splits.mat
+    Example: transkd data prepare nyuv2 --root datasets/nyuv2 --labeled nyu_depth_v2_labeled.mat
+    --mapping classMapping40.mat --splits splits.mat
     """
     from transkd_lite.data.prepare import prepare_nyuv2
 
