@@ -121,6 +121,12 @@ def time_step(
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     bench = _Bench(teacher, student, method, batch, size, precision, device)
+    # First of all, since a process keeps what it has freed: the peak counts from here, the smaller step first.
+    before = _status_mb("VmRSS")
+    peaks = {
+        "peak_mb": _peak_mb(bench.distillation_step, device, before),
+        "naive_peak_mb": _peak_mb(bench.naive_step, device, before),
+    }
     parts = {
         "teacher_s": bench.teacher_forward,
         "student_s": bench.student_step,
@@ -136,8 +142,7 @@ def time_step(
     found = {name: statistics.median(values) for name, values in seconds.items()}
     found["overhead"] = found["step_s"] / (found["teacher_s"] + found["student_s"])
     found["speedup"] = found["naive_s"] / found["step_s"]
-    found["peak_mb"] = _peak_mb(bench.distillation_step, device)
-    found["naive_peak_mb"] = _peak_mb(bench.naive_step, device)
+    found |= peaks
     found["tflops"] = _step_flops(bench, batch, size) / found["step_s"] / 1e12
     found["matrix_tflops"] = matrix_rate(precision, device)
     found["matrix_share"] = found["tflops"] / found["matrix_tflops"]
@@ -176,23 +181,20 @@ def _multiply(a: Tensor, b: Tensor) -> None:
     torch.mm(a, b)
 
 
-def _peak_mb(part: Callable[[], None], device: str) -> float:
-    """Peak memory while it runs once: of the device, or of the process above what it holds before (Linux; else nan)."""
+def _peak_mb(part: Callable[[], None], device: str, before_mb: float) -> float:
+    """Peak memory of two steps: of the device, or of this process above `before_mb` (Linux; elsewhere nan)."""
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
-        part()
-        return torch.cuda.max_memory_allocated() / 2**20
-    try:
-        with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")  # the peak counts from now
-    except OSError:
-        return float("nan")
-    before = _status_mb("VmRSS")
     part()
-    return _status_mb("VmHWM") - before
+    part()  # gradients and the optimiser's moments are there by now
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated() / 2**20
+    return _status_mb("VmHWM") - before_mb
 
 
 def _status_mb(key: str) -> float:
+    if not sys.platform.startswith("linux"):
+        return float("nan")
     with open("/proc/self/status") as file:
         line = next(line for line in file if line.startswith(key))
     return int(line.split()[1]) / 1024
