@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+import transkd_lite as tk
 from transkd_lite.metrics import SegMetrics, evaluate
 from transkd_lite.models.output import ModelSpec, SegModel, SegOutput
 
@@ -110,3 +111,20 @@ def test_bad_input_is_named() -> None:
         evaluate(model, [])
     with pytest.raises(ValueError, match=r"one size; got \(32, 32\) and \(16, 32\)"):
         evaluate(model, [{"image": sample["image"], "label": label[:16]}])
+
+
+def test_absent_classes_count_as_zero_only_where_all_classes_are_asked_for():
+    scores = SegMetrics(torch.tensor([[2, 0, 0], [0, 2, 0], [0, 0, 0]]), torch.zeros(3, dtype=torch.long))
+    assert scores.miou == 1.0
+    assert scores.miou_all == pytest.approx(2 / 3)
+
+
+def test_scores_by_condition_add_up_to_the_whole():
+    model = tk.create_model("segformer_b0", 19)
+    data = tk.open_dataset("streets", "val", size=(32, 64), num=7)
+    groups = tk.evaluate_by(model, data)
+    assert list(groups) == ["clear", "fog", "night", "rain", "snow"]
+    whole = tk.evaluate(model, data)
+    assert torch.equal(sum(scores.confusion for scores in groups.values()), whole.confusion)
+    with pytest.raises(ValueError, match="column 'weather' is not in this table.*condition"):
+        tk.evaluate_by(model, data, "weather")

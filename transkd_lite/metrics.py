@@ -22,7 +22,7 @@ from .loading import require_train_ids, to_tensors
 from .supervision import match_sizes
 from .train_step import autocast, resolve_precision
 
-__all__ = ["PROTOCOLS", "SegMetrics", "evaluate"]
+__all__ = ["PROTOCOLS", "SegMetrics", "evaluate", "evaluate_by"]
 
 PROTOCOLS = ("full", "paper")
 
@@ -55,6 +55,11 @@ class SegMetrics:
     def miou(self) -> float:
         """Mean of the IoU over the classes that are present or predicted."""
         return float(self.iou.nanmean())
+
+    @property
+    def miou_all(self) -> float:
+        """Mean of the IoU over all classes; one that is neither present nor predicted counts as 0."""
+        return float(self.iou.nan_to_num(0.0).mean())
 
     @property
     def pixel_accuracy(self) -> float:
@@ -115,6 +120,21 @@ def evaluate(
         model.train(was_training)
     names = names if len(names) == num_classes else ()
     return SegMetrics(whole[:num_classes, :num_classes], whole[:num_classes, num_classes:].sum(1), names)
+
+
+def evaluate_by(
+    model: nn.Module, data: Any, column: str = "condition", **options: Any
+) -> dict[str, SegMetrics]:
+    """Score a network on each group of a table alone, such as the weather conditions of ACDC or streets.
+
+    column: the text column to group by. options: those of `evaluate`. Returns value -> scores, values sorted.
+    Raises `ValueError` if the table has no such column.
+    """
+    if column not in data.column_names:
+        raise ValueError(f"column {column!r} is not in this table; it has {', '.join(data.column_names)}")
+    values = data.select_columns([column])[column]
+    rows = {value: [k for k, v in enumerate(values) if v == value] for value in sorted(set(values))}
+    return {value: evaluate(model, data.select(chosen), **options) for value, chosen in rows.items()}
 
 
 def _num_logits(model: nn.Module, otherwise: int) -> int:
