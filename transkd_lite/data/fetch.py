@@ -70,6 +70,8 @@ def fetch_camvid(
     known = dict(registry) if registry is not None else _camvid_registry()
     pooch.get_logger().setLevel("WARNING")  # one line for each of 1,402 files helps nobody; the bar does
     store = pooch.create(path=Path(root), base_url=url, registry=known, retry_if_failed=3)
+    for folder in {(Path(root) / name).parent for name in known}:  # two downloads may not make it at once
+        folder.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(jobs) as pool:
         pending = [pool.submit(store.fetch, name) for name in known]
         try:
