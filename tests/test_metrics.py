@@ -126,5 +126,5 @@ def test_scores_by_condition_add_up_to_the_whole():
     assert list(groups) == ["clear", "fog", "night", "rain", "snow"]
     whole = tk.evaluate(model, data)
     assert torch.equal(sum(scores.confusion for scores in groups.values()), whole.confusion)
-    with pytest.raises(ValueError, match="column 'weather' is not in this table.*condition"):
+    with pytest.raises(ValueError, match=r"column 'weather' is not in this table.*condition"):
         tk.evaluate_by(model, data, "weather")
