@@ -281,7 +281,8 @@ def notebooks(
     from transkd_lite.parameters import check_name
 
     folder = ROOT / "notebooks"
-    known = sorted(path.stem for path in folder.glob("[0-9][0-9]_*.ipynb"))
+    paths = [*folder.glob("[0-9][0-9]_*.ipynb"), *folder.glob("solutions/*.ipynb")]
+    known = sorted(path.relative_to(folder).with_suffix("").as_posix() for path in paths)
     failed = 0
     for name in [check_name(name, known, "notebook") for name in names or known]:
         try:
