@@ -110,3 +110,12 @@ def test_classes_and_tables_keep_their_order():
 def test_maps_have_a_bar_each_unless_they_are_pictures():
     figure = plots.maps({"a": np.ones((4, 4)), "b": np.ones((4, 4, 3)), "c": np.ones((4, 4))}, columns=2)
     assert len(figure.axes) == 4 + 2
+
+
+def test_many_lines_stay_apart():
+    figure = plots.curves({str(k): ([0, 1], [1.0, 2.0]) for k in range(20)}, x="step", y="loss")
+    looks = {
+        (line.get_color(), str(line.get_linestyle()), str(line._dash_pattern))
+        for line in figure.axes[0].lines
+    }
+    assert len(looks) == 20

@@ -46,7 +46,7 @@ IGNORE = 255
 SHEET_WIDTH = 7.5  # inches; 1,125 pixels at 150 dpi
 RIGHT_COLOUR, WRONG_COLOUR, VOID_COLOUR = np.array([(222,) * 3, (178, 24, 43), (40,) * 3], np.uint8)
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2)), (0, (7, 2)))
+STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (7, 2)))  # one fewer: no pair repeats soon
 RC: Any = {
     "figure.dpi": 100,
     "axes.spines.top": False,

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from .metrics import PROTOCOLS, SegMetrics, evaluate
 from .models.output import SegModel
 from .models.weights import save_model
 from .progress import Progress
+from .surroundings import determinism, own_random_state, peak_mb
 from .train_step import TrainStep, resolve_precision, synced_batch_norm
 from .trainer import NonFiniteLossError, Trainer
 
@@ -222,8 +222,8 @@ class _Fit:
         """Train to the end, score, and finish the folder if there is one."""
         begun = time.monotonic()
         with contextlib.ExitStack() as stack:
-            stack.enter_context(_own_random_state(self.accelerator.device))
-            stack.enter_context(_determinism(self.config.deterministic))
+            stack.enter_context(own_random_state(self.accelerator.device))
+            stack.enter_context(determinism(self.config.deterministic))
             trainer = self._trainer()
             if checkpoint is not None:
                 self.resumed_from = checkpoint[0]
@@ -329,7 +329,7 @@ class _Fit:
             "steps": trainer.step,
             "wall_s": trainer.seconds,
             "session_s": session_s,
-            "peak_mb": _peak_mb(self.accelerator.device),
+            "peak_mb": peak_mb(self.accelerator.device),
         }
 
     def _finish(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
@@ -366,37 +366,3 @@ def _require_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Pat
             f"a run is resumed with the parameters it began with; in {folder} these differ: "
             f"{'; '.join(changed)}. Give the same, or choose another out_dir"
         )
-
-
-@contextlib.contextmanager
-def _own_random_state(device: torch.device) -> Iterator[None]:
-    """The caller's random state is the same after training as before."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        yield
-
-
-@contextlib.contextmanager
-def _determinism(wanted: bool) -> Iterator[None]:
-    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
-    if wanted:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
-        torch.use_deterministic_algorithms(True)
-        torch.backends.cudnn.benchmark = False
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0])
-        torch.backends.cudnn.benchmark = before[1]
-
-
-def _peak_mb(device: torch.device) -> float | None:
-    """Peak memory in MB: of the device's allocator, or of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    if os.name != "posix":
-        return None
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
