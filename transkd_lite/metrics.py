@@ -21,6 +21,7 @@ from .data.transforms import make_transform
 from .loading import require_train_ids, to_tensors
 from .supervision import match_sizes
 from .train_step import autocast, resolve_precision
+from .views import Views
 
 __all__ = ["PROTOCOLS", "SegMetrics", "evaluate", "evaluate_by"]
 
@@ -87,10 +88,15 @@ def evaluate(
     batch_size: int = 4,
     normalize: bool = True,
     precision: str = "fp32",
+    flip: bool = False,
+    scales: Sequence[float] = (1.0,),
+    window: tuple[int, int] | None = None,
+    stride: tuple[int, int] | None = None,
 ) -> SegMetrics:
     """Score a network on a dataset of {"image", "label"}; under several processes each takes a share.
 
     num_classes: K of the data, by default its label space's, else the network's. normalize: as in training.
+    flip, scales, window, stride: several looks at each image, averaged (see `views`); by default one plain look.
     The network comes back in the mode (training or not) in which it was.
     Raises `ValueError` for an unknown protocol, no data, or a label that is no train id.
     """
@@ -103,6 +109,11 @@ def evaluate(
     device = next(model.parameters()).device
     chosen = resolve_precision(precision, device)
     supervise = "full" if protocol == "full" else "quarter"
+    views = Views(flip, scales, window, stride)
+    if protocol == "paper" and not views.plain:
+        raise ValueError(
+            "protocol 'paper' takes one plain look: leave out flip, scales and window, or use 'full'"
+        )
     matrix = _confusion_matrix(max(num_classes, _num_logits(model, num_classes))).to(device)
     was_training = model.training
     model.eval()
@@ -112,7 +123,7 @@ def evaluate(
                 require_train_ids(labels, num_classes, "the data")
                 images, labels = images.to(device), labels.to(device)
                 with autocast(device, chosen):
-                    logits = model(images).logits
+                    logits = views(lambda batch: model(batch).logits, images)
                 logits, labels = match_sizes(logits.float(), labels, supervise)
                 matrix.update(logits.argmax(1), labels)
         whole = matrix.compute().cpu()
