@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from quick import FIXTURES, PARAMETERS
 
 from transkd_lite import batch
 from transkd_lite.attempts import thread_limit
@@ -16,7 +17,6 @@ from transkd_lite.profiles import Profile
 from transkd_lite.runs import lock_run, read_run
 from transkd_lite.summary import run_table, score_table
 
-FIXTURES = Path(__file__).parent / "notebooks" / "fixtures"
 pytestmark = pytest.mark.notebook
 
 
@@ -25,14 +25,7 @@ def quick(notebook: str = "quick_run", **changes) -> Profile:
         name="quick",
         about="fixture",
         notebooks=FIXTURES,
-        parameters={
-            "height": 32,
-            "width": 64,
-            "train_images": 4,
-            "val_images": 2,
-            "steps": 1,
-            "batch_size": 2,
-        },
+        parameters=PARAMETERS,
         teacher={},
         students={},
         methods=("none", "kd"),

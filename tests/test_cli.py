@@ -8,29 +8,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from quick import PROFILE
 from typer.testing import CliRunner
 
 from transkd_lite import batch
 from transkd_lite.cli import app
-
-FIXTURES = Path(__file__).parent / "notebooks" / "fixtures"
-PROFILE = {
-    "name": "quick",
-    "about": "fixture",
-    "notebooks": str(FIXTURES),
-    "lessons": ["lesson"],
-    "parameters": {
-        "height": 32,
-        "width": 64,
-        "train_images": 4,
-        "val_images": 2,
-        "steps": 1,
-        "batch_size": 2,
-    },
-    "teacher": {"notebook": "quick_run"},
-    "students": {"methods": ["none", "kd"], "seeds": [0, 1], "notebook": "quick_run"},
-    "report": "report",
-}
 
 
 def call(*arguments: str):

@@ -1,41 +1,22 @@
 """Protects: every committed profile plans, and a profile's mistakes are found before anything runs."""
 
 import re
-from pathlib import Path
 
 import pytest
 import yaml
+from quick import PROFILE
 
 from transkd_lite.parameters import ParameterError
 from transkd_lite.profiles import list_profiles, load_profile, parse_settings, plan, shrink
 
-FIXTURES = Path(__file__).parent / "notebooks" / "fixtures"
-QUICK = {
-    "name": "quick",
-    "about": "fixture",
-    "notebooks": str(FIXTURES),
-    "lessons": ["lesson"],
-    "parameters": {
-        "height": 32,
-        "width": 64,
-        "train_images": 4,
-        "val_images": 2,
-        "steps": 1,
-        "batch_size": 2,
-    },
-    "teacher": {"network": "segformer_b1", "notebook": "quick_run"},
-    "students": {"methods": ["none", "kd"], "seeds": [0, 1], "notebook": "quick_run"},
-    "report": "report",
-}
-
 
 @pytest.fixture
 def write(tmp_path):
-    """Write a profile that differs from QUICK and return its path."""
+    """Write a profile that differs from PROFILE and return its path."""
 
     def _write(**changes):
         path = tmp_path / "quick.yaml"
-        path.write_text(yaml.safe_dump({**QUICK, **changes}))
+        path.write_text(yaml.safe_dump({**PROFILE, **changes}))
         return str(path)
 
     return _write
@@ -94,7 +75,7 @@ def test_mistakes_in_a_profile_are_named(write, changes, message):
 
 
 def test_settings_replace_what_sections_and_methods_say(write):
-    students = {**QUICK["students"], "steps": 5, "by_method": {"kd": {"steps": 9}}}
+    students = {**PROFILE["students"], "steps": 5, "by_method": {"kd": {"steps": 9}}}
     profile = load_profile(write(students=students), parse_settings(["steps=3", "teacher.lr=0.5"]))
     assert profile.experiment("students", method="kd", teacher="run:x").steps == 3
     assert (profile.experiment("teacher").steps, profile.experiment("teacher").lr) == (3, 0.5)
