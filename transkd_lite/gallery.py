@@ -14,7 +14,7 @@ from transkd_lite.data.labels import LabelSpace
 from transkd_lite.experiment import Experiment
 from transkd_lite.models import load_model
 from transkd_lite.prediction import predict
-from transkd_lite.report import DATA, Batch, load_batch, save_tables, students
+from transkd_lite.report import DATA, Batch, load_batch, save_tables, students, teachers
 from transkd_lite.runs import STUDENT_FILE, atomic_write, read_run
 
 __all__ = ["Gallery", "load_gallery", "save_results"]
@@ -49,10 +49,14 @@ def load_gallery(batch: Batch, num_images: int = 5, data_root: str | None = None
     networks = {name: path for name, path in networks.items() if path.is_file()}
     if not networks:
         return None
-    data = _validation_images(batch, num_images, data_root)
+    experiment = _experiment_of(batch, data_root)
+    data = experiment.open_split("val", num_images)
     images = [sample["image"] for sample in data]
     rows = {"label": [np.asarray(sample["label"]) for sample in data]}
-    rows |= {name: predict(load_model(path), images) for name, path in networks.items()}
+    rows |= {
+        name: predict(load_model(path), images, normalize=experiment.normalize)
+        for name, path in networks.items()
+    }
     return Gallery(images, rows, label_space(data))
 
 
@@ -67,18 +71,15 @@ def _networks_of(batch: Batch) -> dict[str, Path]:
     return {name: networks[name] for name in sorted(networks, key=lambda name: name != "teacher")}
 
 
-def _validation_images(batch: Batch, num_images: int, data_root: str | None) -> Any:
-    """The first validation images, as the runs saw them."""
+def _experiment_of(batch: Batch, data_root: str | None) -> Experiment:
+    """How the runs saw their images: data set, size, normalisation."""
     first = batch.table.iloc[0]
-    parameters: dict[str, Any] = {
-        "dataset": first["dataset"],
-        "height": int(first["height"]),
-        "width": int(first["width"]),
-    }
     if batch.root is not None:
         parameters = read_run(batch.root / first["run"]).info["parameters"]
-    experiment = Experiment.from_parameters({**parameters, "data_root": data_root, "val_images": num_images})
-    return experiment.open_data()[1]
+    else:
+        size = {name: int(first[name]) for name in ("height", "width")}
+        parameters = {"dataset": first["dataset"], **size}
+    return Experiment.from_parameters({**parameters, "data_root": data_root})
 
 
 def save_results(root: Path, folder: Path) -> list[Path]:
@@ -86,10 +87,7 @@ def save_results(root: Path, folder: Path) -> list[Path]:
     from transkd_lite import plots
 
     batch = load_batch(root)
-    full = batch.table[batch.table["protocol"] == "full"]
-    teachers = full.loc[full["run"].str.startswith("teacher-"), "miou"]
-    figure = plots.methods(
-        students(batch.table), reference={} if teachers.empty else {"teacher": teachers.iloc[0]}
-    )
+    best = teachers(batch.table)["miou"]
+    figure = plots.methods(students(batch.table), reference={} if best.empty else {"teacher": best.iloc[0]})
     saved = save_tables(batch, folder)
     return [*saved, atomic_write(folder / f"{batch.name}.png", plots.to_png(figure))]

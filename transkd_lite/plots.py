@@ -23,7 +23,7 @@ from matplotlib.patches import Patch
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from transkd_lite.data.labels import LabelSpace
+from transkd_lite.data.labels import VOID, LabelSpace
 
 __all__ = [
     "class_bars",
@@ -42,7 +42,6 @@ __all__ = [
     "to_png",
 ]
 
-IGNORE = 255
 SHEET_WIDTH = 7.5  # inches; 1,125 pixels at 150 dpi
 RIGHT_COLOUR, WRONG_COLOUR, VOID_COLOUR = np.array([(222,) * 3, (178, 24, 43), (40,) * 3], np.uint8)
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -104,7 +103,7 @@ def error_map(prediction: ArrayLike, label: ArrayLike) -> NDArray[np.uint8]:
     """Two tones, uint8 (H, W, 3): light where `prediction` is right, red where wrong, dark where void."""
     prediction, label = np.asarray(prediction), np.asarray(label)
     out = np.where((prediction == label)[..., None], RIGHT_COLOUR, WRONG_COLOUR)
-    return np.where((label == IGNORE)[..., None], VOID_COLOUR, out)
+    return np.where((label == VOID)[..., None], VOID_COLOUR, out)
 
 
 def principal_colours(feature: ArrayLike, basis: ArrayLike | None = None) -> NDArray[np.uint8]:

@@ -34,6 +34,7 @@ __all__ = [
     "save_tables",
     "students",
     "summary",
+    "teachers",
     "verdict",
 ]
 
@@ -148,7 +149,16 @@ def _rows(run: Run) -> Iterator[dict[str, Any]]:
 
 def students(table: pd.DataFrame, protocol: str = "full") -> pd.DataFrame:
     """The rows of one protocol without the teachers', in the table's order."""
-    return table[(table["protocol"] == protocol) & ~table["run"].str.startswith("teacher-")]
+    return table[(table["protocol"] == protocol) & ~_of_teachers(table)]
+
+
+def teachers(table: pd.DataFrame, protocol: str = "full") -> pd.DataFrame:
+    """The teachers' rows of one protocol."""
+    return table[(table["protocol"] == protocol) & _of_teachers(table)]
+
+
+def _of_teachers(table: pd.DataFrame) -> pd.Series:
+    return table["run"].str.startswith("teacher-")
 
 
 def summary(table: pd.DataFrame, value: str = "miou") -> pd.DataFrame:

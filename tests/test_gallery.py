@@ -1,0 +1,44 @@
+"""Pictures of a batch are made as its runs saw their images."""
+
+import numpy as np
+import pytest
+import torch
+
+import transkd_lite as tk
+from transkd_lite import gallery, report
+from transkd_lite.runs import write_json
+
+
+@pytest.fixture
+def batch(tmp_path):
+    """A finished student and a teacher that were trained on images in [0, 1]."""
+    torch.manual_seed(0)
+    scores = {"miou": 0.1, "pixel_accuracy": 0.2, "iou": {"road": 0.1}}
+    for name in ("teacher-none-s0-0a", "student-none-s0-0b"):
+        shape = {"height": 32, "width": 64}
+        parameters = {"dataset": "streets", "network": "segformer_b0", "normalize": False, **shape}
+        write_json(tmp_path / name / "run.json", {"parameters": parameters})
+        tk.save_model(tk.create_model("segformer_b0", 19), tmp_path / name / "student.safetensors")
+        write_json(tmp_path / name / "metrics.json", {"full": scores, "paper": scores})
+    return report.load_batch(tmp_path)
+
+
+def test_networks_see_the_validation_images_as_in_training(batch, monkeypatch):
+    seen = []
+
+    def watch(model, images, **options):
+        seen.append(options)
+        return tk.predict(model, images, **options)
+
+    monkeypatch.setattr(gallery, "predict", watch)
+    pictures = gallery.load_gallery(batch, 2)
+    assert list(pictures.rows) == ["label", "teacher", "none"]
+    assert seen == [{"normalize": False}] * 2
+    truth = tk.open_dataset("streets", "val", size=(32, 64), num=2)
+    for picture, row in zip(pictures.images, truth, strict=True):
+        assert np.array_equal(picture, row["image"])
+
+
+def test_teachers_and_students_share_the_table(batch):
+    assert list(report.teachers(batch.table)["run"]) == ["teacher-none-s0-0a"]
+    assert list(report.students(batch.table)["run"]) == ["student-none-s0-0b"]
