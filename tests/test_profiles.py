@@ -9,6 +9,8 @@ from quick import PROFILE
 from transkd_lite.parameters import ParameterError
 from transkd_lite.profiles import list_profiles, load_profile, parse_settings, plan, shrink
 
+WEIGHTS = "data/weights/streets-segformer_b1.safetensors"
+
 
 @pytest.fixture
 def write(tmp_path):
@@ -60,6 +62,10 @@ def test_another_teacher_makes_other_students_but_not_another_student_alone(writ
         ({"parameters": {"lr": "6e-5"}}, "write 6.0e-5"),
         ({"students": {"methods": "none"}}, "methods = 'none'"),
         ({"students": {"methods": ["kd"], "by_method": {"kd": {"stps": 1}}}}, "did you mean steps"),
+        (
+            {"students": {"methods": ["kd"], "variants": {"a": {"stps": 1}}}},
+            "variants.a 'stps': did you mean steps",
+        ),
         ({"lessons": ["leson"]}, "no notebook .*leson.ipynb; that folder has .*lesson.ipynb"),
         ({"lessons": [{"lesson": {"wrds": "x"}}]}, "parameter of lesson.ipynb 'wrds': did you mean words"),
         ({"lessons": [{"lesson": {"words": 1}}]}, "words = 1 in lesson.ipynb is int, but must be str"),
@@ -79,6 +85,19 @@ def test_settings_replace_what_sections_and_methods_say(write):
     profile = load_profile(write(students=students), parse_settings(["steps=3", "teacher.lr=0.5"]))
     assert profile.experiment("students", method="kd", teacher="run:x").steps == 3
     assert (profile.experiment("teacher").steps, profile.experiment("teacher").lr) == (3, 0.5)
+
+
+def test_a_variant_runs_for_its_own_methods_or_all_with_its_parameters_over_the_others(write):
+    variants = {"long": {"steps": 7}, "file": {"methods": ["kd"], "teacher": WEIGHTS}}
+    students = {**PROFILE["students"], "by_method": {"kd": {"steps": 5}}, "variants": variants}
+    profile = load_profile(write(students=students))
+    runs = [run for run in plan(profile, methods=["none", "kd"], seeds=[0]) if run.kind == "student"]
+    assert [(r.experiment.method, r.experiment.steps) for r in runs] == [
+        ("none", 1), ("kd", 5), ("none", 7), ("kd", 7), ("kd", 5),
+    ]  # fmt: skip
+    assert (runs[-1].needs, runs[-1].experiment.teacher) == (None, WEIGHTS)
+    assert len(plan(load_profile(write(students=students), {"steps": 3}), seeds=[0])) == 2 + 3  # long is gone
+    assert not shrink(profile).variants
 
 
 def test_epochs_of_a_section_replace_the_shared_steps(write):

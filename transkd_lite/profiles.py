@@ -10,6 +10,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -34,9 +35,11 @@ NOTEBOOKS = ROOT / "notebooks"
 _DATA = ("dataset", "data_root", "train_images", "val_images", "data_seed", "height", "width")
 _SECTIONS: dict[str, Any] = {
     "name": str, "about": str, "kind": str, "notebooks": str, "lessons": list, "parameters": dict, "teacher": dict,
-    "students": dict, "report": str,
+    "students": dict, "report": str | None,
 }  # fmt: skip
-_GRID: dict[str, Any] = {"methods": list[str], "seeds": list[int], "by_method": dict, "notebook": str}
+_GRID: dict[str, Any] = {
+    "methods": list[str], "seeds": list[int], "by_method": dict, "variants": dict, "notebook": str
+}  # fmt: skip
 _SMOKE = {"steps": 6, "batch_size": 2, "train_images": 8, "val_images": 4}
 _SMOKE_HEIGHT = 64
 
@@ -56,6 +59,7 @@ class Profile:
     methods: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)
     by_method: dict[str, dict[str, Any]] = field(default_factory=dict)
+    variants: dict[str, dict[str, Any]] = field(default_factory=dict)
     teacher_notebook: str = "02_build_the_teacher"
     student_notebook: str = "08_train_transkd"
     report: str | None = "12_reproduction_report"
@@ -120,7 +124,7 @@ def load_profile(source: str, settings: Mapping[str, Any] | None = None) -> Prof
 def with_settings(profile: Profile, settings: Mapping[str, Any]) -> Profile:
     """Replace parameters: `steps` everywhere, `teacher.steps` or `students.steps` in that section alone."""
     sections = {"": {**profile.parameters}, "teacher": profile.teacher, "students": profile.students}
-    by_method = profile.by_method
+    by_method, variants = profile.by_method, profile.variants
     for key, value in settings.items():
         section, _, name = key.rpartition(".")
         check_name(
@@ -130,10 +134,14 @@ def with_settings(profile: Profile, settings: Mapping[str, Any]) -> Profile:
         for below in (section, *([] if section else ("teacher", "students"))):
             sections[below] = sections[below] and _without(sections[below] or {}, name)
         if section != "teacher":
-            by_method = {method: _without(own, name) for method, own in by_method.items()}
+            by_method, variants = (
+                {title: _without(own, name) for title, own in owns.items()} for owns in (by_method, variants)
+            )
         sections[section] = {**(sections[section] or {}), name: value}
     shared, teacher, students = sections[""] or {}, sections["teacher"], sections["students"]
-    return replace(profile, parameters=shared, teacher=teacher, students=students, by_method=by_method)
+    return replace(
+        profile, parameters=shared, teacher=teacher, students=students, by_method=by_method, variants=variants
+    )
 
 
 def _without(parameters: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -184,9 +192,10 @@ def _parse(raw: dict[str, Any], path: Path) -> Profile:
         values["teacher_notebook"] = teacher.pop("notebook")
     if students is not None:
         values |= {key: tuple(students.pop(key)) for key in ("methods", "seeds") if key in students}
-        values["by_method"] = students.pop("by_method", {})
-        for method, own in values["by_method"].items():
-            check_parameters(own, Experiment.hints(), f"profile {path.name}, by_method.{method}")
+        for section, extra in (("by_method", {}), ("variants", {"methods": list[str]})):
+            values[section] = students.pop(section, {})
+            for name, own in values[section].items():
+                check_parameters(own, Experiment.hints() | extra, f"profile {path.name}, {section}.{name}")
         if "notebook" in students:
             values["student_notebook"] = students.pop("notebook")
     return Profile(**values, students=students)
@@ -206,13 +215,13 @@ def _parse_lesson(entry: Any, path: Path) -> tuple[str, dict[str, Any]]:
 
 
 def shrink(profile: Profile) -> Profile:
-    """The same batch in a minute or two: few steps, few small images, one seed, no method but TransKD-Base.
+    """The same batch in a minute or two: few steps, few small images, one seed, no method but TransKD-Base, no variant.
 
     Weights that would have to be downloaded are left out, and all lessons but the first.
     """
     methods = tuple(m for m in profile.methods if m in ("none", "transkd-base")) or profile.methods[:2]
     name, lessons, seeds = f"{profile.name}-smoke", profile.lessons[:1], profile.seeds[:1]
-    return replace(profile, name=name, smoke=True, lessons=lessons, methods=methods, seeds=seeds)
+    return replace(profile, name=name, smoke=True, lessons=lessons, methods=methods, seeds=seeds, variants={})
 
 
 def _small(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -248,18 +257,29 @@ def plan(profile: Profile, methods: Sequence[str] = (), seeds: Sequence[int] = (
         for seed in dict.fromkeys(seeds or profile.seeds):
             for method in dict.fromkeys(methods or profile.methods):
                 runs.append(_plan_student(profile, method, seed, teacher))
+            for variant in profile.variants.values():
+                chosen = variant.get("methods", profile.methods)
+                for method in dict.fromkeys(m for m in chosen if not methods or m in methods):
+                    runs.append(_plan_student(profile, method, seed, teacher, variant))
     if not runs:
         raise ParameterError(
             f"profile {profile.name} is one training, not a batch: transkd train {profile.name}"
         )
-    return runs
+    return list({run.folder: run for run in runs}.values())  # variants can come to the same
 
 
-def _plan_student(profile: Profile, method: str, seed: int, teacher: PlannedRun | None) -> PlannedRun:
+def _plan_student(
+    profile: Profile,
+    method: str,
+    seed: int,
+    teacher: PlannedRun | None,
+    variant: Mapping[str, Any] = MappingProxyType({}),
+) -> PlannedRun:
     """A student alone needs no teacher; the others wait for it and name it by its run folder."""
-    overrides: dict[str, Any] = {"method": method, "seed": seed}
+    own = {name: value for name, value in variant.items() if name != "methods"}
+    overrides: dict[str, Any] = own | {"method": method, "seed": seed}
     needs = None
-    if method != "none" and teacher is not None:
+    if method != "none" and teacher is not None and "teacher" not in own:
         needs = teacher.folder
         overrides["teacher"] = f"run:{needs}"
     experiment = profile.experiment("students", **overrides)
