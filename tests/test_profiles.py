@@ -88,7 +88,7 @@ def test_settings_replace_what_sections_and_methods_say(write):
 
 
 def test_a_variant_runs_for_its_own_methods_or_all_with_its_parameters_over_the_others(write):
-    variants = {"long": {"steps": 7}, "file": {"methods": ["kd"], "teacher": WEIGHTS}}
+    variants = {"long": {"steps": 7}, "other": {"methods": ["kd"], "teacher": WEIGHTS}}
     students = {**PROFILE["students"], "by_method": {"kd": {"steps": 5}}, "variants": variants}
     profile = load_profile(write(students=students))
     runs = [run for run in plan(profile, methods=["none", "kd"], seeds=[0]) if run.kind == "student"]
