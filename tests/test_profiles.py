@@ -7,7 +7,8 @@ import yaml
 from quick import PROFILE
 
 from transkd_lite.parameters import ParameterError
-from transkd_lite.profiles import list_profiles, load_profile, parse_settings, plan, shrink
+from transkd_lite.planning import plan
+from transkd_lite.profiles import list_profiles, load_profile, parse_settings, shrink
 
 WEIGHTS = "data/weights/streets-segformer_b1.safetensors"
 

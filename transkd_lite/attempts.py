@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from transkd_lite.profiles import PlannedRun
+from transkd_lite.planning import PlannedRun
 from transkd_lite.runs import METRICS_FILE, hash_parameters, provenance, read_run, update_run, write_json
 
 __all__ = [

@@ -29,7 +29,8 @@ from transkd_lite.attempts import (
 )
 from transkd_lite.notebook_files import NotebookFailed, require_whole, to_html, without_notes
 from transkd_lite.parameters import ParameterError, check_parameters, read_signature
-from transkd_lite.profiles import PlannedRun, Profile, plan
+from transkd_lite.planning import PlannedRun, plan
+from transkd_lite.profiles import Profile
 from transkd_lite.runs import (
     BATCH_FILE,
     METRICS_FILE,

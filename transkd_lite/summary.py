@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transkd_lite.profiles import PlannedRun
+from transkd_lite.planning import PlannedRun
 from transkd_lite.runs import METRICS_FILE, is_finished, read_json
 
 __all__ = [
