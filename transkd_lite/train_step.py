@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
+from .distill.adapt import shared_batch
 from .supervision import cross_entropy, label_weight, match_sizes
 
 __all__ = ["TrainStep", "autocast", "resolve_precision", "synced_batch_norm"]
@@ -65,8 +66,11 @@ class TrainStep(nn.Module):
     method}.
 
     `total` is ce + method.combine(terms). The teacher is held outside the module tree: it is neither
-    trained, saved nor reduced. With several processes, ce is divided by the class weights of the whole
-    batch, so that the mean over processes is exactly the loss of one process with the whole batch.
+    trained, saved nor reduced.
+
+    With several processes the mean over them is the loss of one process with the whole batch: ce is divided by the
+    class weights of the whole batch, and a method's means over valid pixels by their number in the whole batch.
+    Terms that relate images to each other (cirkd, the intra-class part of dist) relate those of one process.
     """
 
     def __init__(
@@ -98,7 +102,8 @@ class TrainStep(nn.Module):
                 with torch.no_grad():
                     target = teacher(images)
             output = self.student(images)
-            terms = {} if self.method is None else self.method(images, output, target, labels)
+            with shared_batch(self.world_size):
+                terms = {} if self.method is None else self.method(images, output, target, labels)
             extra = 0.0 if self.method is None else self.method.combine(terms)
         ce = self.supervised(output.logits, labels)
         return {"total": ce + extra, "ce": ce, **terms}

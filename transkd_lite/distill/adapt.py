@@ -7,25 +7,31 @@ width) is part of a method.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any, ParamSpec
 
 import torch
+import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = [
     "IGNORE_INDEX",
+    "count_valid",
     "full_precision",
     "map_size",
     "resize_labels",
     "resize_map",
     "resize_tokens",
+    "shared_batch",
     "valid_pixels",
 ]
 
 IGNORE_INDEX = 255
+_processes: ContextVar[int] = ContextVar("processes", default=1)
 
 P = ParamSpec("P")
 
@@ -92,3 +98,25 @@ def valid_pixels(labels: Tensor | None, like: Tensor, ignore_index: int = IGNORE
     if labels is None:
         return torch.ones_like(like[:, 0], dtype=torch.bool)
     return resize_labels(labels, map_size(like)) != ignore_index
+
+
+@contextlib.contextmanager
+def shared_batch(processes: int) -> Iterator[None]:
+    """Within the context the batch is that of all processes of the default group, of which this one has a share."""
+    token = _processes.set(processes)
+    try:
+        yield
+    finally:
+        _processes.reset(token)
+
+
+def count_valid(valid: Tensor) -> Tensor:
+    """How many entries of a bool tensor are valid, at least 1: what a mean over them divides by.
+
+    Where processes share a batch it is the count of all over their number. The mean of the processes' terms, which
+    is what gradients are averaged to, is then the term of the whole batch, however unequal their shares of void.
+    """
+    count, processes = valid.sum(), _processes.get()
+    if processes > 1:
+        torch.distributed.all_reduce(count)
+    return count.clamp_min(1) / processes if processes > 1 else count.clamp_min(1)

@@ -16,7 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from transkd_lite.distill.adapt import IGNORE_INDEX, full_precision, map_size, resize_labels, valid_pixels
+from transkd_lite.distill.adapt import (
+    IGNORE_INDEX,
+    count_valid,
+    full_precision,
+    map_size,
+    resize_labels,
+    valid_pixels,
+)
 
 __all__ = ["at", "cirkd", "cwd", "dist", "dkd", "hcl", "ifvd", "kd", "mgd", "mse", "skd"]
 
@@ -47,7 +54,7 @@ def _kl(student_logits: Tensor, teacher_logits: Tensor, dim: int) -> Tensor:
 
 def _mean_where(values: Tensor, valid: Tensor) -> Tensor:
     """Mean of `values` where `valid`; 0, still attached to the graph, where nothing is."""
-    return values.where(valid, 0.0).sum() / valid.sum().clamp_min(1)
+    return values.where(valid, 0.0).sum() / count_valid(valid)
 
 
 def _unit(x: Tensor, dim: int, floor: float | Tensor = 0.0) -> Tensor:

@@ -1,0 +1,56 @@
+"""A script and the command, launched on two processes as a user does it: one process's losses, and one writer."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from transkd_lite import runs
+
+if os.name == "nt":
+    pytest.skip("the launcher's rendezvous is that of POSIX here", allow_module_level=True)
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+SCRIPT = str(Path(__file__).with_name("launched.py"))
+LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+# transkd-base has no mean over valid pixels; of kd, dkd and ifvd every term is one.
+METHOD = "transkd-base+kd+dkd+ifvd"
+
+
+def python(*arguments: str) -> str:
+    """Run Python with arguments, on one thread; what it printed."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_two_launched_processes_have_the_losses_of_one(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    alone = python(SCRIPT, str(one), METHOD)
+    both = python(*LAUNCH, SCRIPT, str(two), METHOD)
+    expected, found = (pd.read_csv(folder / "history.csv") for folder in (one, two))
+    assert {"loss", "ce", "kd", "dkd", "ifvd", "csf_1", "pea_4"} <= set(found)
+    for name in expected.drop(columns="images_per_s"):
+        assert found[name].tolist() == pytest.approx(expected[name].tolist(), rel=1e-5), name
+    assert runs.read_run(two).info["processes"] == 2
+    assert sorted(path.name for path in one.iterdir()) == sorted(path.name for path in two.iterdir())
+    assert both.count("mIoU") == 2
+    assert len({line for line in both.splitlines() if "mIoU" in line}) == 1  # reduced over both
+    assert alone.count("mIoU") == 1
+
+
+def test_the_command_runs_on_two_processes(tmp_path: Path) -> None:
+    profile = tmp_path / "pair.yaml"
+    profile.write_text(
+        "parameters: {dataset: streets, train_images: 4, val_images: 2, height: 32, width: 64, steps: 2, "
+        "batch_size: 2, precision: fp32, device: cpu}\n"
+    )
+    python(*LAUNCH, "-m", "transkd_lite.cli", "train", str(profile), "--runs", str(tmp_path / "runs"))
+    (run,) = runs.list_runs(tmp_path / "runs")
+    assert (run.state, run.info["processes"], run.metrics["steps"]) == ("finished", 2, 2)
+    assert pd.read_csv(run.folder / "history.csv")["step"].tolist() == [2]
+    assert not list((tmp_path / "runs").rglob(".tmp-*"))
