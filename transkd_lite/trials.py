@@ -1,0 +1,115 @@
+"""Short runs in lockstep: the same first weights, the same batches, different loss weights, one step at a time.
+
+`fit` owns a run from its first step to its folder. A trial is what an explorer needs instead: nothing on disk,
+something to look at after every step, and whoever looks may stop at any of them. A step here is a step of `fit`,
+made of the same parts, to the bit. Source: this project.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from .config import TrainConfig
+from .data import label_space
+from .data.transforms import make_transform
+from .distill import Distiller, create_method
+from .experiment import Experiment
+from .folded_head import folded_heads
+from .loading import SampleStore, batches
+from .models import load_model
+from .models.output import SegModel
+from .surroundings import determinism, own_random_state
+from .train_step import TrainStep, resolve_precision
+from .trainer import Trainer
+
+__all__ = ["TrialBench", "TrialStep"]
+
+TrialStep = dict[str, dict[str, float]]
+
+
+class TrialBench:
+    """Everything that trials of one experiment share: images, label space, teacher, settings.
+
+    Args:
+        experiment: what is trained; `steps` is the length that the learning-rate schedule plans for.
+        train_data: images {"image", "label"}; those of the experiment where it is None.
+
+    Raises:
+        ParameterError: the experiment's teacher or data are missing. ValueError: its method does not fit them.
+    """
+
+    def __init__(self, experiment: Experiment, train_data: Any = None) -> None:
+        self.experiment = experiment
+        data = experiment.open_data()[0] if train_data is None else train_data
+        self.space = label_space(data)
+        self.config: TrainConfig = dataclasses.replace(experiment.config(), log_every=1)
+        self.store = SampleStore(data, self.config.cache_mb, self.space.num_classes)
+        self.teacher = load_model(experiment.teacher_file()).eval()
+        cpu = self.config.device == "cpu" or not torch.accelerator.is_available()
+        self.accelerator = Accelerator(mixed_precision="no", cpu=cpu)
+        self.teacher.to(self.accelerator.device)
+
+    def trainer(self, weights: Mapping[str, float] | None = None) -> Trainer:
+        """A new student and a new method, both from the experiment's seed, ready for their first step.
+
+        weights: by term, in place of the method's; a term that is not named keeps the method's weight.
+        """
+        student, method = self._build(weights)
+        class_weights, device = self.config.class_weights, self.accelerator.device
+        step = TrainStep(
+            student.to(device),
+            self.teacher,
+            method.to(device),
+            supervise=self.config.supervise,
+            class_weights=None if class_weights is None else torch.tensor(class_weights, device=device),
+            precision=resolve_precision(self.config.precision, device),
+        )
+        return Trainer(
+            step,
+            self.config,
+            self.accelerator,
+            num_steps=self.config.num_steps(len(self.store)),
+            num_samples=len(self.store),
+        )
+
+    def _build(self, weights: Mapping[str, float] | None) -> tuple[SegModel, Distiller]:
+        with own_random_state(self.accelerator.device):
+            student = self.experiment.build_student(self.space.num_classes)
+            method = create_method(self.experiment.method, student, self.teacher, **self.experiment.options)
+        strange = sorted(set(weights or {}) - set(method.weights))
+        if strange:
+            raise ValueError(
+                f"{method.name} has the terms {', '.join(method.terms)}; got weights for {strange}"
+            )
+        method.weights.update(weights or {})
+        return student, method
+
+    def batches(self, steps: range) -> Iterable[tuple[Tensor, Tensor]]:
+        """The batches (images (n, 3, h, w), labels (n, h, w)) that `fit` takes at these steps."""
+        config = self.config
+        transform = make_transform(augment=config.augment, crop=config.crop, normalize=config.normalize)
+        return batches(self.store, transform, batch_size=config.batch_size, seed=config.seed, steps=steps)
+
+    def train_batch(self, trainer: Trainer, batch: tuple[Tensor, Tensor]) -> dict[str, float]:
+        """One step as `fit` takes it; returns its row of the history."""
+        with (
+            own_random_state(self.accelerator.device),
+            determinism(self.config.deterministic),
+            folded_heads(trainer.modules.student, self.teacher),
+        ):
+            trainer.run([batch], lambda _: True, bool(self.config.channels_last))
+        return trainer.history[-1]
+
+    def lockstep(self, trainers: Mapping[str, Trainer], num_steps: int) -> Iterator[TrialStep]:
+        """Train all side by side on the same batches; yields {name: row of the history} after every step.
+
+        Whoever stops iterating ends the trial after a whole step of every run.
+        """
+        for batch in self.batches(range(num_steps)):
+            yield {name: self.train_batch(trainer, batch) for name, trainer in trainers.items()}
