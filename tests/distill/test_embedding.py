@@ -34,6 +34,32 @@ def test_mixer_is_the_sum_of_a_global_and_a_gated_local_path(residual: bool) -> 
     torch.testing.assert_close(mixer(tokens), expected)
 
 
+def test_mixing_weights_start_where_told_and_learn_from_there() -> None:
+    mixer, tokens = GLMixer(16, start=(0.0, -3)), torch.randn(2, 9, 16)
+    assert (mixer.attention_scale.item(), mixer.conv_scale.item()) == (0.0, -3.0)
+    torch.testing.assert_close(mixer(tokens), -3 * mixer.local(tokens))
+    mixer(tokens).square().sum().backward()
+    assert mixer.attention_scale.grad is not None
+    assert mixer.attention_scale.grad.abs() > 0
+
+
+@pytest.mark.parametrize(
+    "start", [(0.5,), (0.5, 0.5, 0.5), (float("nan"), 0.5), (0.5, float("inf"))], ids=str
+)
+def test_mixing_weights_must_be_two_finite_numbers(start: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="two finite numbers"):
+        GLMixer(16, start=start)
+
+
+def test_where_the_mixing_weights_start_changes_no_other_initial_weight() -> None:
+    torch.manual_seed(0)
+    default = GLMixer(16).state_dict()
+    torch.manual_seed(0)
+    other = GLMixer(16, start=(7.0, 7.0)).state_dict()
+    differing = [name for name in default if not torch.equal(default[name], other[name])]
+    assert differing == ["attention_scale", "conv_scale"]
+
+
 def test_local_path_sees_three_tokens_and_global_path_all() -> None:
     mixer, tokens = GLMixer(16), torch.randn(1, 9, 16)
     moved = tokens.clone()

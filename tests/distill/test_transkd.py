@@ -119,6 +119,12 @@ def test_mixer_on_any_stage_with_or_without_residual(lab: Any) -> None:
     assert [term for term in with_input if with_input[term] != without[term]] == ["pea_4"]
 
 
+def test_mixers_start_where_the_option_says(lab: Any) -> None:
+    method = create_method("transkd-gl", lab.student, lab.teacher, mixer_stages=[1, 4], mixer_start=[0, 2.5])
+    mixers = [method.parts["pea"].stages[stage].mixer for stage in ("1", "4")]
+    assert [(m.attention_scale.item(), m.conv_scale.item()) for m in mixers] == [(0.0, 2.5)] * 2
+
+
 def test_assistants_get_the_input_of_their_stage(lab: Any) -> None:
     """The image for stage 1, the student's feature i - 1 for the others, at the student's patch sizes and strides."""
     images = lab.images()
@@ -161,6 +167,7 @@ def test_teachers_of_any_width_and_stride(lab: Any, name: str, strides: tuple[in
         ("pea", {"embedding_weights": (1, 2, 3)}, r"4 entries, or one for each .* got \(1, 2, 3\)"),
         ("transkd-gl", {"mixer_stages": (5,)}, "mixer_stages must be some of"),
         ("transkd-gl", {"embedding_stages": (1, 2)}, r"mixer_stages \[4\] are not among embedding_stages"),
+        ("transkd-gl", {"mixer_start": (1.0,)}, "two finite numbers"),
         ("transkd-gl", {"mixer_heads": 7}, "24 channels cannot be split into 7 heads"),
     ],
 )

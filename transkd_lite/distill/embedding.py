@@ -12,6 +12,9 @@ b_1 … b_4 (`linear_scale`, `patch_scale`).
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -42,18 +45,32 @@ class MultiHeadAttention(nn.Module):
 class GLMixer(nn.Module):
     """Global-Local Mixer: a MHSA(E) + b [conv1d_3(E) · sigmoid(conv1d_3(E))], optionally + E.
 
-    a and b are learned and start at 0.5 each, the mean of the global and the local path. (The authors left
-    them to uninitialised memory.) Shapes: (N, L, C) -> (N, L, C).
+    a and b are learned and start at `start`, by default 0.5 each, the mean of the global and the local path.
+    (The authors left them to uninitialised memory, which `start` can imitate.) Shapes: (N, L, C) -> (N, L, C).
+
+    Raises ValueError unless `start` holds two finite numbers.
     """
 
-    def __init__(self, channels: int, num_heads: int = 8, residual: bool = False) -> None:
+    def __init__(
+        self,
+        channels: int,
+        num_heads: int = 8,
+        residual: bool = False,
+        start: Sequence[float] = (0.5, 0.5),
+    ) -> None:
         super().__init__()
+        if len(start) != 2 or not all(math.isfinite(value) for value in start):
+            raise ValueError(
+                f"the mixing weights start at two finite numbers (attention, convolution), got {tuple(start)}: "
+                "for example (0.5, 0.5)"
+            )
         self.residual = residual
         self.attention = MultiHeadAttention(channels, num_heads)
         self.value = nn.Conv1d(channels, channels, 3, padding=1)
         self.gate = nn.Conv1d(channels, channels, 3, padding=1)
-        self.attention_scale = nn.Parameter(torch.full((1,), 0.5))
-        self.conv_scale = nn.Parameter(torch.full((1,), 0.5))
+        self.attention_scale, self.conv_scale = (
+            nn.Parameter(torch.full((1,), float(value))) for value in start
+        )
 
     def local(self, tokens: Tensor) -> Tensor:
         """The gated convolution along the token sequence."""

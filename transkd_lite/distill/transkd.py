@@ -196,6 +196,7 @@ def _transkd_gl(
     *,
     mixer_stages: Sequence[int] = (4,),
     mixer_heads: int = 8,
+    mixer_start: Sequence[float] = (0.5, 0.5),
     residual: bool = False,
     **options: Any,
 ) -> list[Part]:
@@ -206,7 +207,8 @@ def _transkd_gl(
 
     def build(i: int) -> nn.Module:
         own, wanted = student.channels[i - 1], teacher.channels[i - 1]
-        return StageAlignment(own, wanted, GLMixer(own, mixer_heads, residual) if i in mixed else None)
+        mixer = GLMixer(own, mixer_heads, residual, mixer_start) if i in mixed else None
+        return StageAlignment(own, wanted, mixer)
 
     return _halves(student, teacher, build, options)
 
