@@ -113,3 +113,7 @@ class TrialBench:
         """
         for batch in self.batches(range(num_steps)):
             yield {name: self.train_batch(trainer, batch) for name, trainer in trainers.items()}
+
+    def compare(self, weightings: Mapping[str, Mapping[str, float]], num_steps: int) -> Iterator[TrialStep]:
+        """Lockstep of new students that differ in nothing but their loss weights, {name: weights by term}."""
+        return self.lockstep({name: self.trainer(w) for name, w in weightings.items()}, num_steps)
