@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from transkd_lite import report
+from transkd_lite import report, results
 from transkd_lite.runs import write_json
 
 
@@ -97,12 +97,12 @@ def test_tables_can_be_saved_and_read_where_the_runs_are_not(tmp_path, monkeypat
     (tmp_path / "demo" / "student-none-s0-0a" / "history.csv").write_text("step,loss,ce\n1,2.0,1.5\n")
     batch = report.load_batch(tmp_path / "demo")
     report.save_tables(batch, tmp_path / "data" / "results")
-    monkeypatch.setattr(report, "DATA", tmp_path / "data")
+    monkeypatch.setattr(results, "DATA", tmp_path / "data")
     shipped = report.load_batch(None)
     assert shipped.root is None
     assert shipped.table["miou"].tolist() == batch.table["miou"].tolist() == [0.3, 0.3]
     assert shipped.history.to_dict("records") == [
-        {"step": 1, "loss": 2.0, "ce": 1.5, "method": "none", "seed": 0}
+        {"step": 1, "loss": 2.0, "ce": 1.5, "method": "none", "seed": 0, "run": "student-none-s0-0a"}
     ]
 
 
@@ -127,3 +127,85 @@ def test_only_runs_of_the_current_batch_count(tmp_path):
     write_json(tmp_path / "batch.json", {"runs": ["student-none-s0-0b"]})
     assert set(report.results_table(tmp_path)["run"]) == {"student-none-s0-0b"}
     assert set(report.results_table(tmp_path)["steps"]) == {7}
+
+
+def test_all_intervals_stand_side_by_side(table):
+    # Differences 0.01, 0.02, 0.03: 27 resamples, the extreme means once each. 0.31, 0.34, 0.37 against 0.30, 0.32,
+    # 0.34: six wins, two losses, one tie of nine pairs.
+    row = report.paired_differences(table).iloc[0]
+    assert row["low"] < 0.01 < row["boot_low"] < row["mean"] < row["boot_high"] < 0.03 < row["high"]
+    assert row["superiority"] == pytest.approx(6.5 / 9)
+    assert row["p_holm"] == row["p"]
+
+
+def test_p_is_corrected_for_the_number_of_methods(table):
+    cwd = table[table["method"] == "kd"].assign(method="cwd", miou=[0.40, 0.41, 0.44])
+    both = report.paired_differences(pd.concat([table, cwd])).set_index("method")
+    assert both.loc["cwd", "p_holm"] == pytest.approx(2 * both.loc["cwd", "p"])
+    assert both.loc["kd", "p_holm"] == pytest.approx(both.loc["kd", "p"])
+
+
+def test_one_method_has_nothing_to_be_compared_with(table):
+    alone = table[table["method"] == "none"]
+    assert report.paired_differences(alone).empty
+    assert "nothing to compare" in report.winner(alone)
+
+
+@pytest.fixture
+def full(table):
+    return table.assign(iou_road=table["miou"], iou_car=[0.5, 0.5, 0.5, 0.4, 0.5, 0.3])
+
+
+def test_blocks_are_seeds_or_classes(full):
+    seeds = report.score_blocks(full)
+    assert list(seeds.columns) == ["none", "kd"]
+    assert seeds.loc[2, "kd"] == 0.37
+    classes = report.score_blocks(full, by="class")
+    assert classes.loc["car"].tolist() == pytest.approx([0.5, 0.4])
+    with pytest.raises(ValueError, match=r"by = 'scene'"):
+        report.score_blocks(full, by="scene")
+
+
+def test_gains_by_class_by_hand(full):
+    gains = report.class_gains(full).set_index("class")
+    assert gains.loc["road", "mean"] == pytest.approx(0.02)
+    # -0.1, 0, -0.2: mean -0.1, sd 0.1, reach 4.302653 * 0.1 / sqrt 3.
+    assert gains.loc["car", "mean"] == pytest.approx(-0.1)
+    assert gains.loc["car", "high"] == pytest.approx(-0.1 + 0.248414, rel=1e-5)
+
+
+def test_the_winner_is_said_with_what_luck_can_do(table):
+    text = report.winner(table)
+    assert "**kd**, +2.0 points" in text
+    assert "paired t-test: none" in text
+    assert "Nothing can be concluded" in report.winner(table[table["seed"] == 0])
+    clear = table.assign(miou=table["miou"] + (table["method"] == "kd") * 0.5)
+    assert "paired t-test: **kd**" in report.winner(clear)
+
+
+def test_many_differences_become_two_lists(table):
+    kd = table[table["method"] == "kd"]
+    more = [kd.assign(method=f"m{k}", miou=kd["miou"] + 0.1 * k) for k in range(5)]
+    many = pd.concat([table, *more])
+    text = report.verdict(many, report.paired_differences(many), None)
+    lines = text.splitlines()
+    assert lines[-2].startswith("- The 95% interval")
+    assert "leaves out zero" in lines[-2]
+    assert lines[-2].index("**m4** +42.0") < lines[-2].index("**m1** +12.0")
+    assert "**kd** +2.0 (-0.5 to +4.5)" in lines[-1]
+
+
+def budgets(table):
+    longer = table.assign(miou=table["miou"] + 0.1 + 0.1 * (table["method"] == "kd"), steps=900)
+    rows = pd.concat([table.assign(steps=300), longer], ignore_index=True)
+    return rows.assign(dataset="streets", student="segformer_b0", train_images=128, batch_size=8)
+
+
+def test_gains_by_budget(table):
+    gains = report.budget_gains({"grid": budgets(table)})
+    assert gains["steps"].tolist() == [300, 900]
+    assert gains["mean"].tolist() == pytest.approx([0.02, 0.12])
+    assert gains["baseline_miou"].tolist() == pytest.approx([0.32, 0.42])
+    without = budgets(table).query("method == 'kd' or steps == 300")
+    assert report.budget_gains({"grid": without})["steps"].tolist() == [300]
+    assert report.budget_gains({}).empty

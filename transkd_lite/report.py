@@ -1,164 +1,70 @@
-"""What a batch of runs says: one tidy table, means with their spread, and paired differences.
+"""What a batch of runs says: means with their spread, differences with intervals, gains by class and by budget.
 
 A difference between two methods is taken seed by seed: the two runs of a pair share the student's initial weights, the
 labelled images and the order of the batches, so what differs is the method, and what is left of chance. With few seeds
-the interval of the mean difference is Student's (n - 1 degrees of freedom): wide, and honestly so.
+the interval of the mean difference is Student's (n - 1 degrees of freedom): wide, and honestly so. The bootstrap's
+stands beside it (`comparison` says what each is worth).
 """
 
 from __future__ import annotations
 
-import json
 import math
-import os
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
-from scipy import stats
 
-from transkd_lite.runs import BATCH_FILE, HISTORY_FILE, Run, atomic_write, list_runs, read_json
+from transkd_lite.comparison import (
+    bootstrap_interval,
+    held_out_winner,
+    holm,
+    paired_t,
+    probability_of_superiority,
+    student_interval,
+)
+from transkd_lite.paper import beside_the_paper, published
+from transkd_lite.results import (
+    DATA,
+    PROTOCOLS,
+    Batch,
+    default_table,
+    load_batch,
+    origin,
+    results_table,
+    save_tables,
+    shipped_tables,
+    students,
+    teachers,
+)
+from transkd_lite.variants import cells, label_history, label_variants
 
 __all__ = [
     "DATA",
     "PROTOCOLS",
     "Batch",
     "beside_the_paper",
+    "budget_gains",
+    "cells",
+    "class_gains",
+    "default_table",
     "gap_closed",
+    "label_history",
+    "label_variants",
     "load_batch",
+    "origin",
     "paired_differences",
     "per_class",
     "published",
     "results_table",
     "save_tables",
+    "score_blocks",
+    "shipped_tables",
     "students",
     "summary",
     "teachers",
     "verdict",
+    "winner",
 ]
-
-PROTOCOLS = ("full", "paper")
-DATA = Path(__file__).resolve().parents[1] / "data"
-SHIPPED = "demo"  # the batch whose tables come with the course
-_PARAMETERS = ("train_images", "seed", "steps", "batch_size", "lr", "augment", "height", "width")
-
-
-@dataclass(frozen=True)
-class Batch:
-    """The finished runs of one batch: their table, their training curves, and the folder they lie in, if it is here."""
-
-    name: str
-    table: pd.DataFrame
-    history: pd.DataFrame
-    root: Path | None = None
-
-
-def load_batch(root: str | os.PathLike[str] | None) -> Batch:
-    """Read a folder of run folders, or, for None, the tables of the demo that come with the course.
-
-    Raises:
-        FileNotFoundError: nothing finished lies there.
-    """
-    if root is not None:
-        return Batch(Path(root).name, results_table(root), _histories(root), Path(root))
-    tables = [DATA / "results" / name for name in (f"{SHIPPED}.csv", f"{SHIPPED}_history.csv")]
-    for path in tables:
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing: run `transkd reproduce {SHIPPED}` and pass run_dir")
-    table, history = (pd.read_csv(path, keep_default_na=False, na_values=[""]) for path in tables)
-    return Batch(f"{SHIPPED} (shipped tables)", table, history)
-
-
-def save_tables(batch: Batch, folder: str | os.PathLike[str]) -> list[Path]:
-    """Write `<batch>.csv` and `<batch>_history.csv`, which `load_batch` reads where the run folders are not."""
-    named = {f"{batch.name}.csv": batch.table, f"{batch.name}_history.csv": batch.history}
-    return [atomic_write(Path(folder) / name, table.to_csv(index=False)) for name, table in named.items()]
-
-
-def _histories(root: str | os.PathLike[str]) -> pd.DataFrame:
-    """Step, loss and cross entropy of every finished student run, with its method and seed."""
-    parts = []
-    for run in _finished(root):
-        path = run.folder / HISTORY_FILE
-        if run.name.startswith("student-") and path.is_file():
-            parameters = run.info.get("parameters", {})
-            own = {"method": parameters.get("method"), "seed": parameters.get("seed")}
-            parts.append(pd.read_csv(path)[["step", "loss", "ce"]].assign(**own))
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-
-
-def results_table(root: str | os.PathLike[str]) -> pd.DataFrame:
-    """One row for every finished training run below `root` and every protocol.
-
-    Args:
-        root: a folder of run folders, such as `runs/demo`.
-
-    Returns:
-        Columns dataset, protocol, teacher, student, method, options (JSON), train_images, seed, steps, batch_size, lr,
-        augment, height, width, precision, device, torch, commit, run, wall_s, miou, pixel_accuracy and one
-        `iou_<class>` each; scores in [0, 1]. A teacher's row has method "none" and a run named `teacher-…`.
-
-    Raises:
-        FileNotFoundError: no finished training run lies below `root`.
-    """
-    rows = [row for run in _finished(root) for row in _rows(run)]
-    if not rows:
-        raise FileNotFoundError(
-            f"{root} holds no finished training run: make some with `transkd reproduce PROFILE`, or give the "
-            "folder of another profile"
-        )
-    return pd.DataFrame(rows)
-
-
-def _finished(root: str | os.PathLike[str]) -> list[Run]:
-    """The finished runs of the current batch (its `batch.json` names them), the student alone before the others."""
-    named = read_json(Path(root) / BATCH_FILE).get("runs")
-    runs = [
-        run for run in list_runs(root) if run.state == "finished" and (named is None or run.name in named)
-    ]
-    return sorted(runs, key=lambda run: run.info.get("parameters", {}).get("method", "none") != "none")
-
-
-def _rows(run: Run) -> Iterator[dict[str, Any]]:
-    parameters, info = run.info.get("parameters", {}), run.info
-    for protocol in PROTOCOLS:
-        scores = run.metrics.get(protocol)
-        if not scores:
-            continue
-        yield {
-            "dataset": parameters.get("dataset"),
-            "protocol": protocol,
-            "teacher": parameters.get("teacher") or "",
-            "student": parameters.get("network"),
-            "method": parameters.get("method", "none"),
-            "options": json.dumps(parameters.get("options", {}), sort_keys=True),
-            **{name: parameters.get(name) for name in _PARAMETERS},
-            "steps": info.get("num_steps") or parameters.get("steps"),
-            "precision": info.get("precision"),
-            "device": info.get("device"),
-            "torch": info.get("versions", {}).get("torch"),
-            "commit": info.get("commit"),
-            "run": run.name,
-            "wall_s": run.metrics.get("wall_s"),
-            "miou": scores["miou"],
-            "pixel_accuracy": scores["pixel_accuracy"],
-            **{f"iou_{name}": value for name, value in scores["iou"].items()},
-        }
-
-
-def students(table: pd.DataFrame, protocol: str = "full") -> pd.DataFrame:
-    """The rows of one protocol without the teachers', in the table's order."""
-    return table[(table["protocol"] == protocol) & ~_of_teachers(table)]
-
-
-def teachers(table: pd.DataFrame, protocol: str = "full") -> pd.DataFrame:
-    """The teachers' rows of one protocol."""
-    return table[(table["protocol"] == protocol) & _of_teachers(table)]
-
-
-def _of_teachers(table: pd.DataFrame) -> pd.Series:
-    return table["run"].str.startswith("teacher-")
 
 
 def summary(table: pd.DataFrame, value: str = "miou") -> pd.DataFrame:
@@ -171,43 +77,75 @@ def summary(table: pd.DataFrame, value: str = "miou") -> pd.DataFrame:
 def paired_differences(
     table: pd.DataFrame, baseline: str = "none", *, value: str = "miou", level: float = 0.95
 ) -> pd.DataFrame:
-    """Mean difference of every other method to `baseline`, seed by seed, with its interval.
+    """Mean difference of every other method to `baseline`, seed by seed, with its intervals.
 
     Args:
         table: one row a run; one run for each method and seed.
         baseline: the method to compare with.
         value: the column to compare.
-        level: coverage of Student's interval.
+        level: coverage of the intervals.
 
     Returns:
-        Columns method, baseline, pairs, mean, low, high, p (two-sided paired t-test); low, high and p are nan with
-        fewer than two pairs.
+        Columns method, baseline, pairs, mean; low, high (Student); boot_low, boot_high (bootstrap over seeds); p
+        (two-sided paired t-test), p_holm (p corrected for the number of methods), superiority (probability that a run
+        of the method beats one of the baseline). Intervals and p are nan with fewer than two pairs.
 
     Raises:
         ValueError: the baseline is not in the table, or a method has two runs of one seed.
     """
+    _require(table, baseline)
+    scores = score_blocks(table, value=value)
+    others = [name for name in scores if name != baseline]
+    rows = [_paired(scores, name, baseline, level) for name in others]
+    out = pd.DataFrame(rows, columns=_PAIRED)
+    return out.assign(p_holm=holm(out["p"])) if rows else out
+
+
+_PAIRED = [
+    *("method", "baseline", "pairs", "mean", "low", "high", "boot_low", "boot_high"),
+    *("p", "p_holm", "superiority"),
+]
+
+
+def _require(table: pd.DataFrame, baseline: str) -> None:
     if baseline not in set(table["method"]):
         known = ", ".join(dict.fromkeys(table["method"]))
         raise ValueError(f"baseline {baseline!r} has no run here; methods with runs: {known}")
-    if table.duplicated(["method", "seed"]).any():
-        raise ValueError(
-            "one run for each method and seed is compared; select one dataset, budget and protocol"
-        )
-    scores = table.pivot(index="seed", columns="method", values=value)
-    others = [name for name in dict.fromkeys(table["method"]) if name != baseline]
-    return pd.DataFrame([_paired(scores, name, baseline, level) for name in others])
 
 
 def _paired(scores: pd.DataFrame, method: str, baseline: str, level: float) -> dict[str, Any]:
     difference = (scores[method] - scores[baseline]).dropna()
-    mean, count = float(difference.mean()), len(difference)
-    row = {"method": method, "baseline": baseline, "pairs": count, "mean": mean}
-    if count < 2:
-        return {**row, "low": math.nan, "high": math.nan, "p": math.nan}
-    error = float(difference.std() / math.sqrt(count))
-    reach = float(stats.t.ppf((1 + level) / 2, count - 1)) * error
-    p = float(2 * stats.t.sf(abs(mean) / error, count - 1)) if error > 0 else math.nan
-    return {**row, "low": mean - reach, "high": mean + reach, "p": p}
+    mean, low, high = student_interval(difference, level)
+    _, boot_low, boot_high = bootstrap_interval(difference, level)
+    return {
+        **{"method": method, "baseline": baseline, "pairs": len(difference), "mean": mean},
+        **{"low": low, "high": high, "boot_low": boot_low, "boot_high": boot_high, "p": paired_t(difference)},
+        "superiority": probability_of_superiority(scores[method], scores[baseline]),
+    }
+
+
+def score_blocks(table: pd.DataFrame, by: str = "seed", value: str = "miou") -> pd.DataFrame:
+    """Scores as blocks (rows) of methods (columns), the form that ranks and differences are taken of.
+
+    Args:
+        table: one row a run; one run for each method and seed.
+        by: "seed": a row is a seed, its value the column `value`; "class": a row is a class, its value the mean IoU
+            over seeds. Seeds are independent of each other; classes share images and compete for pixels.
+
+    Raises:
+        ValueError: another `by`, or a method that has two runs of one seed.
+    """
+    if by not in ("seed", "class"):
+        raise ValueError(f'by = {by!r}: a block is a "seed" or a "class"')
+    if table.duplicated(["method", "seed"]).any():
+        raise ValueError(
+            "one run for each method and seed is compared; select one dataset, budget and protocol, and tell "
+            "variants of a method apart with label_variants"
+        )
+    if by == "class":
+        return per_class(table).dropna(how="all")
+    order = list(dict.fromkeys(table["method"]))
+    return table.pivot(index="seed", columns="method", values=value)[order].rename_axis(columns=None)
 
 
 def per_class(table: pd.DataFrame) -> pd.DataFrame:
@@ -217,50 +155,88 @@ def per_class(table: pd.DataFrame) -> pd.DataFrame:
     return means.rename(index=lambda name: name.removeprefix("iou_"))
 
 
+def class_gains(table: pd.DataFrame, baseline: str = "none", level: float = 0.95) -> pd.DataFrame:
+    """What every method gains on every class over `baseline`, seed by seed, with Student's interval.
+
+    Returns:
+        Columns class, method, mean, low, high in [-1, 1], classes in the data's order; intervals are nan with fewer
+        than two pairs. With many classes and methods some intervals exclude zero by luck alone: 1 in 20 at 95%.
+    """
+    _require(table, baseline)
+    rows = []
+    for column in (name for name in table if name.startswith("iou_")):
+        scores = score_blocks(table, value=column)
+        for method in (name for name in scores if name != baseline):
+            mean, low, high = student_interval(scores[method] - scores[baseline], level)
+            name = column.removeprefix("iou_")
+            rows.append({"class": name, "method": method, "mean": mean, "low": low, "high": high})
+    return pd.DataFrame(rows, columns=["class", "method", "mean", "low", "high"])
+
+
+def budget_gains(tables: Mapping[str, pd.DataFrame], baseline: str = "none") -> pd.DataFrame:
+    """The difference of every method to `baseline` in every budget of several tables: what more steps or labels do.
+
+    Args:
+        tables: name -> rows of students, one protocol; a budget (see `cells`) without the baseline is left out.
+
+    Returns:
+        Columns batch, dataset, train_images, steps, baseline_miou, and those of `paired_differences`.
+    """
+    parts = []
+    for name, table in tables.items():
+        for rows in cells(table).values():
+            rows = label_variants(rows)
+            alone = rows.loc[rows["method"] == baseline]
+            if len(alone) and rows["method"].nunique() > 1:
+                first = alone.iloc[0]
+                own = {key: first[key] for key in ("dataset", "train_images", "steps")}
+                own |= {"baseline_miou": alone["miou"].mean()}
+                found = paired_differences(rows, baseline)
+                parts.append(pd.DataFrame({"batch": name, **own}, index=found.index).join(found))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def winner(table: pd.DataFrame, baseline: str = "none") -> str:
+    """Who wins and how much of it is luck, in Markdown: computed from the runs, with every correction said."""
+    differences = paired_differences(table, baseline)
+    if differences.empty:
+        return f"Only **{baseline}** has runs: there is nothing to compare it with."
+    best = differences.loc[differences["mean"].idxmax()]
+    text = f"The highest mean beside **{baseline}** has **{best['method']}**, {_points(best['mean'])} from it"
+    if best["pairs"] < 2:
+        return f"{text}, on {best['pairs']} common seed. **Nothing can be concluded**: run more seeds."
+    sure = differences.query("p_holm < 0.05")
+    told = ", ".join(f"**{name}**" for name in sure["method"]) or "none"
+    blocks = score_blocks(table).dropna()
+    lines = [
+        f"{text} ({best['pairs']} seeds, 95% interval {_points(best['low'])} to {_points(best['high'])}).",
+        f"After Holm's correction for {len(differences)} comparisons, told from **{baseline}** by the paired t-test: "
+        f"{told}.",
+    ]
+    if len(blocks) > 1 and len(differences) > 1:
+        held = held_out_winner(blocks, baseline)
+        lines.append(
+            "Chosen on all seeds but one and measured on that one, the best method gains "
+            f"{_points(held['held_out'].mean())} on average, where it was chosen {_points(held['chosen'].mean())}."
+        )
+    return " ".join(lines)
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:+.1f} points"
+
+
 def gap_closed(table: pd.DataFrame, teacher: float, baseline: str = "none") -> pd.Series:
     """Share of the distance from the mean of `baseline` to the teacher's score that each method covers."""
     means = table.groupby("method", sort=False)["miou"].mean()
     return (means - means[baseline]) / (teacher - means[baseline])
 
 
-def published() -> pd.DataFrame:
-    """The paper's own numbers (mIoU in %), with their source: a table to set beside, never to mix with, ours."""
-    return pd.read_csv(DATA / "paper.csv")
-
-
-def beside_the_paper(table: pd.DataFrame, teacher: float | None) -> pd.DataFrame:
-    """The paper's rows with what was measured here beside them; a row that was not run says so.
-
-    Args:
-        table: the students' rows of one protocol.
-        teacher: the teacher's mIoU in [0, 1], if it was scored.
-    """
-    means, counts = table.groupby("method")["miou"].mean(), table.groupby("method")["miou"].count()
-    rows = []
-    for network, miou in published()[["network", "cityscapes_miou"]].itertuples(index=False):
-        method = _PAPER_ROWS[network.split(" (")[0].split(",")[0]]
-        here = "not run"
-        if method == "teacher" and teacher is not None:
-            here = f"measured, {100 * teacher:.2f}"
-        elif method in means:
-            here = f"measured, {100 * means[method]:.2f} (mean of {counts[method]})"
-        rows.append(
-            {"network": network, "published, Cityscapes": f"published, {miou:.2f}", "measured here": here}
-        )
-    return pd.DataFrame(rows)
-
-
-_PAPER_ROWS = {
-    "teacher SegFormer-B2": "teacher",
-    "student SegFormer-B0": "none",
-    "+ TransKD-Base": "transkd-base",
-    "+ TransKD-GL": "transkd-gl",
-    "+ TransKD-EA": "transkd-ea",
-}
-
-
 def verdict(table: pd.DataFrame, differences: pd.DataFrame, teacher: float | None) -> str:
-    """What the runs say, in a few sentences of Markdown: means, then each difference and whether it excludes zero."""
+    """What the runs say, in a few sentences of Markdown: means, then each difference and whether it excludes zero.
+
+    More than four differences come as two lists, the largest first.
+    """
     spread = "; ".join(
         f"**{name}** {100 * row['mean']:.1f}" + ("" if math.isnan(row["sd"]) else f" ± {100 * row['sd']:.1f}")
         for name, row in summary(table).iterrows()
@@ -268,7 +244,25 @@ def verdict(table: pd.DataFrame, differences: pd.DataFrame, teacher: float | Non
     lines = [f"mIoU in %, mean ± standard deviation over seeds: {spread}."]
     if teacher is not None:
         lines.append(f"The teacher reaches {100 * teacher:.1f}.")
+    if len(differences) > 4 and differences["low"].notna().all():
+        return " ".join(lines) + "\n\n" + _lists(differences.sort_values("mean", ascending=False))
     return " ".join(lines + [_sentence(row) for row in differences.itertuples()])
+
+
+def _lists(differences: pd.DataFrame) -> str:
+    """The methods whose interval excludes zero, and those whose interval does not, a line each."""
+    sure = (differences["low"] > 0) | (differences["high"] < 0)
+    heads = {True: "leaves out zero", False: "contains zero, so that luck is not ruled out"}
+    lines = []
+    for is_sure, head in heads.items():
+        told = [
+            f"**{row.method}** {100 * row.mean:+.1f} ({100 * row.low:+.1f} to {100 * row.high:+.1f})"
+            for row in differences[sure == is_sure].itertuples()
+        ]
+        baseline = differences["baseline"].iloc[0]
+        lines.append(f"- The 95% interval of the difference to **{baseline}**, in points, {head}: ")
+        lines[-1] += f"{', '.join(told) or 'for no method'}."
+    return "\n".join(lines)
 
 
 def _sentence(row: Any) -> str:

@@ -1,0 +1,45 @@
+"""The published numbers, and ours beside them: never mixed, each cell with its origin."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from transkd_lite.results import DATA
+
+__all__ = ["beside_the_paper", "published"]
+
+
+def published() -> pd.DataFrame:
+    """The paper's own numbers (mIoU in %), with their source: a table to set beside, never to mix with, ours."""
+    return pd.read_csv(DATA / "paper.csv")
+
+
+def beside_the_paper(table: pd.DataFrame, teacher: float | None) -> pd.DataFrame:
+    """The paper's rows with what was measured here beside them; a row that was not run says so.
+
+    Args:
+        table: the students' rows of one protocol.
+        teacher: the teacher's mIoU in [0, 1], if it was scored.
+    """
+    means, counts = table.groupby("method")["miou"].mean(), table.groupby("method")["miou"].count()
+    rows = []
+    for network, miou in published()[["network", "cityscapes_miou"]].itertuples(index=False):
+        method = _PAPER_ROWS[network.split(" (")[0].split(",")[0]]
+        here = "not run"
+        if method == "teacher" and teacher is not None:
+            here = f"measured, {100 * teacher:.2f}"
+        elif method in means:
+            here = f"measured, {100 * means[method]:.2f} (mean of {counts[method]})"
+        rows.append(
+            {"network": network, "published, Cityscapes": f"published, {miou:.2f}", "measured here": here}
+        )
+    return pd.DataFrame(rows)
+
+
+_PAPER_ROWS = {
+    "teacher SegFormer-B2": "teacher",
+    "student SegFormer-B0": "none",
+    "+ TransKD-Base": "transkd-base",
+    "+ TransKD-GL": "transkd-gl",
+    "+ TransKD-EA": "transkd-ea",
+}

@@ -1,0 +1,235 @@
+"""Tables of measured results: made from run folders, saved, read back by name, and their rows told apart.
+
+One row a run and protocol. The tables in `data/results` are made here and read here, so that every figure of the
+report comes from the same columns, whether the runs lie on this disk or not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from transkd_lite.runs import BATCH_FILE, HISTORY_FILE, Run, atomic_write, list_runs, read_json
+from transkd_lite.variants import TOLD_APART
+
+__all__ = [
+    "DATA",
+    "PROTOCOLS",
+    "Batch",
+    "default_table",
+    "load_batch",
+    "origin",
+    "results_table",
+    "save_tables",
+    "shipped_tables",
+    "students",
+    "teachers",
+]
+
+PROTOCOLS = ("full", "paper")
+DATA = Path(__file__).resolve().parents[1] / "data"
+SHIPPED = "demo"  # the batch that `make reproduce` runs
+_LARGEST = "streets-grid"  # every method, five seeds; what the comparison reads where it is here
+_NEEDED = {"protocol", "method", "seed", "run", "miou"}  # what makes a file of data/results such a table
+_PARAMETERS = ("train_images", "seed", "steps", "batch_size", "lr", "augment", "height", "width")
+# Parameters of a run that have a column of their own, or do not say how it was trained.
+_KNOWN = {
+    *TOLD_APART,
+    "network",
+    "method",
+    "options",
+    "seed",
+    "epochs",
+    "device",
+    "deterministic",
+    "compile",
+}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The finished runs of one batch: their table, their training curves, and the folder they lie in, if it is here."""
+
+    name: str
+    table: pd.DataFrame
+    history: pd.DataFrame
+    root: Path | None = None
+
+
+def load_batch(source: str | os.PathLike[str] | None) -> Batch:
+    """Read a folder of run folders, a shipped table by its name, or, for None, the demo's.
+
+    Args:
+        source: `runs/demo`, or a name of `shipped_tables` such as "demo"; a folder of that name goes first.
+
+    Raises:
+        FileNotFoundError: nothing finished lies there, with the tables that exist.
+    """
+    if source is not None and (Path(source).is_dir() or os.fspath(source) != Path(source).name):
+        return Batch(Path(source).name, results_table(source), _histories(source), Path(source))
+    name = os.fspath(source or SHIPPED)
+    path = _results() / f"{name}.csv"
+    if not path.is_file():
+        listed = ", ".join(shipped_tables()["table"]) or "none"
+        raise FileNotFoundError(
+            f"no folder of runs and no shipped table {name!r} ({path} is missing); tables that exist: {listed}. Run "
+            f"`transkd reproduce {name}` and pass run_dir, or name one of these"
+        )
+    curves = path.with_name(f"{name}_history.csv")
+    history = _read(curves) if curves.is_file() else pd.DataFrame()
+    return Batch(f"{name} (shipped tables)", _read(path), history)
+
+
+def _results() -> Path:
+    return DATA / "results"
+
+
+def _read(path: Path, **options: Any) -> pd.DataFrame:
+    # "none" is a method, not a missing value.
+    return pd.read_csv(path, keep_default_na=False, na_values=[""], **options)
+
+
+def default_table() -> str:
+    """The shipped table that has every method, or the demo's where that is missing."""
+    return _LARGEST if (_results() / f"{_LARGEST}.csv").is_file() else SHIPPED
+
+
+def shipped_tables() -> pd.DataFrame:
+    """One line for every table in `data/results`: table, dataset, methods, seeds, runs, commit, torch, device."""
+    lines = []
+    for path in sorted(_results().glob("*.csv")):
+        if set(_read(path, nrows=0)) >= _NEEDED:
+            rows = students(_read(path))
+            counts = {"methods": rows["method"].nunique(), "seeds": rows["seed"].nunique(), "runs": len(rows)}
+            shown = {name: _distinct(rows, name) for name in ("dataset", "commit", "torch", "device")}
+            lines.append({"table": path.stem, "dataset": shown.pop("dataset"), **counts, **shown})
+    return pd.DataFrame(
+        lines, columns=["table", "dataset", "methods", "seeds", "runs", "commit", "torch", "device"]
+    )
+
+
+def _distinct(rows: pd.DataFrame, name: str) -> str:
+    """What a column holds, each once; commits in eight digits."""
+    values = rows[name].dropna().astype(str) if name in rows else pd.Series(dtype=str)
+    return ", ".join(dict.fromkeys(v[:8] if name == "commit" else v for v in values)) or "unknown"
+
+
+def origin(table: pd.DataFrame) -> pd.DataFrame:
+    """Where the rows come from: runs for each commit, version of torch, device and precision."""
+    columns = [name for name in ("commit", "torch", "device", "precision") if name in table]
+    shown = table.drop_duplicates("run")[[*columns, "run"]].fillna("unknown")
+    if "commit" in shown:
+        shown["commit"] = shown["commit"].str[:8]
+    return shown.groupby(columns, sort=False)["run"].count().rename("runs").reset_index()
+
+
+def save_tables(batch: Batch, folder: str | os.PathLike[str]) -> list[Path]:
+    """Write `<batch>.csv` and `<batch>_history.csv`, which `load_batch` reads where the run folders are not."""
+    named = {f"{batch.name}.csv": batch.table, f"{batch.name}_history.csv": batch.history}
+    return [atomic_write(Path(folder) / name, table.to_csv(index=False)) for name, table in named.items()]
+
+
+def _histories(root: str | os.PathLike[str]) -> pd.DataFrame:
+    """Step, loss and cross entropy of every finished student run, with its method, seed and name."""
+    parts = []
+    for run in _finished(root):
+        path = run.folder / HISTORY_FILE
+        if run.name.startswith("student-") and path.is_file():
+            parameters = run.info.get("parameters", {})
+            own = {"method": parameters.get("method"), "seed": parameters.get("seed"), "run": run.name}
+            parts.append(pd.read_csv(path)[["step", "loss", "ce"]].assign(**own))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def results_table(root: str | os.PathLike[str]) -> pd.DataFrame:
+    """One row for every finished training run below `root` and every protocol.
+
+    Args:
+        root: a folder of run folders, such as `runs/demo`.
+
+    Returns:
+        Columns dataset, protocol, teacher, student, method, options (JSON), train_images, seed, steps, batch_size, lr,
+        augment, height, width, precision, device, torch, commit, run, wall_s, miou, pixel_accuracy and one
+        `iou_<class>` each; scores in [0, 1]. A teacher's row has method "none" and a run named `teacher-…`. Where the
+        students differ in parameters that have no column, `settings` (JSON) before miou holds those.
+
+    Raises:
+        FileNotFoundError: no finished training run lies below `root`.
+    """
+    runs = _finished(root)
+    varying = _varying([run for run in runs if run.name.startswith("student-")])
+    rows = [row for run in runs for row in _rows(run, varying)]
+    if not rows:
+        raise FileNotFoundError(
+            f"{root} holds no finished training run: make some with `transkd reproduce PROFILE`, or give the "
+            "folder of another profile"
+        )
+    return pd.DataFrame(rows)
+
+
+def _finished(root: str | os.PathLike[str]) -> list[Run]:
+    """The finished runs of the current batch (its `batch.json` names them), the student alone before the others."""
+    named = read_json(Path(root) / BATCH_FILE).get("runs")
+    runs = [
+        run for run in list_runs(root) if run.state == "finished" and (named is None or run.name in named)
+    ]
+    return sorted(runs, key=lambda run: run.info.get("parameters", {}).get("method", "none") != "none")
+
+
+def _varying(runs: Iterable[Run]) -> list[str]:
+    """Parameters without a column in which the runs differ."""
+    seen: dict[str, set[str]] = {}
+    for run in runs:
+        for name, value in run.info.get("parameters", {}).items():
+            if name not in _KNOWN:
+                seen.setdefault(name, set()).add(json.dumps(value, sort_keys=True))
+    return [name for name, values in seen.items() if len(values) > 1]
+
+
+def _rows(run: Run, varying: list[str]) -> Iterator[dict[str, Any]]:
+    parameters, info = run.info.get("parameters", {}), run.info
+    settings = {name: parameters.get(name) for name in varying}
+    for protocol in PROTOCOLS:
+        scores = run.metrics.get(protocol)
+        if not scores:
+            continue
+        yield {
+            "dataset": parameters.get("dataset"),
+            "protocol": protocol,
+            "teacher": parameters.get("teacher") or "",
+            "student": parameters.get("network"),
+            "method": parameters.get("method", "none"),
+            "options": json.dumps(parameters.get("options", {}), sort_keys=True),
+            **{name: parameters.get(name) for name in _PARAMETERS},
+            "steps": info.get("num_steps") or parameters.get("steps"),
+            "precision": info.get("precision"),
+            "device": info.get("device"),
+            "torch": info.get("versions", {}).get("torch"),
+            "commit": info.get("commit"),
+            "run": run.name,
+            "wall_s": run.metrics.get("wall_s"),
+            **({"settings": json.dumps(settings, sort_keys=True)} if varying else {}),
+            "miou": scores["miou"],
+            "pixel_accuracy": scores["pixel_accuracy"],
+            **{f"iou_{name}": value for name, value in scores["iou"].items()},
+        }
+
+
+def students(table: pd.DataFrame, protocol: str = "full") -> pd.DataFrame:
+    """The rows of one protocol without the teachers', in the table's order."""
+    return table[(table["protocol"] == protocol) & ~_of_teachers(table)]
+
+
+def teachers(table: pd.DataFrame, protocol: str = "full") -> pd.DataFrame:
+    """The teachers' rows of one protocol."""
+    return table[(table["protocol"] == protocol) & _of_teachers(table)]
+
+
+def _of_teachers(table: pd.DataFrame) -> pd.Series:
+    return table["run"].str.startswith("teacher-")
