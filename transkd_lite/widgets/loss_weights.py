@@ -126,9 +126,9 @@ class LossWeightsPanel(ipywidgets.VBox):
 
     @property
     def choice(self) -> WeightChoice:
-        """The weights as the sliders stand."""
+        """The weights as the sliders stand; what the record has no term for has none."""
         feature, *embedding, kd = (round(s.value, 4) for s in (self.feature, *self.embedding, self.kd))
-        return WeightChoice(feature, tuple(embedding), kd)
+        return WeightChoice(feature, tuple(embedding), kd).limited_to(self.record.names)
 
     @property
     def reading(self) -> GramReading:
@@ -141,7 +141,7 @@ class LossWeightsPanel(ipywidgets.VBox):
         try:
             values = (choice.feature, *choice.embedding, choice.kd)
             for slider, value in zip((self.feature, *self.embedding, self.kd), values, strict=True):
-                slider.value = value if slider in self.sliders else 0.0
+                slider.value = value
         finally:
             self._quiet = False
         self.show()

@@ -49,6 +49,18 @@ class WeightChoice:
             'transkd family, such as "transkd-base+kd"'
         )
 
+    def limited_to(self, names: Sequence[str]) -> WeightChoice:
+        """The same choice with weight 0 for what none of the terms `names` uses.
+
+        >>> WeightChoice(kd=0.5).limited_to(["ce", "csf_1", "pea_4"])
+        WeightChoice(feature=1.0, embedding=(0.0, 0.0, 0.0, 1.0), kd=0.0)
+        """
+        has_features = any(name.startswith("csf_") for name in names)
+        embedding = tuple(w if f"pea_{i}" in names else 0.0 for i, w in enumerate(self.embedding, start=1))
+        return WeightChoice(
+            self.feature if has_features else 0.0, embedding, self.kd if "kd" in names else 0.0
+        )
+
     def parameters(self) -> dict[str, Any]:
         """method and options of an `Experiment` with these weights, the method without what has no weight."""
         if not (self.feature or any(self.embedding) or self.kd):

@@ -25,14 +25,14 @@ CELL = "padding:1px 8px;text-align:right;border:none;background:transparent"
 
 def reading_summary(reading: GramReading) -> str:
     """The four numbers of the whole gradient in one paragraph."""
-    alone = -reading.supervised_norm
+    alone, per_length = _signed(-reading.supervised_norm, 3), _signed(reading.change_per_length, 3)
+    alignment, per_rate = _signed(reading.alignment, 3), _signed(reading.change_per_rate, 3)
     return (
         f"<p style='margin:.2em 0'>Size of the whole gradient <b data-readout='norm'>{reading.norm:.3f}</b>, of the "
         f"supervised one {reading.supervised_norm:.3f}. Cosine between the two "
-        f"<b data-readout='alignment'>{reading.alignment:.3f}</b>.<br>Predicted change of the supervised loss: "
-        f"<b data-readout='change'>{reading.change_per_length:.3f}</b> per unit of length along the step (at best "
-        f"{alone:.3f}, with all weights at 0), "
-        f"<b data-readout='rate'>{reading.change_per_rate:.3f}</b> per unit of learning rate.</p>"
+        f"<b data-readout='alignment'>{alignment}</b>.<br>Predicted change of the supervised loss: "
+        f"<b data-readout='change'>{per_length}</b> per unit of length along the step (at best {alone}, with all "
+        f"weights at 0), <b data-readout='rate'>{per_rate}</b> per unit of learning rate.</p>"
     )
 
 
@@ -54,10 +54,16 @@ def reading_table(reading: GramReading, losses: Sequence[float]) -> str:
         rows.append(
             f"<tr style='background:transparent' data-term='{html.escape(name)}'>"
             f"<th scope='row' style='{CELL};text-align:left'>{html.escape(name)}</th>{cells}"
-            f"<td style='{CELL}'>{_bar(share, f'{100 * share:.1f}%')}</td>"
-            f"<td style='{CELL}'>{_bar(cosine, f'{cosine:.2f}')}</td></tr>"
+            f"<td style='{CELL}'>{_bar(share, _signed(100 * share, 1) + '%')}</td>"
+            f"<td style='{CELL}'>{_bar(cosine, _signed(cosine, 2))}</td></tr>"
         )
     return _table("Each term's part in the gradient, at the weights above", heads, rows)
+
+
+def _signed(value: float, decimals: int, plus: bool = False) -> str:
+    """The number with a true minus sign, and no sign at all where it rounds to zero."""
+    rounded = round(value, decimals) + 0.0
+    return f"{rounded:{'+' if plus else ''}.{decimals}f}".replace("-", "−")
 
 
 def _bar(value: float, text: str) -> str:
@@ -65,7 +71,7 @@ def _bar(value: float, text: str) -> str:
     width, colour = round(BAR_PX * min(1.0, abs(value))), FORWARD if value >= 0 else BACKWARD
     bar = f"<span style='display:inline-block;height:.8em;width:{width}px;background:{colour}'></span>"
     track = f"<span style='display:inline-block;width:{BAR_PX}px;text-align:left'>{bar}</span>"
-    return f"{track} <span data-number style='display:inline-block;min-width:3.6em'>{text.replace('-', '−')}</span>"
+    return f"{track} <span data-number style='display:inline-block;min-width:3.6em'>{text}</span>"
 
 
 def _table(caption: str, heads: Sequence[str], rows: Sequence[str]) -> str:
@@ -94,7 +100,7 @@ def _heat_cell(value: float) -> str:
     target = np.array([108, 178, 230]) if value >= 0 else np.array([240, 150, 80])
     red, green, blue = (255 + (target - 255) * min(1.0, abs(value))).astype(int)
     style = f"{CELL};background:rgb({red},{green},{blue});color:#000;min-width:2.6em"
-    return f"<td style='{style}'>{value:.2f}</td>".replace(">-", ">−")
+    return f"<td style='{style}'>{_signed(value, 2)}</td>"
 
 
 def line_chart(lines: Mapping[str, Sequence[float]], *, x: str, y: str) -> str:
@@ -141,7 +147,7 @@ def result_table(lines: Mapping[str, Sequence[float]], window: int = 5) -> str:
     window, rows = max(1, min(window, *(len(line) // 2 for line in lines.values()))), []
     for name, line in lines.items():
         first, last = float(np.mean(line[:window])), float(np.mean(line[-window:]))
-        numbers = (str(len(line)), f"{first:.3f}", f"{last:.3f}", f"{last - first:+.3f}".replace("-", "−"))
+        numbers = (str(len(line)), f"{first:.3f}", f"{last:.3f}", _signed(last - first, 3, plus=True))
         cells = "".join(f"<td style='{CELL}'>{number}</td>" for number in numbers)
         rows.append(
             f"<tr style='background:transparent' data-run='{html.escape(name)}'>"
