@@ -24,7 +24,7 @@ def close_figures():
 @pytest.fixture
 def shown(monkeypatch):
     calls = []
-    monkeypatch.setattr(plots, "display", lambda bundle, **options: calls.append((bundle, options)))
+    monkeypatch.setattr(plots.style, "display", lambda bundle, **options: calls.append((bundle, options)))
     return calls
 
 

@@ -1,0 +1,115 @@
+"""Pictures: label maps in the data set's palette, errors in two tones, features in colours, scalars in cividis."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from numpy.typing import ArrayLike, NDArray
+
+from transkd_lite.data.labels import VOID, LabelSpace
+from transkd_lite.plots.style import SHEET_WIDTH, new_axes
+
+__all__ = ["error_map", "label_legend", "label_maps", "maps", "principal_colours", "segmentations"]
+
+RIGHT_COLOUR, WRONG_COLOUR, VOID_COLOUR = np.array([(222,) * 3, (178, 24, 43), (40,) * 3], np.uint8)
+_CELL, _TALLEST = 2.2, 3.5  # inches: width of a cell of `maps`, and the most that a map may be high
+
+
+def error_map(prediction: ArrayLike, label: ArrayLike) -> NDArray[np.uint8]:
+    """Two tones, uint8 (H, W, 3): light where `prediction` is right, red where wrong, dark where void."""
+    prediction, label = np.asarray(prediction), np.asarray(label)
+    out = np.where((prediction == label)[..., None], RIGHT_COLOUR, WRONG_COLOUR)
+    return np.where((label == VOID)[..., None], VOID_COLOUR, out)
+
+
+def principal_colours(feature: ArrayLike, basis: ArrayLike | None = None) -> NDArray[np.uint8]:
+    """Show a feature map (C, H, W) by its three main components as red, green and blue: uint8 (H, W, 3).
+
+    Args:
+        feature: one feature map.
+        basis: another map (C, H', W') whose components and range to use, so that the colours of two maps compare.
+    """
+    feature = np.asarray(feature, np.float32)
+    flat = feature.reshape(len(feature), -1).T
+    reference = flat if basis is None else np.asarray(basis, np.float32).reshape(len(feature), -1).T
+    centre = reference.mean(0)
+    _, _, components = np.linalg.svd(reference - centre, full_matrices=False)
+    scores = (flat - centre) @ components[:3].T
+    low, high = np.percentile((reference - centre) @ components[:3].T, [2, 98], axis=0)
+    unit = np.clip((scores - low) / np.maximum(high - low, 1e-6), 0, 1)
+    unit = np.pad(unit, ((0, 0), (0, 3 - unit.shape[1])))
+    return np.uint8(255 * unit).reshape(*feature.shape[1:], 3)
+
+
+def label_legend(fig: Figure, space: LabelSpace, present: Sequence[int], columns: int = 6) -> None:
+    """Put names and colours of the classes `present` (train ids) below the panels of `fig`."""
+    handles = [
+        Patch(
+            facecolor="#{:02x}{:02x}{:02x}".format(*space.palette[k]), edgecolor="0.6", label=space.names[k]
+        )
+        for k in present
+    ]
+    if handles:
+        fig.legend(handles=handles, ncols=columns, loc="outside lower center", fontsize=8, frameon=False)
+
+
+def label_maps(images: Sequence[ArrayLike], labels: Sequence[ArrayLike], space: LabelSpace) -> Figure:
+    """Pictures in the first row, their label maps in the second, with a legend of the classes that occur."""
+    return segmentations(images, {"label": labels}, space)
+
+
+def segmentations(
+    images: Sequence[ArrayLike],
+    rows: Mapping[str, Sequence[ArrayLike]],
+    space: LabelSpace,
+    *,
+    errors_against: str | None = None,
+) -> Figure:
+    """A sheet of pictures: one column an image, one row a set of label maps.
+
+    Args:
+        images: N pictures, uint8 (H, W, 3).
+        rows: name of the row -> N label maps (H, W) of train ids.
+        space: names and palette.
+        errors_against: the row that holds the truth; each other row is then followed by its error map.
+    """
+    sheet: list[tuple[str, list[NDArray[np.uint8]]]] = [("image", [np.asarray(image) for image in images])]
+    for name, maps_ in rows.items():
+        sheet.append((name, [space.colorize(np.asarray(label)) for label in maps_]))
+        if errors_against is not None and name != errors_against:
+            pairs = zip(maps_, rows[errors_against], strict=True)
+            sheet.append(("its errors", [error_map(prediction, truth) for prediction, truth in pairs]))
+    height, width = np.asarray(images[0]).shape[:2]
+    cell = SHEET_WIDTH / len(images)
+    fig, axes = new_axes(len(sheet), len(images), SHEET_WIDTH, len(sheet) * cell * height / width + 0.8)
+    for axis_row, (name, pictures) in zip(axes, sheet, strict=True):
+        for axis, picture in zip(axis_row, pictures, strict=True):
+            axis.imshow(picture, interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+        axis_row[0].set_ylabel(name, fontsize=8, rotation=0, ha="right", va="center")
+    seen = np.unique(np.concatenate([np.unique(m) for maps_ in rows.values() for m in maps_]))
+    label_legend(fig, space, [int(k) for k in seen if k < len(space.names)])
+    return fig
+
+
+def maps(panels: Mapping[str, ArrayLike], *, columns: int = 4, bar: bool = True, unit: str = "") -> Figure:
+    """Draw named maps side by side: (H, W) scalars in cividis with a colour bar, (H, W, 3) as they are.
+
+    Every map keeps its proportions; a row is as high as its tallest map needs.
+    """
+    rows, columns = -(-len(panels) // columns), min(columns, len(panels))
+    arrays = [np.asarray(panel) for panel in panels.values()]
+    barred = bar and any(array.ndim == 2 for array in arrays)
+    tallest = max(array.shape[0] / array.shape[1] for array in arrays)
+    height = min(_CELL * (0.75 if barred else 0.95) * tallest, _TALLEST) + 0.3  # the title's share
+    fig, axes = new_axes(rows, columns, _CELL * columns, rows * height + 0.1)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    for axis, name, array in zip(axes.flat, panels, arrays, strict=False):
+        drawn = axis.imshow(array, cmap="cividis", interpolation="nearest", aspect="equal")
+        axis.set(xticks=[], yticks=[], title=name)
+        if array.ndim == 2 and bar:
+            fig.colorbar(drawn, ax=axis, shrink=0.8, label=unit)
+    return fig

@@ -1,0 +1,76 @@
+"""The look that all figures share, and how one is shown: stored together with its words."""
+
+import base64
+import html
+import io
+from typing import Any
+
+import matplotlib.pyplot as plt
+from IPython.display import display
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+__all__ = ["COLOURS", "MARKERS", "RC", "SHEET_WIDTH", "STYLES", "new_axes", "show", "to_png"]
+
+SHEET_WIDTH = 7.5  # inches; 1,125 pixels at 150 dpi
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (7, 2)))  # one fewer: no pair repeats soon
+MARKERS = "os^Dv"
+RC: Any = {
+    "figure.dpi": 100,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": False,
+    "axes.titlesize": 10,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+}
+
+
+def show(fig: Figure, alt: str) -> None:
+    """Display `fig` once, as a PNG of 150 dpi, with `alt` as alternative text and as the sentence below.
+
+    JupyterLab and nbconvert drop the alternative text of a bare PNG, so it travels in three forms: an HTML
+    figure for front ends, a PNG with metadata for tools, and the plain sentence for terminals.
+
+    Args:
+        fig: the figure; it is closed afterwards, so that a notebook does not show it twice.
+        alt: one or two sentences that tell what the figure shows and what to read in it.
+
+    Raises:
+        ValueError: if `alt` is blank: a picture without words is lost on those who do not see it.
+    """
+    if not alt.strip():
+        raise ValueError("show(fig, alt): alt is blank; say in a sentence what the figure shows")
+    png = to_png(fig)
+    plt.close(fig)
+    encoded, text = base64.b64encode(png).decode(), html.escape(alt, quote=True)
+    figure = (
+        '<figure style="margin:0 0 1em 0; max-width:100%">'
+        f'<img alt="{text}" style="max-width:100%; height:auto" src="data:image/png;base64,{encoded}">'
+        f'<figcaption style="max-width:56em; margin-top:.3em"><em>{text}</em></figcaption></figure>'
+    )
+    bundle = {"text/html": figure, "image/png": encoded, "text/plain": alt}
+    display(bundle, raw=True, metadata={"image/png": {"alt": alt}})
+
+
+def to_png(fig: Figure) -> bytes:
+    """The figure as an opaque PNG of 150 dpi and at most 256 colours: a third of the size, the same look."""
+    buffer = io.BytesIO()
+    fig.savefig(buffer, format="png", dpi=150, bbox_inches="tight", facecolor="white")
+    # An octree keeps the colours of rare classes; the default median cut moves them by up to 50 levels.
+    octree, plain = Image.Quantize.FASTOCTREE, Image.Dither.NONE
+    picture = Image.open(buffer).convert("RGB").quantize(256, method=octree, dither=plain)
+    out = io.BytesIO()
+    picture.save(out, format="png", optimize=True)
+    return out.getvalue()
+
+
+def new_axes(rows: int, columns: int, width: float, height: float) -> tuple[Figure, NDArray[Any]]:
+    """A figure of `rows` x `columns` axes in the course's style; sizes in inches."""
+    with plt.rc_context(RC):
+        return plt.subplots(rows, columns, figsize=(width, height), squeeze=False, layout="constrained")
