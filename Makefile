@@ -8,7 +8,7 @@ PROFILE ?= demo
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce test lint notebooks lab lock clean
+.PHONY: help install reproduce test lint notebooks lab book lock clean
 
 help:  ## List the commands
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -39,8 +39,12 @@ notebooks: $(STAMP)  ## Run every notebook from its defaults and store the outpu
 lab: $(STAMP)  ## Open the course in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
+book: $(STAMP)  ## Render README and notebooks, with their stored outputs, into one static site
+	$(BIN)/python -m sphinx -q -W --keep-going -b html -c notebooks/book . build/book
+	@echo "Open build/book/README.html"
+
 lock: $(STAMP)  ## Resolve requirements.lock anew from pyproject.toml (needs uv)
-	UV_CUSTOM_COMPILE_COMMAND="make lock" uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade --extra test pyproject.toml -o requirements.lock
+	UV_CUSTOM_COMPILE_COMMAND="make lock" uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade --extra test --extra book pyproject.toml -o requirements.lock
 
 clean:  ## Remove the environment, caches and run folders
 	rm -rf .venv runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

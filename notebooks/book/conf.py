@@ -1,0 +1,74 @@
+"""Sphinx settings of the book: README and notebooks with their stored outputs as one static site (`make book`).
+
+The sources stay where they are; the order of the pages is written here and nowhere else. MathJax is copied into the
+site, so that it needs no network.
+"""
+
+from pathlib import Path
+
+import jupyter_server_mathjax
+
+ROOT = Path(__file__).resolve().parents[2]
+PARTS = {
+    "Getting ready": range(0, 2),
+    "Distillation, piece by piece": range(2, 8),
+    "Training and looking": range(8, 11),
+    "Results": range(11, 100),
+}
+BEHIND = ["data/README", "notebooks/profiles/README", "CONTRIBUTING"]
+
+project = "transkd_lite"
+author = "The transkd_lite authors"
+root_doc = "README"
+include_patterns = ["README.md", "CONTRIBUTING.md", "data/README.md", "notebooks/**"]
+exclude_patterns = ["notebooks/.*", "notebooks/**/.ipynb_checkpoints"]
+
+extensions = ["myst_nb", "sphinx.ext.mathjax"]
+source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
+nb_execution_mode = "off"  # what is shown is what was stored
+nb_mime_priority_overrides = [("html", "text/html", 0)]  # figures as stored, with their alternative text
+myst_enable_extensions = ["dollarmath", "amsmath"]
+myst_heading_anchors = 3
+suppress_warnings = ["myst.header"]
+
+html_theme = "sphinx_book_theme"
+html_title = "transkd_lite"
+html_theme_options = {"show_navbar_depth": 1, "home_page_in_toc": True, "navbar_persistent": []}
+html_static_path = [str(Path(jupyter_server_mathjax.__file__).parent / "static"), "static"]
+html_css_files = ["book.css"]
+html_copy_source = False
+mathjax_path = "MathJax.js?config=TeX-AMS-MML_HTMLorMML-full"
+mathjax2_config = {
+    "tex2jax": {
+        "inlineMath": [["\\(", "\\)"]],
+        "displayMath": [["\\[", "\\]"]],
+        "processClass": "math|tex2jax_process|output_area",
+    },
+    "HTML-CSS": {"availableFonts": [], "imageFont": None, "preferredFont": None, "webFont": "STIX-Web"},
+}
+
+
+def _contents() -> str:
+    """The tables of contents of the book, one a part."""
+    course = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    solutions = sorted(path.stem for path in (ROOT / "notebooks/solutions").glob("*.ipynb"))
+    parts = {
+        **{
+            title: [f"notebooks/{n}" for n in course if int(n[:2]) in numbers]
+            for title, numbers in PARTS.items()
+        },
+        "Solutions": [f"notebooks/solutions/{name}" for name in solutions],
+        "Behind the course": BEHIND,
+    }
+    tree = "```{{toctree}}\n:hidden:\n:caption: {}\n\n{}\n```"
+    return "\n\n".join(tree.format(title, "\n".join(pages)) for title, pages in parts.items())
+
+
+def _append_contents(app, docname, source):
+    if docname == root_doc:
+        source[0] += f"\n\n{_contents()}\n"
+
+
+def setup(app):
+    """Called by Sphinx."""
+    app.connect("source-read", _append_contents)

@@ -1,0 +1,95 @@
+"""The book is built from every page without a warning, its links lead somewhere, and it needs no network."""
+
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [
+    "README", "data/README", "CONTRIBUTING",
+    *(path.relative_to(ROOT).with_suffix("").as_posix() for path in (ROOT / "notebooks").glob("**/[0-9]*.ipynb")),
+]  # fmt: skip
+
+
+class Links(HTMLParser):
+    """Where a page's links and resources lead, and the anchors that it has."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.targets, self.resources, self.anchors = [], [], {""}
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.anchors.add(attrs.get("id"))
+        if tag == "a" and attrs.get("href"):
+            self.targets.append(attrs["href"])
+        if tag in ("script", "img", "iframe"):
+            self.resources.append(attrs.get("src") or "")
+        if tag == "link" and attrs.get("rel") == "stylesheet":
+            self.resources.append(attrs.get("href") or "")
+
+
+@pytest.fixture(scope="module")
+def book(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("book")
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-q",
+        "-W",
+        "--keep-going",
+        "-b",
+        "html",
+        "-c",
+        "notebooks/book",
+        ".",
+    ]
+    built = subprocess.run([*command, str(folder)], cwd=ROOT, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pages(book):
+    return {
+        path: Links(path.read_text(encoding="utf-8"))
+        for path in book.rglob("*.html")
+        if "_static" not in path.parts
+    }
+
+
+def test_every_page_is_in_the_book_and_in_its_navigation(book, pages):
+    front = {urlsplit(target).path for target in pages[book / "README.html"].targets}
+    for page in PAGES:
+        assert book / f"{page}.html" in pages
+        assert page == "README" or f"{page}.html" in front, f"{page} is not in the navigation"
+
+
+def test_links_inside_the_book_lead_somewhere(pages):
+    for page, links in pages.items():
+        for target in links.targets + links.resources:
+            url = urlsplit(target)
+            if url.scheme or url.netloc:
+                continue
+            file = (page.parent / unquote(url.path)).resolve() if url.path else page
+            assert file.is_file(), f"{page.name}: {target}"
+            if url.fragment and file in pages:
+                assert unquote(url.fragment) in pages[file].anchors, f"{page.name}: {target}"
+
+
+def test_the_book_loads_nothing_from_elsewhere(pages):
+    for page, links in pages.items():
+        assert not [r for r in links.resources if re.match(r"(https?:)?//", r)], page.name
+
+
+def test_formulas_and_stored_pictures_are_there(book):
+    text = (book / "notebooks/04_cross_selective_fusion.html").read_text(encoding="utf-8")
+    assert 'class="math' in text
+    assert re.search(r'<img alt="[^"]{20,}" src="data:image/png', text)
