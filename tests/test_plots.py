@@ -119,3 +119,67 @@ def test_many_lines_stay_apart():
         for line in figure.axes[0].lines
     }
     assert len(looks) == 20
+
+
+def test_maps_keep_their_proportions_and_so_does_the_figure():
+    wide, tall = np.ones((16, 64)), np.ones((64, 16, 3))
+    figure = plots.maps({"wide": wide, "tall": tall}, columns=2)
+    figure.draw_without_rendering()
+    for axis, panel in zip(figure.axes, (wide, tall), strict=False):
+        box = axis.get_window_extent()
+        assert box.height / box.width == pytest.approx(panel.shape[0] / panel.shape[1], rel=0.01)
+    assert plots.maps({"a": wide}).get_figheight() < plots.maps({"a": tall}).get_figheight()
+
+
+@pytest.fixture
+def differences():
+    table = pd.DataFrame({"method": ["kd", "csf", "at"], "baseline": "none", "mean": [0.01, 0.03, -0.02]})
+    low, high = (
+        {"low": [-0.01, 0.01, np.nan], "boot_low": [0.0, 0.02, np.nan]},
+        {"high": [0.03, 0.05, np.nan]},
+    )
+    return table.assign(**low, **high, boot_high=[0.02, 0.04, np.nan], superiority=[0.64, 1.0, 0.0])
+
+
+def test_effects_are_sorted_and_filled_where_students_interval_leaves_out_zero(differences):
+    axis = plots.effects(differences).axes[0]
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["csf", "kd", "at"]
+    dots = [line for line in axis.lines if line.get_marker() == "o"]
+    assert [dot.get_xdata()[0] for dot in dots] == pytest.approx([3, 1, -2])
+    assert [dot.get_markerfacecolor() == "white" for dot in dots] == [False, True, True]
+    assert [text.get_text() for text in axis.texts][:3] == ["1.00", "0.64", "0.00"]
+    student, bootstrap = axis.collections
+    assert student.get_segments()[0][:, 0].tolist() == pytest.approx([1, 5])
+    assert bootstrap.get_segments()[0][:, 0].tolist() == pytest.approx([2, 4])
+
+
+def test_ranks_are_placed_and_groups_joined():
+    ranks = pd.Series({"none": 3.0, "kd": 1.5, "csf": 1.5})
+    axis = plots.critical_difference(ranks, 1.0, [("kd", "csf")], blocks="2 seeds").axes[0]
+    texts = [text.get_text() for text in axis.texts]
+    assert texts == ["kd  1.50", "csf  1.50", "3.00  none", "critical difference 1.00"]
+    joined = [line for line in axis.lines if line.get_linewidth() == 4]
+    assert [line.get_xdata() for line in joined] == [pytest.approx([1.44, 1.56])]
+    assert "2 seeds" in axis.get_title(loc="left")
+
+
+def test_gains_of_classes_have_a_star_where_sure_and_a_gap_where_unknown():
+    gains = pd.DataFrame({"class": ["road", "car"] * 2, "method": ["kd"] * 2 + ["at"] * 2})
+    gains = gains.assign(mean=[0.02, -0.01, np.nan, 0.0], low=[0.01, -0.02, np.nan, np.nan])
+    axis = plots.class_gains(gains.assign(high=[0.03, 0.01, np.nan, np.nan])).axes[0]
+    assert [text.get_text() for text in axis.texts] == ["+2.0*", "-1.0", "+0.0"]
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["road", "car"]
+    assert [text.get_text() for text in axis.get_xticklabels()] == ["kd", "at"]
+
+
+def test_budgets_have_a_panel_for_each_number_of_labels_and_a_line_a_method():
+    rows = [("streets", n, s, m) for n in (128, 512) for s in (300, 900) for m in ("kd", "csf")]
+    gains = pd.DataFrame(rows, columns=["dataset", "train_images", "steps", "method"])
+    gains = gains.assign(baseline="none", mean=0.01, low=0.0, high=0.02)
+    figure = plots.budget_gains(gains)
+    assert [axis.get_title() for axis in figure.axes] == [
+        "streets, 128 labelled images",
+        "streets, 512 labelled images",
+    ]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["kd", "csf"]
+    assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["300", "900"]

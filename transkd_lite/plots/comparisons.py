@@ -5,7 +5,6 @@ from itertools import cycle
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
 from transkd_lite.plots.style import COLOURS, MARKERS, STYLES, new_axes
@@ -100,7 +99,7 @@ def effects(differences: pd.DataFrame) -> Figure:
         f"difference of mIoU to {', '.join(dict.fromkeys(rows['baseline']))} in percentage points"
     )
     axis.grid(axis="x", alpha=0.25)
-    fig.legend(loc="outside lower center", ncols=2)
+    fig.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return fig
 
 
@@ -158,15 +157,20 @@ def class_gains(gains: pd.DataFrame) -> Figure:
     """
     mean = _wide(gains, "mean")
     sure = (_wide(gains, "low") > 0) | (_wide(gains, "high") < 0)
-    text = mean.map("{:+.1f}".format).where(~sure, mean.map("{:+.1f}*".format)).where(mean.notna(), "")
+    reach = max(float(mean.abs().max(axis=None)), 0.1)
     fig, axes = new_axes(1, 1, 2.2 + 0.5 * mean.shape[1], 1.4 + 0.25 * len(mean))
-    bar = {"label": "gain in percentage points", "shrink": 0.8}
-    options = {"cmap": "vlag", "center": 0, "annot_kws": {"size": 7}, "cbar_kws": bar, "linewidths": 0.3}
-    sns.heatmap(mean, annot=text, fmt="", ax=axes[0, 0], xticklabels=True, yticklabels=True, **options)
-    axes[0, 0].set(xlabel="", ylabel="")
-    axes[0, 0].tick_params(axis="x", rotation=40, length=0)
-    for label in axes[0, 0].get_xticklabels():
-        label.set(ha="right", rotation_mode="anchor")
+    axis = axes[0, 0]
+    drawn = axis.imshow(mean, cmap="RdBu_r", vmin=-reach, vmax=reach, aspect="auto")
+    for (y, x), value in np.ndenumerate(mean.to_numpy()):
+        if not np.isnan(value):
+            star = "*" if sure.iat[y, x] else ""
+            colour = "white" if abs(value) > 0.6 * reach else "black"
+            axis.annotate(f"{value:+.1f}{star}", (x, y), ha="center", va="center", fontsize=7, color=colour)
+    axis.set(yticks=range(len(mean)), yticklabels=mean.index)
+    turned = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if mean.shape[1] > 4 else {}
+    axis.set_xticks(range(mean.shape[1]), list(mean.columns), **turned)
+    axis.spines[:].set_visible(False)
+    fig.colorbar(drawn, ax=axis, shrink=0.8, label="gain in percentage points")
     return fig
 
 
@@ -205,5 +209,5 @@ def budget_gains(gains: pd.DataFrame) -> Figure:
         for axis in axes[0]
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }
-    fig.legend(handles.values(), handles.keys(), loc="outside right center")
+    fig.legend(handles.values(), handles.keys(), loc="outside right center", fontsize=8, frameon=False)
     return fig

@@ -110,6 +110,7 @@ def maps(panels: Mapping[str, ArrayLike], *, columns: int = 4, bar: bool = True,
     for axis, name, array in zip(axes.flat, panels, arrays, strict=False):
         drawn = axis.imshow(array, cmap="cividis", interpolation="nearest", aspect="equal")
         axis.set(xticks=[], yticks=[], title=name)
+        axis.spines[:].set_visible(False)
         if array.ndim == 2 and bar:
             fig.colorbar(drawn, ax=axis, shrink=0.8, label=unit)
     return fig
