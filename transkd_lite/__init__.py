@@ -37,6 +37,7 @@ _HOME = {
     "predict": "prediction",
     "count_flops": "profiling",
     "count_parameters": "profiling",
+    "export_onnx": "export",
     "Experiment": "experiment",
     "run_experiment": "experiment",
 }

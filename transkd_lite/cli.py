@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from transkd_lite.cli_data import data_app
+from transkd_lite.cli_export import add_export
 from transkd_lite.parameters import ParameterError
 from transkd_lite.profiles import ROOT, Profile, list_profiles, load_profile, parse_settings, shrink
 
@@ -47,6 +48,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(data_app, name="data")
+add_export(app)
 ProfileName = Annotated[
     str, typer.Argument(help=f"A profile ({', '.join(list_profiles())}) or a .yaml file.")
 ]

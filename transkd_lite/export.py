@@ -1,0 +1,183 @@
+"""A network as an ONNX file: `export_onnx`. What is exported is the student alone, all that a deployment needs.
+
+One file, opset 20: input `images` (N, 3, H, W) float32, output `logits` (N, K, H/4, W/4, rounded up). Upsampling and
+argmax stay outside: they depend on what is wanted (the label's size, probabilities, a mask), and logits at a quarter
+of the size are a sixteenth of the data to hand over. Batch, height and width are free; backbones built for one image
+size keep that size. The all-MLP head is folded first (see `folded_head`): the same function, a third of the work.
+
+The metadata entry "transkd_lite" is JSON: `spec`, `input`, `normalize` (mean and std, or null), `output`,
+`folded_head`, and `names` and `palette` where a label space was given. `onnx_model` reads such files and runs them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import logging
+import numbers
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .data.labels import LabelSpace
+from .data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from .folded_head import folded_heads
+from .models import SegModel
+from .runs import atomic_write
+
+__all__ = ["export_onnx"]
+
+METADATA_KEY = "transkd_lite"
+OPSET = 20
+SMALLEST = (
+    64  # pixels: below, stage 4 of the example is one token wide, and the exporter takes that for a law
+)
+AXES = {0: "batch", 2: "height", 3: "width"}
+
+
+def export_onnx(
+    model: SegModel,
+    path: str | os.PathLike[str],
+    size: Sequence[int],
+    *,
+    space: LabelSpace | None = None,
+    normalize: bool = True,
+    fold_head: bool = True,
+    dynamic: bool = True,
+) -> Path:
+    """Write a network's logits as one ONNX file, whole or not at all, and return its path.
+
+    Args:
+        model: any network of the library; it is copied, and comes out as it went in.
+        path: where to, ending in `.onnx`; missing folders are made.
+        size: (H, W) in pixels of the example that is traced, at least 64x64. With `dynamic` the file takes other
+            sizes too, each side at least 32.
+        space: names and colours of the classes, kept in the metadata.
+        normalize: whether the network was trained on images with ImageNet's mean and deviation taken out; kept in
+            the metadata, not computed in the graph: use `as_batch(images, normalize=…)`.
+        fold_head: multiply the linear maps of an all-MLP head out before the upsampling.
+        dynamic: leave height and width free; otherwise only the batch is (quicker to export).
+
+    Raises:
+        ValueError: a path that does not end in `.onnx`, a size that is no pair of whole numbers from 64 on, a label
+            space of another number of classes.
+        RuntimeError: the exporter cannot take this network.
+    """
+    path, size = _checked_path(path), _checked_size(size)
+    if space is not None and space.num_classes > model.spec.num_classes:
+        raise ValueError(
+            f"space names {space.num_classes} classes, but {model.spec.name} has {model.spec.num_classes} logits: "
+            "pass label_space(data) of the data that the network was trained on"
+        )
+    about = {
+        "spec": json.loads(model.spec.to_json()),
+        "input": "images: float32 (N, 3, H, W), RGB in [0, 1], then normalized",
+        "normalize": {"mean": IMAGENET_MEAN, "std": IMAGENET_STD} if normalize else None,
+        "output": "logits: float32 (N, K, H/4, W/4) before any softmax, sizes rounded up",
+        "folded_head": fold_head,
+    }
+    if space is not None:
+        about |= {"names": space.names, "palette": space.palette}
+    free = dynamic and getattr(model, "image_size", None) is None  # some timm backbones know one size only
+    return atomic_write(path, _exported(model, size, about, fold_head, free))
+
+
+class _Logits(nn.Module):
+    """The network without what only distillation reads: its features and embeddings."""
+
+    def __init__(self, model: SegModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images).logits
+
+
+def _exported(model: SegModel, size: tuple[int, int], about: dict[str, Any], fold: bool, free: bool) -> bytes:
+    """The bytes of the ONNX file."""
+    alone = _Logits(copy.deepcopy(model).cpu().float().requires_grad_(False)).eval()
+    axes = {axis: name for axis, name in AXES.items() if free or axis == 0}
+    example = torch.zeros(2, 3, *size)  # two images: a batch of one would be taken for a law as well
+    try:
+        with _quiet(), torch.no_grad(), folded_heads(alone if fold else None):
+            program: Any = torch.onnx.export(
+                alone, (example,), dynamo=True, opset_version=OPSET, verbose=False,
+                input_names=["images"], output_names=["logits"], dynamic_shapes={"images": axes},
+            )  # fmt: skip
+            proto = program.model_proto
+    except Exception as error:  # the exporter raises whatever its many stages raise
+        reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
+        raise RuntimeError(
+            f"{model.spec.name} at {size[0]}x{size[1]} cannot be exported to ONNX ({reason[0]}): try dynamic=False, "
+            f"or another network"
+        ) from error
+    _require_free(proto, axes, model.spec.name)
+    _strip_notes(proto)
+    entry = proto.metadata_props.add()
+    entry.key, entry.value = METADATA_KEY, json.dumps(about)
+    return bytes(proto.SerializeToString())
+
+
+def _require_free(proto: Any, axes: dict[int, str], name: str) -> None:
+    """Raise RuntimeError where the exporter fixed an axis that should be free."""
+    found = proto.graph.input[0].type.tensor_type.shape.dim
+    fixed = [f"{axes[i]} to {found[i].dim_value}" for i in axes if not found[i].dim_param]
+    if fixed:
+        raise RuntimeError(
+            f"{name} cannot be exported to ONNX with free axes (fixed: {', '.join(fixed)}): try dynamic=False"
+        )
+
+
+def _strip_notes(proto: Any) -> None:
+    """Take out the exporter's notes: stack traces, a megabyte of them, with the paths of this machine."""
+    graph = proto.graph
+    for holder in (
+        proto,
+        graph,
+        *graph.node,
+        *graph.value_info,
+        *graph.initializer,
+        *graph.input,
+        *graph.output,
+    ):
+        del holder.metadata_props[:]
+        holder.doc_string = ""
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress lines, warnings or log records of the exporter, which has many of each."""
+    disabled = logging.root.manager.disable
+    with warnings.catch_warnings(), open(os.devnull, "w") as nowhere:
+        warnings.simplefilter("ignore")
+        logging.disable(logging.CRITICAL)
+        try:
+            with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+                yield
+        finally:
+            logging.disable(disabled)
+
+
+def _checked_path(path: str | os.PathLike[str]) -> Path:
+    path = Path(path)
+    if path.suffix != ".onnx":
+        raise ValueError(f"an ONNX file is named *.onnx, got {path}: write {path.with_suffix('.onnx').name}")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: name a file in it")
+    return path
+
+
+def _checked_size(size: Sequence[int]) -> tuple[int, int]:
+    whole = isinstance(size, Sequence) and all(isinstance(n, numbers.Integral) for n in size)
+    if not whole or isinstance(size, str) or len(size) != 2 or min(size) < SMALLEST:
+        raise ValueError(
+            f"size must be two whole numbers (height, width) of at least {SMALLEST} pixels, got {size!r}: the file "
+            "takes other sizes too"
+        )
+    return int(size[0]), int(size[1])
