@@ -62,6 +62,7 @@ class LossWeightsPanel(ipywidgets.VBox):
         self._make_readouts()
         self._make_trial()
         super().__init__(self._arrange(), layout=ipywidgets.Layout(width="100%", overflow="hidden"))
+        self.add_class("tk-explorer")
         self._connect()
         self.show()
 
@@ -159,10 +160,10 @@ class LossWeightsPanel(ipywidgets.VBox):
         self.yaml.value = self.choice.to_yaml(**({} if self.teacher is None else {"teacher": self.teacher}))
 
     def _guarded(self, action: Callable[[], Any]) -> None:
-        """Do it; what it raises is shown, and gone when the next thing succeeds."""
+        """Do it; what it raises is shown until the next thing is done."""
+        self.message.value = ""
         try:
             action()
-            self.message.value = ""
         except Exception as error:
             self.message.value = alarm(error)
 
@@ -200,7 +201,7 @@ class LossWeightsPanel(ipywidgets.VBox):
                     break
             self._close_trial(lines)
         except Exception as error:
-            self.status.value, self.message.value = "failed", alarm(error)
+            self.status.value, self.result.value = "failed", alarm(error)
         finally:
             self.train.disabled, self.cancel.disabled = False, True
 
