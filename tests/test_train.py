@@ -247,3 +247,10 @@ def test_the_folded_head_is_the_head(name: str) -> None:
     for plain_value, folded_value in zip(*found, strict=True):
         torch.testing.assert_close(folded_value, plain_value, rtol=1e-8, atol=1e-12)
     assert "forward" not in vars(model.head)
+
+
+def test_a_score_between_two_logging_intervals_gets_a_row_of_its_own() -> None:
+    config = TrainConfig(**{**QUICK, "log_every": 4}, eval_every=1)
+    history = fit(student(), scenes(), config=config, val_data=scenes(2)).history
+    assert history["step"].tolist() == [1, 2, 3, 4]
+    assert history["val_miou"].notna().tolist() == [True, True, True, False]

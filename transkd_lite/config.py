@@ -169,6 +169,20 @@ class TrainConfig:
         values = dataclasses.asdict(self)
         return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
 
+    def check_fits(self, image_size: tuple[int, int], num_classes: int) -> None:
+        """Raise `ValueError`, naming the parameter, where a setting does not fit the images (H, W) or the logits."""
+        (height, width), crop, weights = image_size, self.crop, self.class_weights
+        if crop is not None and not self.pad and (crop[0] > height or crop[1] > width):
+            raise ValueError(
+                f"TrainConfig: crop must fit into the image ({height}x{width}); got crop={crop}: "
+                "choose a smaller crop, larger images, or pad=True"
+            )
+        if weights is not None and len(weights) != num_classes:
+            raise ValueError(
+                f"TrainConfig: class_weights must have one factor for each of the {num_classes} logits; "
+                f"got {len(weights)}"
+            )
+
     def num_steps(self, num_samples: int) -> int:
         """Optimiser steps of the whole run over a dataset of num_samples images."""
         if self.steps is not None:

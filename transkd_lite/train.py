@@ -8,6 +8,7 @@ finishes it with ``metrics.json``.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import time
 from collections.abc import Mapping
@@ -18,10 +19,8 @@ from typing import Any
 import pandas as pd
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from safetensors.torch import load_file
 
 from . import runs
-from .checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from .config import TrainConfig
 from .data.transforms import make_transform
 from .folded_head import folded_heads
@@ -29,8 +28,8 @@ from .interrupts import StopRequest
 from .loading import SampleStore, UnreadableSampleError, batches
 from .metrics import PROTOCOLS, SegMetrics, evaluate
 from .models.output import SegModel
-from .models.weights import save_model
 from .progress import Progress
+from .run_folder import RunFolder
 from .surroundings import determinism, own_random_state, peak_mb
 from .train_step import TrainStep, resolve_precision, synced_batch_norm
 from .trainer import NonFiniteLossError, Trainer
@@ -88,12 +87,13 @@ def fit(
     accelerator = Accelerator(mixed_precision="no", cpu=cpu, kwargs_handlers=[unused])
     store = SampleStore(train_data, config.cache_mb, student.spec.num_classes)
     run = _Fit(student, store, config, teacher, method, val_data, accelerator)
-    run.check()
+    config.check_fits(store.image_size, student.spec.num_classes)
     if out_dir is None:
         return run.go(None, progress)
-    folder = Path(out_dir)
-    with runs.lock_run(folder) if accelerator.is_main_process else contextlib.nullcontext():
-        return run.go_in(folder, resume, dict(parameters or {}), progress)
+    given = dict(parameters or {})
+    folder = RunFolder(Path(out_dir), run.identity(given), accelerator.is_main_process)
+    with folder.lock():
+        return run.go_in(folder, resume, given, progress)
 
 
 def _check_pair(teacher: Any, method: Any) -> None:
@@ -123,23 +123,8 @@ class _Fit:
         self.accelerator = accelerator
         self.precision = resolve_precision(config.precision, accelerator.device)
         self.num_steps = config.num_steps(len(store))
-        self.folder: Path | None = None
+        self.folder: RunFolder | None = None
         self.resumed_from = 0
-
-    def check(self) -> None:
-        """Settings against network and data, before anything is written."""
-        config, (height, width) = self.config, self.store.image_size
-        crop, weights, num_classes = config.crop, config.class_weights, self.student.spec.num_classes
-        if crop is not None and not config.pad and (crop[0] > height or crop[1] > width):
-            raise ValueError(
-                f"TrainConfig: crop must fit into the image ({height}x{width}); got crop={crop}: "
-                "choose a smaller crop, larger images, or pad=True"
-            )
-        if weights is not None and len(weights) != num_classes:
-            raise ValueError(
-                f"TrainConfig: class_weights must have one factor for each of the {num_classes} logits; "
-                f"got {len(weights)}"
-            )
 
     # -- with a folder
 
@@ -158,45 +143,29 @@ class _Fit:
             values |= {f"weight.{name}": float(w) for name, w in self.method.weights.items()}
         return values
 
-    def go_in(self, folder: Path, resume: bool, parameters: dict[str, Any], progress: str) -> FitResult:
+    def go_in(self, folder: RunFolder, resume: bool, given: dict[str, Any], progress: str) -> FitResult:
         """Train in a folder whose lock is held."""
-        identity = self.identity(parameters)
-        info = runs.read_json(folder / runs.RUN_FILE)
-        if runs.is_finished(folder) or list_checkpoints(folder / "checkpoint"):
-            if not resume:
-                raise FileExistsError(
-                    f"a new run needs a folder of its own; {folder} holds a run: "
-                    "pass resume=True to go on with it, or choose another out_dir"
-                )
-            _require_same(info.get("identity", identity), identity, folder)
-        if runs.is_finished(folder):
-            return self._load_finished(folder)
+        folder.check(resume)
+        if folder.is_finished:
+            history, metrics = folder.load_finished(self.student)
+            self.student.to(self.accelerator.device).eval()
+            return FitResult(history, metrics, int(metrics.get("steps", self.num_steps)), folder.path)
         self.folder = folder
-        if self.accelerator.is_main_process:
-            runs.sweep_temporary(folder)
-            runs.write_json(folder / runs.RUN_FILE, self._describe(identity, parameters))
+        folder.begin(self._describe(given))
         self.accelerator.wait_for_everyone()
-        state = load_checkpoint(folder / "checkpoint") if resume else None
+        state = folder.load_checkpoint() if resume else None
         try:
             return self.go(state, progress)
         except BaseException as error:
-            self._note_end(error)
+            folder.note_end(error)
             raise
 
-    def _load_finished(self, folder: Path) -> FitResult:
-        self.student.load_state_dict(load_file(folder / runs.STUDENT_FILE))
-        self.student.to(self.accelerator.device).eval()
-        history = pd.read_csv(folder / runs.HISTORY_FILE)
-        metrics = runs.read_json(folder / runs.METRICS_FILE)
-        return FitResult(history, metrics, int(metrics.get("steps", self.num_steps)), folder)
-
-    def _describe(self, identity: dict[str, Any], parameters: dict[str, Any]) -> dict[str, Any]:
+    def _describe(self, parameters: dict[str, Any]) -> dict[str, Any]:
         device = self.accelerator.device
         return {
             "state": "running",
             "parameters": parameters or self.config.to_dict(),
             "config": self.config.to_dict(),
-            "identity": identity,
             "seed": self.config.seed,
             "num_steps": self.num_steps,
             "precision": self.precision,
@@ -205,16 +174,6 @@ class _Fit:
             "threads": torch.get_num_threads(),
             **runs.provenance(),
         }
-
-    def _note_end(self, error: BaseException) -> None:
-        if self.folder is None or not self.accelerator.is_main_process:
-            return
-        stopped = isinstance(error, KeyboardInterrupt | SystemExit)
-        with contextlib.suppress(OSError):  # a full disk: the error itself matters more
-            state = "interrupted" if stopped else "failed"
-            runs.update_run(
-                self.folder, state=state, error=None if stopped else f"{type(error).__name__}: {error}"
-            )
 
     # -- the run
 
@@ -237,10 +196,11 @@ class _Fit:
             stop.leave()
         self.student.eval()
         metrics = self._metrics(trainer, time.monotonic() - begun)
-        if self.folder is not None and self.accelerator.is_main_process:
-            self._finish(trainer, metrics)
+        if self.folder is not None:
+            self.folder.finish(self.student, trainer, metrics)
         self.accelerator.wait_for_everyone()
-        return FitResult(pd.DataFrame(trainer.history), metrics, self.resumed_from, self.folder)
+        where = None if self.folder is None else self.folder.path
+        return FitResult(pd.DataFrame(trainer.history), metrics, self.resumed_from, where)
 
     def _trainer(self) -> Trainer:
         config, device = self.config, self.accelerator.device
@@ -251,8 +211,8 @@ class _Fit:
             self.teacher.eval()
         weights = config.class_weights
         step = TrainStep(
-            torch.compile(self.student) if config.compile else self.student,  # type: ignore[arg-type]
-            torch.compile(self.teacher) if config.compile and self.teacher is not None else self.teacher,  # type: ignore[arg-type]
+            self._compiled(self.student),
+            self._compiled(self.teacher),
             self.method,
             supervise=config.supervise,
             class_weights=None if weights is None else torch.tensor(weights, device=device),
@@ -260,6 +220,9 @@ class _Fit:
             world_size=self.accelerator.num_processes,
         )
         return Trainer(step, config, self.accelerator, num_steps=self.num_steps, num_samples=len(self.store))
+
+    def _compiled(self, network: Any) -> Any:
+        return torch.compile(network) if self.config.compile and network is not None else network
 
     def _progress(self, stack: contextlib.ExitStack, start: int, mode: str) -> Progress:
         title = self.student.spec.name if self.method is None else f"{self.student.spec.name} + method"
@@ -280,24 +243,30 @@ class _Fit:
             world_size=self.accelerator.num_processes,
         )
 
-        def after_step(trainer: Trainer) -> bool:
-            if _due(trainer.step, config.eval_every, self.num_steps) and self.val_data is not None:
-                trainer.history[-1]["val_miou"] = self._score("full").miou
-                self.student.train()
-            if trainer.step % config.log_every == 0 or trainer.step == self.num_steps:
-                row = trainer.history[-1]
-                bar.update(trainer.step, loss=row["loss"], images_per_s=row["images_per_s"])
-            stopping = self._must_stop(stop, trainer.step)
-            if stopping or _due(trainer.step, config.checkpoint_every, self.num_steps):
-                self._save(trainer)
-            return not stopping
-
         try:
-            return trainer.run(loader, after_step, bool(config.channels_last))
+            return trainer.run(
+                loader, functools.partial(self._after_step, stop, bar), bool(config.channels_last)
+            )
         except UnreadableSampleError:
-            if trainer.step > self.resumed_from:
-                self._save(trainer)  # a sample that vanished does not cost the steps before it
+            if self.folder is not None and trainer.step > self.resumed_from:
+                self.folder.save(trainer)  # a sample that vanished does not cost the steps before it
             raise
+
+    def _after_step(self, stop: StopRequest, bar: Progress, trainer: Trainer) -> bool:
+        """Score, tell and save where that is due; whether to go on."""
+        config = self.config
+        if self.val_data is not None and _due(trainer.step, config.eval_every, self.num_steps):
+            trainer.last_row()["val_miou"] = self._score("full").miou
+            self.student.train()
+        if trainer.step % config.log_every == 0 or trainer.step == self.num_steps:
+            row = trainer.history[-1]
+            bar.update(trainer.step, loss=row["loss"], images_per_s=row["images_per_s"])
+        stopping = self._must_stop(stop, trainer.step)
+        if self.folder is not None and (
+            stopping or _due(trainer.step, config.checkpoint_every, self.num_steps)
+        ):
+            self.folder.save(trainer)
+        return not stopping
 
     def _must_stop(self, stop: StopRequest, step: int) -> bool:
         """Whether a signal came; several processes agree on it, and only where they wait for each other anyway."""
@@ -308,15 +277,6 @@ class _Fit:
         asked = torch.tensor(float(stop.signal or 0), device=self.accelerator.device)
         stop.signal = int(self.accelerator.gather(asked).max()) or None
         return stop.signal is not None
-
-    def _save(self, trainer: Trainer) -> None:
-        if self.folder is None:
-            return
-        state = trainer.state_dict()  # on every process, since they check the losses together
-        if not self.accelerator.is_main_process:
-            return
-        save_checkpoint(self.folder / "checkpoint", trainer.step, state)
-        runs.atomic_write(self.folder / runs.HISTORY_FILE, pd.DataFrame(trainer.history).to_csv(index=False))
 
     def _score(self, protocol: str) -> SegMetrics:
         return evaluate(self.student, self.val_data, protocol=protocol, normalize=self.config.normalize)
@@ -332,37 +292,6 @@ class _Fit:
             "peak_mb": peak_mb(self.accelerator.device),
         }
 
-    def _finish(self, trainer: Trainer, metrics: dict[str, Any]) -> None:
-        """The student, the history, then the metrics: a folder with metrics.json has all the rest."""
-        assert self.folder is not None
-        info = runs.read_json(self.folder / runs.RUN_FILE)
-        kept = ("parameters", "seed", "precision", "device", "versions", "commit", "dirty")
-        provenance = {key: info.get(key) for key in kept} | {"steps": trainer.step, "wall_s": trainer.seconds}
-        save_model(self.student, self.folder / runs.STUDENT_FILE, provenance=provenance)
-        runs.atomic_write(self.folder / runs.HISTORY_FILE, pd.DataFrame(trainer.history).to_csv(index=False))
-        runs.update_run(
-            self.folder, state="finished", wall_s=trainer.seconds, peak_mb=metrics["peak_mb"], error=None
-        )
-        runs.write_json(self.folder / runs.METRICS_FILE, metrics)
-        for path in list_checkpoints(self.folder / "checkpoint"):
-            path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            (self.folder / "checkpoint").rmdir()
-
 
 def _due(step: int, every: int | None, num_steps: int) -> bool:
     return every is not None and step % every == 0 and step < num_steps
-
-
-def _require_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
-    """Compare what both know: a name that only one version of this library has tells nothing."""
-    changed = [
-        f"{name}: {before[name]!r} there, {now[name]!r} now"
-        for name in sorted(before.keys() & now.keys())
-        if before[name] != now[name]
-    ]
-    if changed:
-        raise ValueError(
-            f"a run is resumed with the parameters it began with; in {folder} these differ: "
-            f"{'; '.join(changed)}. Give the same, or choose another out_dir"
-        )

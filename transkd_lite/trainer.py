@@ -131,6 +131,12 @@ class Trainer:
         }
         self.history.append(row)
 
+    def last_row(self) -> dict[str, float]:
+        """The row of the step just done, made now where no logging interval ends."""
+        if not self.history or self.history[-1]["step"] != self.step:
+            self.log(self._elapsed)
+        return self.history[-1]
+
     def _weights(self) -> dict[str, float]:
         """The method's weights as they are at this step: some rise over a warm-up."""
         method = self.modules.method

@@ -13,11 +13,11 @@ from transkd_lite import runs
 if os.name == "nt":
     pytest.skip("the launcher's rendezvous is that of POSIX here", allow_module_level=True)
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 SCRIPT = str(Path(__file__).with_name("launched.py"))
 LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-# transkd-base has no mean over valid pixels; of kd, dkd and ifvd every term is one.
-METHOD = "transkd-base+kd+dkd+ifvd"
+# transkd-base has no mean over valid pixels; kd and dkd are such means.
+METHOD = "transkd-base+kd+dkd"
 
 
 def python(*arguments: str) -> str:
@@ -33,7 +33,7 @@ def test_two_launched_processes_have_the_losses_of_one(tmp_path: Path) -> None:
     alone = python(SCRIPT, str(one), METHOD)
     both = python(*LAUNCH, SCRIPT, str(two), METHOD)
     expected, found = (pd.read_csv(folder / "history.csv") for folder in (one, two))
-    assert {"loss", "ce", "kd", "dkd", "ifvd", "csf_1", "pea_4"} <= set(found)
+    assert {"loss", "ce", "kd", "dkd", "csf_1", "pea_4"} <= set(found)
     for name in expected.drop(columns="images_per_s"):
         assert found[name].tolist() == pytest.approx(expected[name].tolist(), rel=1e-5), name
     assert runs.read_run(two).info["processes"] == 2
