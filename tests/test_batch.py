@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from quick import FIXTURES, PARAMETERS
 
-from transkd_lite import batch
+from transkd_lite import batch, execution
 from transkd_lite.attempts import thread_limit
 from transkd_lite.batch import NotebookFailed, execute_notebook, reproduce
 from transkd_lite.parameters import ParameterError
@@ -161,7 +161,7 @@ def test_a_kernel_that_cannot_start_is_started_again(tmp_path, monkeypatch):
         Path(target).write_text(json.dumps({"cells": []}))
 
     monkeypatch.setattr(papermill, "execute_notebook", start)
-    monkeypatch.setattr(batch.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(execution.time, "sleep", lambda seconds: None)
     execute_notebook(FIXTURES / "lesson.ipynb", tmp_path / "out.ipynb", {})
     assert len(starts) == 2
     monkeypatch.setattr(

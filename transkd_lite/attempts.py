@@ -6,19 +6,20 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from transkd_lite.execution import execute_notebook
+from transkd_lite.notebook_files import NotebookFailed, NotebookInterrupted
 from transkd_lite.planning import PlannedRun
-from transkd_lite.runs import METRICS_FILE, hash_parameters, provenance, read_run, update_run, write_json
+from transkd_lite.runs import (
+    METRICS_FILE,
+    hash_parameters,
+    is_finished,
+    provenance,
+    read_run,
+    update_run,
+    write_json,
+)
 
-__all__ = [
-    "ASIDE",
-    "FAILED",
-    "finish_lesson",
-    "preflight",
-    "restore_metrics",
-    "thread_limit",
-    "wait_for_lock",
-    "withhold_metrics",
-]
+__all__ = ["ASIDE", "execute", "preflight", "thread_limit"]
 
 FAILED, WITHHELD, ASIDE = "failed.ipynb", "metrics.withheld.json", "running.ipynb"
 _LOCK_PATIENCE_S = 60.0
@@ -56,7 +57,7 @@ def thread_limit(threads: int | None) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def wait_for_lock(folder: Path) -> None:
+def _wait_for_lock(folder: Path) -> None:
     """After a worker was killed its kernel may hold the folder for a moment longer."""
     until = time.monotonic() + _LOCK_PATIENCE_S
     while time.monotonic() < until:
@@ -67,19 +68,19 @@ def wait_for_lock(folder: Path) -> None:
         return
 
 
-def withhold_metrics(folder: Path) -> None:
+def _withhold_metrics(folder: Path) -> None:
     """A run whose notebook failed after training is not finished; what was trained is kept for the next attempt."""
     if (folder / METRICS_FILE).exists():
         os.replace(folder / METRICS_FILE, folder / WITHHELD)
 
 
-def restore_metrics(folder: Path) -> None:
+def _restore_metrics(folder: Path) -> None:
     """Training that was whole before its notebook failed need not be repeated."""
     if (folder / WITHHELD).exists():
         os.replace(folder / WITHHELD, folder / METRICS_FILE)
 
 
-def finish_lesson(run: PlannedRun, folder: Path, wall_s: float) -> None:
+def _finish_lesson(run: PlannedRun, folder: Path, wall_s: float) -> None:
     """A lesson's result is its executed notebook; its records are written here, the metrics last."""
     info = {
         "kind": run.kind,
@@ -89,3 +90,54 @@ def finish_lesson(run: PlannedRun, folder: Path, wall_s: float) -> None:
     }
     update_run(folder, **provenance(), **info, error=None)
     write_json(folder / METRICS_FILE, {"wall_s": round(wall_s, 2)})
+
+
+def execute(run: PlannedRun, root: Path, threads: int | None = None, needed: str | None = None) -> str:
+    """Execute one run into its folder and return "" or, where it failed, what went wrong.
+
+    `threads` limits the kernel's threads; `needed` is the outcome of the run that this one waits for.
+    """
+    folder = root / run.folder
+    if run.needs and (needed or not is_finished(root / run.needs)):
+        return f"not started: it needs {run.needs}, which failed"
+    folder.mkdir(parents=True, exist_ok=True)
+    _wait_for_lock(folder)
+    _restore_metrics(folder)
+    start = time.perf_counter()
+    try:
+        with thread_limit(threads):
+            _execute_run(run, folder)
+    except NotebookInterrupted as error:
+        _withhold_metrics(folder)
+        update_run(folder, state="interrupted", error=None)
+        return str(error)
+    except Exception as error:
+        _withhold_metrics(folder)
+        update_run(folder, state="failed", error=str(error))
+        return str(error)
+    (folder / FAILED).unlink(missing_ok=True)
+    if run.experiment is None:
+        _finish_lesson(run, folder, time.perf_counter() - start)
+    return ""
+
+
+def _execute_run(run: PlannedRun, folder: Path) -> None:
+    """Execute the notebook aside; it gets its own name when the last cell has run and the run is finished."""
+    aside = folder / ASIDE
+    aside.unlink(missing_ok=True)
+    parameters = dict(run.parameters)
+    if run.experiment is not None:
+        parameters["out_dir"] = str(folder)
+    try:
+        execute_notebook(run.notebook, aside, parameters)
+        if run.experiment is not None and not is_finished(folder):
+            raise NotebookFailed(f"{run.notebook.name} ended without writing {METRICS_FILE} to {folder}")
+    except NotebookInterrupted:
+        aside.unlink(missing_ok=True)
+        raise
+    except Exception as error:
+        if aside.is_file():
+            os.replace(aside, folder / FAILED)
+            raise NotebookFailed(f"{error}; see {folder / FAILED}") from error
+        raise
+    os.replace(aside, folder / run.notebook.name)

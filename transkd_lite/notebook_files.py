@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-__all__ = ["NotebookFailed", "require_whole", "to_html", "without_notes"]
+__all__ = ["NotebookFailed", "NotebookInterrupted", "require_whole", "to_html", "without_notes"]
 
 NOTEBOOK_ONLY = (
     "notebook-only"  # tag of the cells that a report leaves out: exercises, links to other notebooks
@@ -14,6 +14,10 @@ NOTEBOOK_ONLY = (
 
 class NotebookFailed(RuntimeError):
     """A notebook raised, ended early or did not finish its run."""
+
+
+class NotebookInterrupted(NotebookFailed):
+    """A notebook was asked to stop."""
 
 
 def require_whole(name: str, executed: dict[str, Any]) -> None:

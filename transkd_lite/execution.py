@@ -1,0 +1,69 @@
+"""A notebook through papermill, strictly: every cell must run, or it is a failure that says where.
+
+papermill is imported only when something has to run.
+"""
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from transkd_lite.notebook_files import NotebookFailed, NotebookInterrupted, require_whole, without_notes
+from transkd_lite.runs import atomic_write
+
+__all__ = ["execute_notebook", "refresh_notebook"]
+
+_STARTS = 3  # kernels that start at the same moment can race for a port: such a start is repeated
+
+
+def execute_notebook(notebook: Path, target: Path, parameters: dict[str, Any]) -> None:
+    """Execute a notebook with papermill, strictly, into `target`.
+
+    Raises:
+        NotebookInterrupted: a cell was interrupted, as a batch that is stopped does.
+        NotebookFailed: a cell raised, the kernel died, or a cell was left out (`sys.exit()` ends a notebook
+            early).
+    """
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    # It warns about every parameter that is annotated `int | None`; names and types were checked before.
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    for attempt in range(1, _STARTS + 1):
+        try:
+            papermill.execute_notebook(
+                str(notebook), str(target), parameters=parameters, kernel_name="python3", progress_bar=False,
+                cwd=str(notebook.parent), extra_arguments=["--log-level=50"],
+            )  # fmt: skip
+            break
+        except PapermillExecutionError as error:
+            kind = NotebookInterrupted if error.ename == "KeyboardInterrupt" else NotebookFailed
+            raise kind(
+                f"{notebook.name}: cell [{error.exec_count}] raised {error.ename}: {error.evalue}"
+            ) from error
+        except RuntimeError as error:
+            if attempt < _STARTS and "before replying" in str(error):
+                time.sleep(attempt)
+                continue
+            raise NotebookFailed(f"{notebook.name}: {error}") from error
+    require_whole(notebook.name, json.loads(target.read_text(encoding="utf-8")))
+
+
+def refresh_notebook(notebook: Path) -> float:
+    """Execute a notebook from its defaults, store its outputs in place, and return the seconds it took.
+
+    The file changes only when every cell has run; papermill's own notes are taken out again.
+
+    Raises:
+        NotebookFailed: a cell raised or was left out; the notebook is as before.
+    """
+    aside = notebook.with_name(f".{notebook.name}")
+    start = time.perf_counter()
+    try:
+        execute_notebook(notebook, aside, {})
+        executed = json.loads(aside.read_text(encoding="utf-8"))
+    finally:
+        aside.unlink(missing_ok=True)
+    atomic_write(notebook, without_notes(executed))
+    return time.perf_counter() - start
