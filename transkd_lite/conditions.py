@@ -1,0 +1,94 @@
+"""Scores of a batch's networks under each condition alone, such as fog, night, rain and snow of streets and ACDC.
+
+A run's `metrics.json` holds its scores over all validation images. The networks lie beside it, so that their scores
+under each condition can be taken afterwards; the table of them ships with the others in `data/results`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pandas as pd
+
+from transkd_lite import results
+from transkd_lite.comparison import student_interval
+from transkd_lite.experiment import Experiment
+from transkd_lite.metrics import evaluate_by
+from transkd_lite.models import load_model
+from transkd_lite.results import Batch, students
+from transkd_lite.runs import STUDENT_FILE, atomic_write, read_run
+
+__all__ = ["condition_gains", "load_conditions", "save_conditions", "score_conditions"]
+
+COLUMNS = ("run", "method", "seed", "condition", "images", "miou")
+
+
+def score_conditions(
+    batch: Batch, rows: pd.DataFrame | None = None, data_root: str | None = None, column: str = "condition"
+) -> pd.DataFrame:
+    """Score the students of a folder of runs on each condition of their validation images ("full" protocol).
+
+    Args:
+        batch: runs whose folder is here.
+        rows: only the runs of these rows of its table; all students by default.
+        data_root: where the data set lies, for those that need it.
+        column: the text column of the data to group by.
+
+    Returns:
+        Columns run, method, seed, condition, images, miou: a row for each run and condition; no row where the data
+        have no such column.
+
+    Raises:
+        ValueError: the batch is a shipped table, without networks.
+    """
+    if batch.root is None:
+        raise ValueError(f"{batch.name} holds no networks: pass the folder of its runs, such as runs/demo")
+    found, data = [], None
+    for run in (students(batch.table) if rows is None else rows).itertuples():
+        parameters = read_run(batch.root / run.run).info["parameters"]
+        experiment = Experiment.from_parameters({**parameters, "data_root": data_root})
+        data = experiment.open_split("val", experiment.val_images) if data is None else data
+        if column not in data.column_names:
+            break
+        images = pd.Series(data.select_columns([column])[column]).value_counts()
+        model = load_model(batch.root / run.run / STUDENT_FILE)
+        for value, scores in evaluate_by(model, data, column, normalize=experiment.normalize).items():
+            found.append((run.run, run.method, run.seed, value, int(images[value]), scores.miou))
+    return pd.DataFrame(found, columns=list(COLUMNS))
+
+
+def save_conditions(batch: Batch, folder: str | os.PathLike[str]) -> Path | None:
+    """Write `<batch>_conditions.csv`, which `load_conditions` reads; None where the data have no conditions."""
+    table = score_conditions(batch)
+    path = Path(folder) / f"{batch.name}_conditions.csv"
+    return None if table.empty else atomic_write(path, table.to_csv(index=False))
+
+
+def load_conditions(name: str) -> pd.DataFrame:
+    """The shipped scores by condition of the table `name`, such as "demo"; empty where there are none."""
+    path = results.DATA / "results" / f"{name}_conditions.csv"
+    # "none" is a method, not a missing value.
+    return pd.read_csv(path, keep_default_na=False) if path.is_file() else pd.DataFrame(columns=list(COLUMNS))
+
+
+def condition_gains(table: pd.DataFrame, baseline: str = "none") -> pd.DataFrame:
+    """What every method gains over `baseline` under each condition, seed by seed, with Student's interval.
+
+    Args:
+        table: that of `score_conditions`.
+
+    Returns:
+        Columns condition, method, pairs, mean, low, high in [-1, 1]; intervals are nan with fewer than two pairs.
+    """
+    if baseline not in set(table["method"]):
+        raise ValueError(
+            f"baseline {baseline!r} has no score by condition; there are {sorted(set(table['method']))}"
+        )
+    rows = []
+    for condition, part in table.groupby("condition"):
+        scores = part.pivot(index="seed", columns="method", values="miou")
+        for method in (name for name in dict.fromkeys(part["method"]) if name != baseline):
+            difference = (scores[method] - scores[baseline]).dropna()
+            rows.append((condition, method, len(difference), *student_interval(difference)))
+    return pd.DataFrame(rows, columns=["condition", "method", "pairs", "mean", "low", "high"])
