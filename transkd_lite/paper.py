@@ -23,16 +23,19 @@ def beside_the_paper(table: pd.DataFrame, teacher: float | None) -> pd.DataFrame
     """
     means, counts = table.groupby("method")["miou"].mean(), table.groupby("method")["miou"].count()
     rows = []
-    for network, miou in published()[["network", "cityscapes_miou"]].itertuples(index=False):
+    columns = ["network", "cityscapes_miou", "acdc_miou"]
+    for network, cityscapes, acdc in published()[columns].itertuples(index=False):
         method = _PAPER_ROWS[network.split(" (")[0].split(",")[0]]
         here = "not run"
         if method == "teacher" and teacher is not None:
             here = f"measured, {100 * teacher:.2f}"
         elif method in means:
             here = f"measured, {100 * means[method]:.2f} (mean of {counts[method]})"
-        rows.append(
-            {"network": network, "published, Cityscapes": f"published, {miou:.2f}", "measured here": here}
-        )
+        there = {
+            "published, Cityscapes": f"published, {cityscapes:.2f}",
+            "published, ACDC": f"published, {acdc:.2f}",
+        }
+        rows.append({"network": network, **there, "measured here": here})
     return pd.DataFrame(rows)
 
 
