@@ -15,7 +15,7 @@ def batch(tmp_path):
     torch.manual_seed(0)
     scores = {"miou": 0.1, "pixel_accuracy": 0.2, "iou": {"road": 0.1}}
     for name in ("teacher-none-s0-0a", "student-none-s0-0b"):
-        shape = {"height": 32, "width": 64}
+        shape = {"height": 32, "width": 64, "val_images": 5}
         parameters = {"dataset": "streets", "network": "segformer_b0", "normalize": False, **shape}
         write_json(tmp_path / name / "run.json", {"parameters": parameters})
         tk.save_model(tk.create_model("segformer_b0", 19), tmp_path / name / "student.safetensors")
@@ -42,3 +42,15 @@ def test_networks_see_the_validation_images_as_in_training(batch, monkeypatch):
 def test_teachers_and_students_share_the_table(batch):
     assert list(report.teachers(batch.table)["run"]) == ["teacher-none-s0-0a"]
     assert list(report.students(batch.table)["run"]) == ["student-none-s0-0b"]
+
+
+def test_what_stays_of_a_batch_includes_its_scores_by_condition(batch, tmp_path):
+    saved = gallery.save_results(batch.root, tmp_path / "kept")
+    names = [f"{batch.name}{end}" for end in (".csv", "_history.csv", "_conditions.csv", ".png")]
+    assert [path.name for path in saved] == names
+    assert all(path.is_file() for path in saved)
+
+
+def test_the_networks_that_ship_with_the_course_are_shown_for_streets_alone(batch):
+    table = batch.table.assign(dataset="camvid")
+    assert gallery.load_gallery(report.Batch("camvid (shipped tables)", table, batch.history)) is None

@@ -36,8 +36,8 @@ def score_conditions(
         column: the text column of the data to group by.
 
     Returns:
-        Columns run, method, seed, condition, images, miou: a row for each run and condition; no row where the data
-        have no such column.
+        Columns run, method, seed, condition, images, miou: a row for each run and condition; no row for a run whose
+        network is gone, and none where the data have no such column.
 
     Raises:
         ValueError: the batch is a shipped table, without networks.
@@ -46,6 +46,8 @@ def score_conditions(
         raise ValueError(f"{batch.name} holds no networks: pass the folder of its runs, such as runs/demo")
     found, data = [], None
     for run in (students(batch.table) if rows is None else rows).itertuples():
+        if not (batch.root / run.run / STUDENT_FILE).is_file():
+            continue
         parameters = read_run(batch.root / run.run).info["parameters"]
         experiment = Experiment.from_parameters({**parameters, "data_root": data_root})
         data = experiment.open_split("val", experiment.val_images) if data is None else data

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from transkd_lite.conditions import save_conditions
 from transkd_lite.data import label_space
 from transkd_lite.data.labels import LabelSpace
 from transkd_lite.experiment import Experiment
@@ -84,11 +85,16 @@ def _experiment_of(batch: Batch, data_root: str | None) -> Experiment:
 
 
 def save_results(root: Path, folder: Path) -> list[Path]:
-    """Save a batch's table, its curves and the figure of its scores, named by the batch, into `folder`."""
+    """Save a batch's table, its curves, its scores by condition and the figure of its scores, into `folder`.
+
+    Scores by condition are taken for streets, whose validation scenes need no files.
+    """
     from transkd_lite import plots
 
     batch = load_batch(root)
     best = teachers(batch.table)["miou"]
     figure = plots.methods(students(batch.table), reference={} if best.empty else {"teacher": best.iloc[0]})
     saved = save_tables(batch, folder)
+    if batch.table["dataset"].iloc[0] == "streets":
+        saved += filter(None, [save_conditions(batch, folder)])
     return [*saved, atomic_write(folder / f"{batch.name}.png", plots.to_png(figure))]
