@@ -3,7 +3,8 @@
 One file, opset 20: input `images` (N, 3, H, W) float32, output `logits` (N, K, H/4, W/4, rounded up). Upsampling and
 argmax stay outside: they depend on what is wanted (the label's size, probabilities, a mask), and logits at a quarter
 of the size are a sixteenth of the data to hand over. Batch, height and width are free; backbones built for one image
-size keep that size. The all-MLP head is folded first (see `folded_head`): the same function, a third of the work.
+size keep that size. The all-MLP head is folded first, its weights multiplied out for good (see `folded_head` for the
+mathematics): the same function, a fraction of the work.
 
 The metadata entry "transkd_lite" is JSON: `spec`, `input`, `normalize` (mean and std, or null), `output`,
 `folded_head`, and `names` and `palette` where a label space was given. `onnx_model` reads such files and runs them.
@@ -23,12 +24,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .data.labels import LabelSpace
 from .data.transforms import IMAGENET_MEAN, IMAGENET_STD
-from .folded_head import folded_heads
 from .models import SegModel
+from .models.head import AllMLPHead
 from .runs import atomic_write
 
 __all__ = ["export_onnx"]
@@ -88,6 +90,40 @@ def export_onnx(
     return atomic_write(path, _exported(model, size, about, fold_head, free))
 
 
+class _FoldedHead(nn.Module):
+    """An all-MLP head with its linear maps multiplied out once, W_i P_i, as 1x1 convolutions of the small maps."""
+
+    def __init__(self, head: AllMLPHead) -> None:
+        super().__init__()
+        mixers = head.fuse.weight.flatten(1).chunk(len(head.projections), dim=1)[::-1]  # deepest first in W
+        pairs = zip(mixers, head.projections, strict=True)
+        self.maps = nn.ModuleList(_product(mixer, projection) for mixer, projection in pairs)
+        self.norm, self.classifier = head.norm, head.classifier
+
+    def forward(self, features: tuple[Tensor, ...]) -> Tensor:
+        first, *others = (convolve(x) for convolve, x in zip(self.maps, features, strict=True))
+        size = features[0].shape[2:]
+        fused = first + sum(F.interpolate(x, size, mode="bilinear", align_corners=False) for x in others)
+        return self.classifier(F.relu(self.norm(fused)))
+
+
+def _product(mixer: Tensor, projection: Any) -> nn.Conv2d:
+    """x -> W (P x + b) as one 1x1 convolution."""
+    bias = torch.zeros(len(mixer)) if projection.bias is None else mixer @ projection.bias
+    convolution = nn.Conv2d(projection.in_features, len(mixer), 1)
+    convolution.weight = nn.Parameter((mixer @ projection.weight)[:, :, None, None].detach())
+    convolution.bias = nn.Parameter(bias.detach())
+    return convolution
+
+
+def _fold_heads(module: nn.Module) -> None:
+    """Put folded heads in the place of those without norms between the two maps, which do not commute."""
+    for parent in list(module.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, AllMLPHead) and child.projection_norms is None:
+                setattr(parent, name, _FoldedHead(child))
+
+
 class _Logits(nn.Module):
     """The network without what only distillation reads: its features and embeddings."""
 
@@ -101,11 +137,14 @@ class _Logits(nn.Module):
 
 def _exported(model: SegModel, size: tuple[int, int], about: dict[str, Any], fold: bool, free: bool) -> bytes:
     """The bytes of the ONNX file."""
-    alone = _Logits(copy.deepcopy(model).cpu().float().requires_grad_(False)).eval()
+    alone = _Logits(copy.deepcopy(model).cpu().float())
+    if fold:
+        _fold_heads(alone)
+    alone.eval().requires_grad_(False)
     axes = {axis: name for axis, name in AXES.items() if free or axis == 0}
     example = torch.zeros(2, 3, *size)  # two images: a batch of one would be taken for a law as well
     try:
-        with _quiet(), torch.no_grad(), folded_heads(alone if fold else None):
+        with _quiet(), torch.no_grad():
             program: Any = torch.onnx.export(
                 alone, (example,), dynamo=True, opset_version=OPSET, verbose=False,
                 input_names=["images"], output_names=["logits"], dynamic_shapes={"images": axes},
