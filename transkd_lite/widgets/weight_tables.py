@@ -28,8 +28,8 @@ def reading_summary(reading: GramReading) -> str:
     alone, per_length = _signed(-reading.supervised_norm, 3), _signed(reading.change_per_length, 3)
     alignment, per_rate = _signed(reading.alignment, 3), _signed(reading.change_per_rate, 3)
     return (
-        f"<p style='margin:.2em 0;line-height:1.5'>Size of the whole gradient <b data-readout='norm'>{reading.norm:.3f}</b>, of the "
-        f"supervised one {reading.supervised_norm:.3f}. Cosine between the two "
+        f"<p style='margin:.2em 0;line-height:1.5'>Size of the whole gradient "
+        f"<b data-readout='norm'>{reading.norm:.3f}</b>, of the supervised one {reading.supervised_norm:.3f}. Cosine between the two "
         f"<b data-readout='alignment'>{alignment}</b>.<br>Predicted change of the supervised loss: "
         f"<b data-readout='change'>{per_length}</b> per unit of length along the step (at best {alone}, with all "
         f"weights at 0), <b data-readout='rate'>{per_rate}</b> per unit of learning rate.</p>"
@@ -77,7 +77,8 @@ def _bar(value: float, text: str) -> str:
 def _table(caption: str, heads: Sequence[str], rows: Sequence[str]) -> str:
     head = "".join(f"<th scope='col' style='{CELL}'>{html.escape(h)}</th>" for h in heads)
     return (
-        "<div style='overflow-x:auto;max-width:100%'><table style='border-collapse:collapse;margin:.2em 0;line-height:1.5'>"
+        "<div style='overflow-x:auto;max-width:100%'>"
+        "<table style='border-collapse:collapse;margin:.2em 0;line-height:1.5'>"
         f"<caption style='text-align:left;font-style:italic;caption-side:top'>{html.escape(caption)}</caption>"
         f"<thead><tr style='background:transparent'>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
