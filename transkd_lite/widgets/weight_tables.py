@@ -29,7 +29,8 @@ def reading_summary(reading: GramReading) -> str:
     alignment, per_rate = _signed(reading.alignment, 3), _signed(reading.change_per_rate, 3)
     return (
         f"<p style='margin:.2em 0;line-height:1.5'>Size of the whole gradient "
-        f"<b data-readout='norm'>{reading.norm:.3f}</b>, of the supervised one {reading.supervised_norm:.3f}. Cosine between the two "
+        f"<b data-readout='norm'>{reading.norm:.3f}</b>, of the supervised one "
+        f"{reading.supervised_norm:.3f}. Cosine between the two "
         f"<b data-readout='alignment'>{alignment}</b>.<br>Predicted change of the supervised loss: "
         f"<b data-readout='change'>{per_length}</b> per unit of length along the step (at best {alone}, with all "
         f"weights at 0), <b data-readout='rate'>{per_rate}</b> per unit of learning rate.</p>"
