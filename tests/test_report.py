@@ -119,6 +119,9 @@ def test_the_papers_rows_say_what_was_not_run(table):
     beside = report.beside_the_paper(table, None).set_index("network")["measured here"]
     assert beside["student SegFormer-B0"] == "measured, 32.00 (mean of 3)"
     assert (beside == "not run").sum() == 4
+    taught = report.beside_the_paper(table, 0.5, "segformer_b1").set_index("network")
+    assert taught["measured here"].iloc[0] == "measured, 50.00 (segformer_b1)"
+    assert taught.loc["student SegFormer-B0", "published, ACDC"] == "published, 46.26"
 
 
 def test_only_runs_of_the_current_batch_count(tmp_path):

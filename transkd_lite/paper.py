@@ -14,12 +14,13 @@ def published() -> pd.DataFrame:
     return pd.read_csv(DATA / "paper.csv")
 
 
-def beside_the_paper(table: pd.DataFrame, teacher: float | None) -> pd.DataFrame:
+def beside_the_paper(table: pd.DataFrame, teacher: float | None, teacher_name: str = "") -> pd.DataFrame:
     """The paper's rows with what was measured here beside them; a row that was not run says so.
 
     Args:
         table: the students' rows of one protocol.
         teacher: the teacher's mIoU in [0, 1], if it was scored.
+        teacher_name: which network taught here, for it need not be the paper's.
     """
     means, counts = table.groupby("method")["miou"].mean(), table.groupby("method")["miou"].count()
     rows = []
@@ -28,7 +29,7 @@ def beside_the_paper(table: pd.DataFrame, teacher: float | None) -> pd.DataFrame
         method = _PAPER_ROWS[network.split(" (")[0].split(",")[0]]
         here = "not run"
         if method == "teacher" and teacher is not None:
-            here = f"measured, {100 * teacher:.2f}"
+            here = f"measured, {100 * teacher:.2f}" + (f" ({teacher_name})" if teacher_name else "")
         elif method in means:
             here = f"measured, {100 * means[method]:.2f} (mean of {counts[method]})"
         there = {
