@@ -57,7 +57,7 @@ def trace_steps(
     """
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it writes to standard error that there is no GPU
     student = copy.deepcopy(student).train()
-    teacher, method = (None if module is None else copy.deepcopy(module) for module in (teacher, method))
+    teacher, method = (None if m is None else copy.deepcopy(m).to(images.device) for m in (teacher, method))
     step = TrainStep(
         student.train(), teacher and teacher.eval(), method and method.train(), precision=precision
     )
