@@ -114,15 +114,15 @@ def test_what_cannot_be_compared_is_said(x, y, estimator, message):
         linear_cka(x, y, estimator=estimator)
 
 
-def test_common_positions_average_cells_in_one_order():
-    fine = torch.arange(16.0).view(1, 1, 2, 8).repeat(2, 3, 1, 1)
+def test_common_positions_average_cells_row_by_row():
+    fine = torch.arange(16.0).view(1, 1, 4, 4).repeat(2, 3, 1, 1)
     fine[1] += 100
-    coarse = torch.arange(4.0).view(1, 1, 1, 4).repeat(2, 5, 1, 1)
+    coarse = torch.arange(4.0).view(1, 1, 2, 2).repeat(2, 5, 1, 1)
     rows, others = common_positions([fine, coarse])
     assert rows.shape == (8, 3)
     assert others.shape == (8, 5)
-    # Columns (0, 1) of rows 0 and 1 hold 0, 1, 8, 9: mean 4.5, and 2 more at each next cell.
-    assert rows[:, 0].tolist() == [4.5, 6.5, 8.5, 10.5, 104.5, 106.5, 108.5, 110.5]
+    # The first cell holds 0, 1, 4, 5: mean 2.5. One cell to the right adds 2, one down adds 8.
+    assert rows[:, 0].tolist() == [2.5, 4.5, 10.5, 12.5, 102.5, 104.5, 110.5, 112.5]
     assert others[:, 0].tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
 
 
