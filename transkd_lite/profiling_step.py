@@ -7,7 +7,8 @@ d. the same step as the authors' scripts write it: fp32 throughout, the teacher'
    published, AdamW without fusion, `.item()` on every term in every step
 
 overhead = c / (a + b): what distilling adds to the two networks. speedup = d / c. Machines are noisy, so the four are
-timed in interleaved rounds and the medians are given.
+timed in interleaved rounds and the medians are given. The peak memory of c and of d is that of a process of its own,
+since a process keeps what it has freed.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import torch
+import torch.multiprocessing
 from torch import Tensor, nn
 
 from .distill import create_method
@@ -116,17 +119,15 @@ def time_step(
     """Median seconds of a to d over interleaved rounds, their ratios, and the peak memory of one step of c in MB.
 
     Keys: teacher_s, student_s, step_s, naive_s, overhead, speedup, peak_mb, naive_peak_mb, tflops (what c achieves,
-    counting the published networks' multiply-accumulates, a backward pass as two forward ones), matrix_tflops (what
-    the device reaches on a large matrix product in that precision) and matrix_share, their ratio.
+    counting the multiply-accumulates it really does, with the heads folded, a backward pass as two forward ones),
+    matrix_tflops (what the device reaches on a large matrix product in that precision) and matrix_share, their ratio.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    bench = _Bench(teacher, student, method, batch, size, precision, device)
-    # First of all, since a process keeps what it has freed: the peak counts from here, the smaller step first.
-    before = _status_mb("VmRSS")
+    given = (teacher, student, method, batch, size, precision, device)
     peaks = {
-        "peak_mb": _peak_mb(bench.distillation_step, device, before),
-        "naive_peak_mb": _peak_mb(bench.naive_step, device, before),
+        f"{kind}peak_mb": _peak_aside(f"{kind or 'distillation_'}step", given) for kind in ("", "naive_")
     }
+    bench = _Bench(*given)
     parts = {
         "teacher_s": bench.teacher_forward,
         "student_s": bench.student_step,
@@ -164,8 +165,9 @@ def _wait(device: str) -> None:
 
 def _step_flops(bench: _Bench, batch: int, size: tuple[int, int]) -> float:
     """Floating-point operations of c: two a multiply-accumulate; forward once, and backward as two more."""
-    trained = count_flops(bench.student, size, distiller=bench.method)
-    return 2.0 * batch * (count_flops(bench.teacher, size) + 3.0 * trained)
+    with folded_heads(bench.student, bench.teacher):
+        trained = count_flops(bench.student, size, distiller=bench.method)
+        return 2.0 * batch * (count_flops(bench.teacher, size) + 3.0 * trained)
 
 
 def matrix_rate(precision: str, device: str, rounds: int = 7) -> float:
@@ -181,15 +183,24 @@ def _multiply(a: Tensor, b: Tensor) -> None:
     torch.mm(a, b)
 
 
-def _peak_mb(part: Callable[[], None], device: str, before_mb: float) -> float:
-    """Peak memory of two steps: of the device, or of this process above `before_mb` (Linux; elsewhere nan)."""
-    if device.startswith("cuda"):
+def _peak_aside(part: str, given: tuple[Any, ...]) -> float:
+    """`_peak_mb` in a process of its own."""
+    context = torch.multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(_peak_mb, part, given).result()
+
+
+def _peak_mb(part: str, given: tuple[Any, ...]) -> float:
+    """Peak memory of two steps: of the device, or of this process above what it held before (Linux; else nan)."""
+    bench = _Bench(*given)
+    before, step = _status_mb("VmRSS"), getattr(bench, part)
+    if bench.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    part()
-    part()  # gradients and the optimiser's moments are there by now
-    if device.startswith("cuda"):
+    step()
+    step()  # gradients and the optimiser's moments are there by now
+    if bench.device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
-    return _status_mb("VmHWM") - before_mb
+    return _status_mb("VmHWM") - before
 
 
 def _status_mb(key: str) -> float:

@@ -1,0 +1,51 @@
+"""The bench times what it says it times; the seconds themselves are nobody's promise."""
+
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from transkd_lite.folded_head import folded_heads
+from transkd_lite.models import create_model
+from transkd_lite.profiling import count_flops
+from transkd_lite.profiling_step import _Bench
+
+
+@pytest.mark.slow
+def test_the_command_prints_times_ratios_and_memory():
+    arguments = ["--teacher", "segformer_b0", "--batch", "1", "--size", "32", "32", "--rounds", "1", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "transkd_lite.profiling", "step", *arguments, "--precision", "fp32"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    found = json.loads(done.stdout)["fp32"]
+    assert all(math.isfinite(value) and value > 0 for value in found.values())
+    assert found["overhead"] == pytest.approx(found["step_s"] / (found["teacher_s"] + found["student_s"]))
+    assert found["speedup"] == pytest.approx(found["naive_s"] / found["step_s"])
+    assert found["matrix_share"] == pytest.approx(found["tflops"] / found["matrix_tflops"])
+    assert {"peak_mb", "naive_peak_mb"} <= set(found)
+
+
+def test_the_work_counted_is_the_work_done():
+    model = create_model("segformer_b0", 19)
+    with folded_heads(model):
+        folded = count_flops(model)
+    assert folded == pytest.approx(9.20e9, rel=0.001)
+    assert count_flops(model) == pytest.approx(17.757e9, rel=0.001)
+
+
+def test_the_naive_step_computes_the_same_loss_with_the_teachers_graph():
+    bench = _Bench("segformer_b0", "segformer_b0", "transkd-base", 2, (64, 64), "fp32", "cpu")
+    for module in (bench.student, bench.whole.student, bench.method, bench.whole.method):
+        module.eval()  # without dropout
+    terms = bench.whole(bench.images, bench.labels)
+    target, output = bench.teacher(bench.images), bench.student(bench.images)
+    assert target.logits.requires_grad
+    assert not bench.frozen(bench.images).logits.requires_grad
+    naive = bench.method(bench.images, output, target, bench.labels)
+    for name, value in naive.items():
+        torch.testing.assert_close(value, terms[name], rtol=1e-4, atol=1e-5)
+    assert not any(p.requires_grad for p in bench.frozen.parameters())
