@@ -78,7 +78,9 @@ def test_any_gram_matrix_agrees_with_its_vectors(case):
     assert gradient_norm(gram, weights) == pytest.approx(size, abs=1e-5)
     assert predicted_change(gram, weights, unit_length=False) == pytest.approx(-vectors[0] @ whole, abs=1e-6)
     if size > 1e-2:
-        assert gradient_shares(gram, weights).sum() == pytest.approx(1)
+        shares = weights * (vectors @ whole) / size**2
+        assert gradient_shares(gram, weights) == pytest.approx(shares, abs=1e-5)
+        assert shares.sum() == pytest.approx(1)
         assert gradient_shares(gram, 2 * weights) == pytest.approx(gradient_shares(gram, weights))
         best = -np.linalg.norm(vectors[0])
         assert predicted_change(gram, weights) >= best - 1e-6  # nothing descends faster than its own gradient
