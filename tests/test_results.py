@@ -82,6 +82,7 @@ def test_options_are_named_where_they_are_given():
     plain, abf = {"method": "transkd-base"}, {"method": "transkd-base", "options": '{"fusion": "abf"}'}
     assert labels({"method": "none"}, plain, abf) == ["none", "transkd-base", "transkd-base (fusion abf)"]
     assert labels(abf) == ["transkd-base"]
+    assert labels(plain, abf, {**abf, "seed": 1})[0] == "transkd-base"  # not given is usual, however rare
     stages = {"method": "pea", "options": '{"embedding_stages": [3, 4], "beta": 0.50}'}
     assert labels({"method": "pea"}, stages)[1] == "pea (embedding_stages [3, 4], beta 0.5)"
 
