@@ -72,6 +72,16 @@ def explorer(lab, browser):
     context.close()
 
 
+def keep(page, path):
+    """A picture of the whole panel: Lab draws only what is in view, so the window is made tall for it."""
+    page.set_viewport_size({"width": 1280, "height": 1900})
+    page.evaluate(TO_PANEL)
+    page.wait_for_timeout(500)
+    page.screenshot(path=path)
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.evaluate(TO_PANEL)
+
+
 def slider(page, name):
     row = page.locator(".tk-explorer .widget-slider").filter(has_text=name)
     return row.get_by_role("slider")
@@ -165,7 +175,7 @@ def test_it_fits_and_is_readable_in_both_themes(explorer, pictures, theme):
     assert faint == []
     shade = theme.split()[-1].lower()
     explorer.screenshot(path=pictures / f"09-{shade}.png")
-    explorer.locator(".tk-explorer").screenshot(path=pictures / f"09-{shade}-panel.png")
+    keep(explorer, pictures / f"09-{shade}-panel.png")
 
 
 def test_a_trial_is_started_watched_and_cancelled(explorer, pictures):
@@ -178,7 +188,7 @@ def test_a_trial_is_started_watched_and_cancelled(explorer, pictures):
     train.press("Enter")
     explorer.get_by_text(re.compile(r"^step [1-9]\d* of 24$")).wait_for(timeout=TRAIN_MS)
     assert train.is_disabled()
-    explorer.locator(".tk-explorer").screenshot(path=pictures / "09-training.png")
+    keep(explorer, pictures / "09-training.png")
     cancel.press("Enter")
     explorer.get_by_text(re.compile(r"^cancelled after \d+ of 24 steps$")).wait_for(timeout=TRAIN_MS)
     assert (
@@ -190,4 +200,4 @@ def test_a_trial_is_started_watched_and_cancelled(explorer, pictures):
         "the chosen weights",
     ]
     assert train.is_enabled()
-    explorer.locator(".tk-explorer").screenshot(path=pictures / "09-cancelled.png")
+    keep(explorer, pictures / "09-cancelled.png")
