@@ -49,6 +49,8 @@ _MODULES = (
     "profiling",
     "plots",
     "report",
+    "comparison",
+    "conditions",
     "runs",
     "experiment",
     "batch",
