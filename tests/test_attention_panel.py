@@ -107,8 +107,8 @@ def test_controls_are_described_and_reach_everything(panel):
         "stage": (1, 4, 1),
         "block": (1, 6, 1),
         "head": (1, 5, 1),
-        "row": (0, 63, 4),
-        "column": (0, 127, 4),
+        "row": (0, 60, 4),
+        "column": (0, 124, 4),
     }
 
 

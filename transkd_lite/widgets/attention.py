@@ -93,8 +93,8 @@ def _controls(looks: Looks, start: Choice) -> dict[str, Any]:
         "stage": _slider("stage", start, 1, max(stage for stage, _ in seen)),
         "block": _slider("block", start, 1, looks.depth(start.stage)),
         "head": _slider("head", start, 1, looks.num_heads(start.stage)),
-        "row": _slider("row", start, 0, height - 1, height // rows),
-        "column": _slider("column", start, 0, width - 1, width // columns),
+        "row": _slider("row", start, 0, height - height // rows, height // rows),
+        "column": _slider("column", start, 0, width - width // columns, width // columns),
     }
 
 
