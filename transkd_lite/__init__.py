@@ -38,6 +38,10 @@ _HOME = {
     "count_flops": "profiling",
     "count_parameters": "profiling",
     "export_onnx": "export",
+    "GradientRecord": "gradients",
+    "load_gradients": "gradient_record",
+    "record_gradients": "gradient_record",
+    "term_gradients": "gradient_record",
     "Experiment": "experiment",
     "run_experiment": "experiment",
 }
@@ -51,6 +55,7 @@ _MODULES = (
     "report",
     "comparison",
     "conditions",
+    "gradients",
     "runs",
     "experiment",
     "batch",

@@ -169,14 +169,17 @@ def train(
     experiment.check_names()
     experiment.check_data()
     folder = out or runs / chosen.name / experiment.folder_name(chosen.kind)
-    typer.echo(f"{experiment.network}, method {experiment.method}, into {folder}")
+    first = os.environ.get("RANK", "0") == "0"  # torchrun starts several of this process; one speaks and saves
+    if first:
+        typer.echo(f"{experiment.network}, method {experiment.method}, into {folder}")
     from transkd_lite.experiment import run_experiment
     from transkd_lite.scoring import save_half
     from transkd_lite.summary import score_line
 
     metrics = run_experiment(experiment, folder)
-    typer.echo(score_line(metrics))
-    if save is not None:
+    if first:
+        typer.echo(score_line(metrics))
+    if first and save is not None:
         save_half(folder, save, profile=chosen.name)
         typer.echo(f"saved {save} ({save.stat().st_size / 1e6:.1f} MB)")
 

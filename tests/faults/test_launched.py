@@ -49,7 +49,8 @@ def test_the_command_runs_on_two_processes(tmp_path: Path) -> None:
         "parameters: {dataset: streets, train_images: 4, val_images: 2, height: 32, width: 64, steps: 2, "
         "batch_size: 2, precision: fp32, device: cpu}\n"
     )
-    python(*LAUNCH, "-m", "transkd_lite.cli", "train", str(profile), "--runs", str(tmp_path / "runs"))
+    said = python(*LAUNCH, "-m", "transkd_lite.cli", "train", str(profile), "--runs", str(tmp_path / "runs"))
+    assert said.count("segformer_b0, method none") == 1  # one process speaks
     (run,) = runs.list_runs(tmp_path / "runs")
     assert (run.state, run.info["processes"], run.metrics["steps"]) == ("finished", 2, 2)
     assert pd.read_csv(run.folder / "history.csv")["step"].tolist() == [2]
