@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
 from transkd_lite.data.labels import VOID, LabelSpace
-from transkd_lite.distill.adapt import resize_labels
 from transkd_lite.inspection import AttentionSummary, Block, BlockAttention, attend, summarize
 from transkd_lite.models.output import SegModel
 from transkd_lite.prediction import as_batch, predict
@@ -152,10 +152,18 @@ def view(looks: Looks, network: str, choice: Choice) -> View:
     position = row, column
     at = {"head": head, "image": choice.image}
     weights = attention.query(position, **at)
-    ids = resize_labels(looks.labels[choice.image : choice.image + 1], attention.size)[0]
     own = int(looks.labels[choice.image, choice.row, choice.column])
-    share = float("nan") if own == VOID else float(weights[ids == own].sum())
+    share = (
+        float("nan")
+        if own == VOID
+        else float((weights * _members(looks, choice.image, own, attention.size)).sum())
+    )
     return View(block, head, position, weights, summarize(attention, position, **at), share)
+
+
+def _members(looks: Looks, image: int, train_id: int, size: tuple[int, int]) -> Tensor:
+    """How much of each position's cell of pixels is of a class, (H_i, W_i)."""
+    return F.adaptive_avg_pool2d((looks.labels[image] == train_id).float()[None], size)[0]
 
 
 def overlays(looks: Looks, choice: Choice) -> dict[str, NDArray[np.uint8]]:
@@ -228,7 +236,8 @@ def _row(looks: Looks, name: str, choice: Choice) -> str:
     summary = seen.summary
     stride = looks.size[0] // seen.weights.shape[0]
     row, column = (
-        p * full // n for p, full, n in zip(summary.peak, looks.size, seen.weights.shape, strict=True)
+        (2 * p + 1) * full // (2 * n)
+        for p, full, n in zip(summary.peak, looks.size, seen.weights.shape, strict=True)
     )
     predicted = int(looks.predictions[name][choice.image][choice.row, choice.column])
     cells = (
