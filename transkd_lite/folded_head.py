@@ -1,4 +1,4 @@
-"""The all-MLP head with its linear maps taken before the upsampling: the same function, a third of the work.
+"""The all-MLP head with its linear maps taken before the upsampling: the same function, for a fraction of the work.
 
 SegFormer's head projects every feature, upsamples all four to the largest, concatenates and mixes them by a 1x1
 convolution. Bilinear upsampling gives every position a mean of others with weights that add to 1, the same in all
@@ -8,7 +8,7 @@ channels, so it commutes with whatever is linear (and affine) in the channels:
 
 The right side mixes on the small maps, and W_i P_i can be multiplied out first. At 512x1024 this takes SegFormer-B0
 from 17.8 to 9.2 and B2 from 129 to 52 G multiply-accumulates. Sums are rounded in another order, which is all that
-differs. Only training does this (`folded_heads`); the networks' own code stays as it is published.
+differs. Training and export do this (`folded_heads`); the networks' own code stays as it is published.
 """
 
 from __future__ import annotations
