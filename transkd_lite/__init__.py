@@ -56,6 +56,8 @@ _MODULES = (
     "comparison",
     "conditions",
     "gradients",
+    "similarity",
+    "inspection",
     "runs",
     "experiment",
     "batch",

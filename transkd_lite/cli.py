@@ -169,7 +169,7 @@ def train(
     experiment.check_names()
     experiment.check_data()
     folder = out or runs / chosen.name / experiment.folder_name(chosen.kind)
-    first = os.environ.get("RANK", "0") == "0"  # torchrun starts several of this process; one speaks and saves
+    first = os.environ.get("RANK", "0") == "0"  # of torchrun's processes one speaks and saves
     if first:
         typer.echo(f"{experiment.network}, method {experiment.method}, into {folder}")
     from transkd_lite.experiment import run_experiment

@@ -27,6 +27,7 @@ extensions = ["myst_nb", "sphinx.ext.mathjax"]
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
 nb_execution_mode = "off"  # what is shown is what was stored
 nb_mime_priority_overrides = [("html", "text/html", 0)]  # figures as stored, with their alternative text
+nb_ipywidgets_js = {}  # sliders need a kernel; their stored text says so
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 3
 suppress_warnings = ["myst.header"]
@@ -36,7 +37,6 @@ html_title = "transkd_lite"
 html_theme_options = {"show_navbar_depth": 1, "home_page_in_toc": True, "navbar_persistent": []}
 html_static_path = [str(Path(jupyter_server_mathjax.__file__).parent / "static"), "static"]
 html_css_files = ["book.css"]
-html_copy_source = False
 mathjax_path = "MathJax.js?config=TeX-AMS-MML_HTMLorMML-full"
 mathjax2_config = {
     "tex2jax": {
