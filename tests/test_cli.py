@@ -11,7 +11,7 @@ import yaml
 from quick import PROFILE
 from typer.testing import CliRunner
 
-from transkd_lite import batch
+from transkd_lite import attempts, batch, gallery
 from transkd_lite.cli import app
 
 
@@ -41,7 +41,8 @@ def notebooks_without_kernels(monkeypatch):
         target.write_text('{"cells": []}')
 
     execute.fails_for_seed = None
-    monkeypatch.setattr(batch, "execute_notebook", execute)
+    for module in (attempts, batch):
+        monkeypatch.setattr(module, "execute_notebook", execute)
     monkeypatch.setattr(batch, "to_html", lambda notebook: "<html>report</html>")
     monkeypatch.setattr(batch, "preflight", lambda pending: None)
     return execute
@@ -93,6 +94,17 @@ def test_a_batch_prints_its_runs_its_scores_and_where_the_report_is(
     }
     assert scores == {"none": ["2", "30.50", "0.71", "-"], "kd": ["2", "40.50", "0.71", "+10.00"]}
     assert f"Report: {tmp_path / 'my runs' / 'quick' / 'report.html'}" in result.output
+
+
+def test_a_batch_without_a_report_still_saves_its_tables(tmp_path, monkeypatch):
+    path = tmp_path / "quick.yaml"
+    path.write_text(yaml.safe_dump({**PROFILE, "report": None}))
+    (tmp_path / "runs" / PROFILE["name"]).mkdir(parents=True)
+    monkeypatch.setattr(gallery, "save_results", lambda root, folder: [folder / f"{root.name}.csv"])
+    command = ["report", str(path), "--runs", str(tmp_path / "runs")]
+    assert "has no report; --tables DIR" in " ".join(call(*command).output.split())
+    saved = call(*command, "--tables", str(tmp_path))
+    assert (saved.exit_code, saved.output.split()) == (0, ["Saved:", str(tmp_path / "quick.csv")])
 
 
 def test_a_failed_run_exits_1_and_is_in_the_table(profile, tmp_path, notebooks_without_kernels):

@@ -234,12 +234,13 @@ def report(
     root = (runs / chosen.name).resolve()
     if not root.is_dir():
         raise ParameterError(f"no batch in {root}: run `transkd reproduce {profile}` first")
-    if chosen.report is None:
-        raise ParameterError(f"profile {profile} has no report")
+    if chosen.report is None and tables is None:
+        raise ParameterError(f"profile {profile} has no report; --tables DIR saves its tables")
     if tables is not None:
         for path in save_results(root, tables):
             typer.echo(f"Saved: {path}")
-    typer.echo(f"Report: {render_report(chosen, root)}")
+    if chosen.report is not None:
+        typer.echo(f"Report: {render_report(chosen, root)}")
 
 
 @app.command("runs")
