@@ -220,7 +220,9 @@ def test_a_worker_killed_in_mid_notebook_costs_nothing_but_time(tmp_path):
     from distributed import LocalCluster
 
     profile = quick("slow_run", teacher=None, methods=("none",), seeds=(0, 1))
-    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0"
+    ) as cluster:
 
         def kill_first_worker():
             until = time.monotonic() + 60

@@ -59,7 +59,7 @@ def _execute_on_dask(
                     n_workers=jobs,
                     threads_per_worker=1,
                     processes=True,
-                    dashboard_address=":0",
+                    dashboard_address="127.0.0.1:0",
                     memory_limit=0,
                     silence_logs=logging.ERROR,
                     preload=["transkd_lite.stopping"],
