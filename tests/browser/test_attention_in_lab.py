@@ -1,11 +1,10 @@
 """The attention panel as a student uses it: in JupyterLab, from the keyboard, in both themes."""
 
 import html
-import os
 import re
-from pathlib import Path
 
 import pytest
+from lab_page import TOO_WIDE, faint, open_idle, press, run_all, scroll_to_cell, slider
 
 import transkd_lite as tk
 from transkd_lite.parameters import find_file
@@ -14,48 +13,11 @@ from transkd_lite.widgets.attention_views import Choice, look, readout
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1200)]
 NOTEBOOK = "10_attention_and_features.ipynb"
 TEACHER = "data/weights/streets-segformer_b1.safetensors"
+PANEL, CELL = ".tk-attention", "AttentionPanel("
+PARTS = ("td", "th", "p", "label", "figcaption", ".widget-readout")
 START = {"image": 0, "stage": 4, "block": 2, "head": 1, "row": 36, "column": 68}
-OPEN_MS, RUN_MS = 120_000, 900_000
-TO_PANEL = """
-async () => {
-  const panel = window.jupyterapp.shell.currentWidget;
-  const k = panel.content.widgets.findIndex(c => c.model.sharedModel.getSource().startsWith('AttentionPanel('));
-  await panel.content.scrollToItem(k, 'start');
-  return k;
-}"""
-READY = """
-async () => {
-  const context = window.jupyterapp.shell.currentWidget.sessionContext;
-  await context.ready;
-  await context.session.kernel.info;
-}"""
-FINISHED = """() => window.jupyterapp.shell.currentWidget.content.widgets
-  .filter(c => c.model.type === 'code').every(c => c.model.executionCount > 0)"""
-TOO_WIDE = """() => [...document.querySelectorAll('.jp-NotebookPanel:not(.lm-mod-hidden) .jp-OutputArea *')]
-  .filter(e => e.getBoundingClientRect().right > window.innerWidth).map(e => e.outerHTML.slice(0, 120))"""
-FAINT = """
-() => [...document.querySelectorAll('.tk-attention td, .tk-attention th, .tk-attention p, .tk-attention label, '
-    + '.tk-attention figcaption, .tk-attention .widget-readout')].filter(e => e.textContent.trim()).map(e => {
-  const light = c => c.match(/[\\d.]+/g).slice(0, 3).map(v => v / 255)
-    .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
-    .reduce((sum, v, k) => sum + v * [0.2126, 0.7152, 0.0722][k], 0);
-  let behind = e;
-  const clear = c => c === 'transparent' || /, 0\\)$/.test(c);
-  while (behind && clear(getComputedStyle(behind).backgroundColor)) behind = behind.parentElement;
-  const ground = behind ? getComputedStyle(behind).backgroundColor : 'rgb(255, 255, 255)';
-  const [a, b] = [light(getComputedStyle(e).color), light(ground)].sort((x, y) => y - x);
-  return [e.textContent.trim().slice(0, 30), (a + 0.05) / (b + 0.05)];
-}).filter(([text, ratio]) => ratio < 4.5)"""
 PICTURES = """() => [...document.querySelectorAll('.tk-attention img')].map(
   i => ({alt: i.alt, drawn: i.naturalWidth > 0, right: i.getBoundingClientRect().right, width: i.width}))"""
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """Where screenshots go: TRANSKD_SCREENSHOTS, or pytest's temporary folder."""
-    folder = Path(os.environ.get("TRANSKD_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -77,29 +39,13 @@ def panel(lab, browser):
     path.write_text(text)
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
-    page.goto(lab.notebook(NOTEBOOK))
-    page.wait_for_function(
-        "() => window.jupyterapp?.shell.currentWidget?.content?.widgets?.length > 0", timeout=OPEN_MS
-    )
-    page.evaluate("() => window.jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")
+    open_idle(page, lab.notebook(NOTEBOOK))
     page.set_default_timeout(60_000)
-    page.evaluate(READY)
-    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")
-    page.wait_for_function(FINISHED, timeout=RUN_MS)
-    assert page.evaluate(TO_PANEL) > 0
+    run_all(page)
+    scroll_to_cell(page, CELL)
     page.locator(".tk-attention tr[data-network=teacher]").wait_for()
     yield page
     context.close()
-
-
-def slider(page, name):
-    return page.locator(".tk-attention .widget-slider").filter(has_text=name).get_by_role("slider")
-
-
-def press(page, name, key, times=1):
-    slider(page, name).focus()
-    for _ in range(times):
-        page.keyboard.press(key)
 
 
 def words_and_numbers(cell):
@@ -125,12 +71,12 @@ def go_home(page, looks):
     """Every slider by the keyboard to where the panel starts, by a detour, so that no old screen passes for it."""
     page.get_by_label("Network").select_option("all")
     for name, count in {"Stage": 3, "Image": 0, "Block": 1, "Head": 0, "Pixel column": 17}.items():
-        press(page, name, "Home")
-        press(page, name, "ArrowRight", count)
-    press(page, "Pixel row", "End")
+        press(page, PANEL, name, "Home")
+        press(page, PANEL, name, "ArrowRight", count)
+    press(page, PANEL, "Pixel row", "End")
     expect(page, looks, Choice(**START | {"row": 60}))
-    press(page, "Pixel row", "Home")
-    press(page, "Pixel row", "ArrowRight", 9)
+    press(page, PANEL, "Pixel row", "Home")
+    press(page, PANEL, "Pixel row", "ArrowRight", 9)
     expect(page, looks, Choice(**START))
 
 
@@ -141,14 +87,16 @@ def test_every_cell_ran_without_an_error(panel):
 
 def test_sliders_move_from_the_keyboard_and_the_readout_follows(panel, looks, pictures):
     go_home(panel, looks)
-    press(panel, "Pixel row", "ArrowLeft", 5)
+    press(panel, PANEL, "Pixel row", "ArrowLeft", 5)
     expect(panel, looks, Choice(**START | {"row": 16}))
-    press(panel, "Pixel column", "ArrowRight", 3)
-    press(panel, "Stage", "ArrowLeft", 2)
+    press(panel, PANEL, "Pixel column", "ArrowRight", 3)
+    press(panel, PANEL, "Stage", "ArrowLeft", 2)
     expect(panel, looks, Choice(**START | {"row": 16, "column": 80, "stage": 2}))
-    press(panel, "Image", "ArrowRight", 2)
-    press(panel, "Block", "Home")
-    press(panel, "Head", "ArrowRight")  # last, as the words show it: nothing is still on its way when they do
+    press(panel, PANEL, "Image", "ArrowRight", 2)
+    press(panel, PANEL, "Block", "Home")
+    press(
+        panel, PANEL, "Head", "ArrowRight"
+    )  # last, as the words show it: nothing is still on its way when they do
     expect(panel, looks, Choice(image=2, stage=2, block=1, head=2, row=16, column=80))
     assert panel.locator(".tk-attention [role=alert]").count() == 0
     panel.locator(".tk-attention").screenshot(path=pictures / "10-moved.png")
@@ -157,7 +105,7 @@ def test_sliders_move_from_the_keyboard_and_the_readout_follows(panel, looks, pi
 def test_pictures_follow_too_and_have_words(panel, looks):
     go_home(panel, looks)
     before = panel.locator(".tk-attention img").evaluate_all("images => images.map(i => i.src)")
-    press(panel, "Stage", "ArrowLeft", 2)
+    press(panel, PANEL, "Stage", "ArrowLeft", 2)
     expect(panel, looks, Choice(**START | {"stage": 2}))
     after = panel.locator(".tk-attention img").evaluate_all("images => images.map(i => i.src)")
     assert len(before) == len(after) == 4
@@ -170,9 +118,9 @@ def test_the_tab_key_leads_to_every_control(panel):
     panel.get_by_label("Network").focus()
     for name in ("Image", "Stage", "Block", "Head", "Pixel row", "Pixel column"):
         for _ in range(2):  # the number beside a slider can have the focus, too
-            if not slider(panel, name).evaluate("e => e === document.activeElement"):
+            if not slider(panel, PANEL, name).evaluate("e => e === document.activeElement"):
                 panel.keyboard.press("Tab")
-        assert slider(panel, name).evaluate("e => e === document.activeElement"), name
+        assert slider(panel, PANEL, name).evaluate("e => e === document.activeElement"), name
 
 
 def test_one_network_can_be_chosen(panel, looks):
@@ -189,9 +137,9 @@ def test_it_fits_and_is_readable_in_both_themes(panel, looks, pictures, theme):
     panel.evaluate(change, theme)
     panel.wait_for_function("theme => document.body.dataset.jpThemeName === theme", arg=theme, timeout=30_000)
     go_home(panel, looks)
-    panel.evaluate(TO_PANEL)
+    scroll_to_cell(panel, CELL)
     assert panel.evaluate(TOO_WIDE) == []
-    assert panel.evaluate(FAINT) == []
+    assert faint(panel, PANEL, PARTS) == []
     shown = panel.evaluate(PICTURES)
     assert all(p["right"] <= 1280 and p["width"] >= 150 for p in shown)
     shade = theme.split()[-1].lower()

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
+from lab_page import open_idle, run_all
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("*.ipynb"))
-OPEN_MS, RUN_MS = 90_000, 180_000
 RENDER_ALL = """
 async () => {
   // Lab draws cells as they come into view, so each is brought there once.
@@ -22,17 +22,9 @@ PICTURES = """() => [...document.querySelectorAll('.jp-OutputArea-output img')].
   image => ({alt: image.alt, drawn: image.naturalWidth > 0, right: image.getBoundingClientRect().right}))"""
 
 
-def open_notebook(page, lab, name):
-    page.goto(lab.notebook(name))
-    page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=OPEN_MS)
-    page.wait_for_function(
-        "() => window.jupyterapp?.shell.currentWidget?.content?.widgets?.length > 0", timeout=OPEN_MS
-    )
-
-
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_opens_without_errors_and_with_words_for_every_picture(page, lab, path):
-    open_notebook(page, lab, path.name)
+    open_idle(page, lab.notebook(path.name))
     assert page.evaluate(RENDER_ALL) > 15
     pictures = page.evaluate(PICTURES)
     assert all(picture["drawn"] and len(picture["alt"]) > 20 for picture in pictures)
@@ -43,12 +35,6 @@ def test_notebook_opens_without_errors_and_with_words_for_every_picture(page, la
 
 
 def test_a_notebook_runs_from_its_defaults(page, lab):
-    open_notebook(page, lab, "00_check_environment.ipynb")
-    page.evaluate("() => window.jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")
-    page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
-    last_count = """() => {
-      const cells = window.jupyterapp.shell.currentWidget.content.widgets.filter(c => c.model.type === 'code');
-      return cells.every(c => c.model.executionCount > 0);
-    }"""
-    page.wait_for_function(last_count, timeout=RUN_MS)
+    open_idle(page, lab.notebook("00_check_environment.ipynb"))
+    run_all(page)
     assert page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.error']").count() == 0
