@@ -2,6 +2,7 @@
 
 import re
 
+import pandas as pd
 import pytest
 import yaml
 from quick import PROFILE
@@ -9,6 +10,7 @@ from quick import PROFILE
 from transkd_lite.parameters import ParameterError
 from transkd_lite.planning import plan
 from transkd_lite.profiles import list_profiles, load_profile, parse_settings, shrink
+from transkd_lite.results import DATA, students
 
 WEIGHTS = "data/weights/streets-segformer_b1.safetensors"
 
@@ -166,3 +168,12 @@ def test_paper_profiles_carry_the_paper_settings():
     teacher = cityscapes.experiment("teacher")
     assert (teacher.epochs, teacher.batch_size, teacher.network) == (1000, 8, "segformer_b2")
     assert len(distilled.config().class_weights) == 19
+
+
+def test_the_grid_takes_for_every_method_the_rate_that_its_search_found_best():
+    search = pd.read_csv(DATA / "results" / "searches" / "streets-grid.csv")
+    scores = students(search).groupby(["method", "lr"])["miou"].mean().unstack()
+    assert set(scores.notna().sum(axis=1)) == {3}  # a search of equal size for each
+    grid = load_profile("streets-grid")
+    chosen = {m: grid.experiment("students", method=m, teacher="run:x").lr for m in grid.methods}
+    assert chosen == pytest.approx(scores.idxmax(axis=1).to_dict())
