@@ -1,0 +1,23 @@
+"""Every notebook of the course runs under papermill with the smoke profile's sizes, wherever it is called from."""
+
+from pathlib import Path
+
+import pytest
+
+from transkd_lite.execution import execute_notebook
+from transkd_lite.parameters import read_signature
+from transkd_lite.profiles import load_profile
+
+NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+SMALL = {**load_profile("smoke").parameters, "repeats": 1, "num_batches": 1}
+KEPT = ("lr", "height", "width")  # as the notebook has them: what is shown needs them
+
+pytestmark = [pytest.mark.notebook, pytest.mark.timeout(600)]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_small(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    hints = read_signature(path).hints
+    given = {name: value for name, value in SMALL.items() if name in hints and name not in KEPT}
+    execute_notebook(path, tmp_path / path.name, given)  # raises where a cell fails or is left out
