@@ -10,7 +10,7 @@ import pytest
 from quick import FIXTURES, PARAMETERS
 
 from transkd_lite import batch, execution
-from transkd_lite.attempts import thread_limit
+from transkd_lite.attempts import kernel_environment
 from transkd_lite.batch import NotebookFailed, execute_notebook, reproduce
 from transkd_lite.parameters import ParameterError
 from transkd_lite.profiles import Profile
@@ -192,13 +192,17 @@ def test_preflight_refuses_wrong_names_and_missing_data_before_anything_runs(tmp
     assert not list(tmp_path.iterdir())
 
 
-def test_threads_are_limited_for_the_kernel_and_set_back(monkeypatch):
+def test_kernels_get_their_threads_and_keep_freed_memory_and_the_environment_is_set_back(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
-    with thread_limit(2):
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "65536")  # what a Dask worker sets
+    with kernel_environment(2):
         assert (os.environ["OMP_NUM_THREADS"], os.environ["MKL_NUM_THREADS"]) == ("2", "2")
-    assert os.environ["OMP_NUM_THREADS"] == "5"
+        assert int(os.environ["MALLOC_TRIM_THRESHOLD_"]) >= 2**30
+    assert (os.environ["OMP_NUM_THREADS"], os.environ["MALLOC_TRIM_THRESHOLD_"]) == ("5", "65536")
     assert "MKL_NUM_THREADS" not in os.environ
+    with kernel_environment(None):
+        assert os.environ["OMP_NUM_THREADS"] == "5"
 
 
 @pytest.mark.slow
