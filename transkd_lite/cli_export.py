@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from transkd_lite.parameters import ParameterError
+from transkd_lite.parameters import ParameterError, weights_file
 
 if TYPE_CHECKING:
     from transkd_lite.data import LabelSpace
@@ -40,7 +40,7 @@ def export(
 
     Example: transkd export data/weights/streets-segformer_b0-transkd-base.safetensors student.onnx --size 64 128
     """
-    weights = _weights(source)
+    weights = weights_file(source)
     made = _training_parameters(source, weights)
     normalize = bool(made.get("normalize", True))
     from transkd_lite.export import export_onnx
@@ -68,16 +68,6 @@ def export(
     typer.echo(f"{model.spec.name}, {model.spec.num_classes} classes, from {weights}")
     typer.echo(f"wrote {target} ({target.stat().st_size / 1e6:.1f} MB)")
     typer.echo(f"parity on {NUM_SCENES} scenes of {size[0]}x{size[1]}: {found}")
-
-
-def _weights(source: Path) -> Path:
-    """The file of weights: the source, or the one in a run folder."""
-    from transkd_lite.runs import STUDENT_FILE
-
-    file = source / STUDENT_FILE if source.is_dir() else source
-    if not file.is_file():
-        raise ParameterError(f"no weights at {file}: pass a finished run folder or a .safetensors file")
-    return file
 
 
 def _training_parameters(source: Path, weights: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from functools import cache
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -41,6 +41,7 @@ __all__ = [
     "bootstrap_images",
     "bootstrap_interval",
     "critical_difference",
+    "excludes_zero",
     "friedman",
     "held_out_winner",
     "holm",
@@ -66,7 +67,16 @@ class Interval(NamedTuple):
     @property
     def excludes_zero(self) -> bool:
         """Whether the whole interval lies on one side of zero."""
-        return self.low > 0 or self.high < 0
+        return bool(excludes_zero(self.low, self.high))
+
+
+def excludes_zero(low: Any, high: Any) -> Any:
+    """Whether intervals lie on one side of zero: for numbers, arrays or columns of ends; nan ends say no.
+
+    >>> excludes_zero(-0.1, 0.2), excludes_zero(0.1, 0.2)
+    (False, True)
+    """
+    return (low > 0) | (high < 0)
 
 
 def _finite(values: ArrayLike, level: float) -> NDArray[np.float64]:

@@ -12,10 +12,10 @@ from pathlib import Path
 import pandas as pd
 
 from transkd_lite import results
-from transkd_lite.comparison import student_interval
 from transkd_lite.experiment import Experiment
 from transkd_lite.metrics import evaluate_by
 from transkd_lite.models import load_model
+from transkd_lite.report import paired_differences
 from transkd_lite.results import Batch, students
 from transkd_lite.runs import STUDENT_FILE, atomic_write, read_run
 
@@ -70,8 +70,7 @@ def save_conditions(batch: Batch, folder: str | os.PathLike[str]) -> Path | None
 def load_conditions(name: str) -> pd.DataFrame:
     """The shipped scores by condition of the table `name`, such as "demo"; empty where there are none."""
     path = results.DATA / "results" / f"{name}_conditions.csv"
-    # "none" is a method, not a missing value.
-    return pd.read_csv(path, keep_default_na=False) if path.is_file() else pd.DataFrame(columns=list(COLUMNS))
+    return results.read_table(path) if path.is_file() else pd.DataFrame(columns=list(COLUMNS))
 
 
 def condition_gains(table: pd.DataFrame, baseline: str = "none") -> pd.DataFrame:
@@ -87,10 +86,8 @@ def condition_gains(table: pd.DataFrame, baseline: str = "none") -> pd.DataFrame
         raise ValueError(
             f"baseline {baseline!r} has no score by condition; there are {sorted(set(table['method']))}"
         )
-    rows = []
-    for condition, part in table.groupby("condition"):
-        scores = part.pivot(index="seed", columns="method", values="miou")
-        for method in (name for name in dict.fromkeys(part["method"]) if name != baseline):
-            difference = (scores[method] - scores[baseline]).dropna()
-            rows.append((condition, method, len(difference), *student_interval(difference)))
-    return pd.DataFrame(rows, columns=["condition", "method", "pairs", "mean", "low", "high"])
+    gains = [
+        paired_differences(part, baseline).assign(condition=condition)
+        for condition, part in table.groupby("condition")
+    ]
+    return pd.concat(gains, ignore_index=True)[["condition", "method", "pairs", "mean", "low", "high"]]

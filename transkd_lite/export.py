@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from .data.labels import LabelSpace
 from .data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from .folded_head import can_fold, linear_maps, product
 from .models import SegModel
 from .models.head import AllMLPHead
 from .runs import atomic_write
@@ -95,9 +96,7 @@ class _FoldedHead(nn.Module):
 
     def __init__(self, head: AllMLPHead) -> None:
         super().__init__()
-        mixers = head.fuse.weight.flatten(1).chunk(len(head.projections), dim=1)[::-1]  # deepest first in W
-        pairs = zip(mixers, head.projections, strict=True)
-        self.maps = nn.ModuleList(_product(mixer, projection) for mixer, projection in pairs)
+        self.maps = nn.ModuleList(_convolution(*product(*maps)) for maps in linear_maps(head))
         self.norm, self.classifier = head.norm, head.classifier
 
     def forward(self, features: tuple[Tensor, ...]) -> Tensor:
@@ -107,20 +106,19 @@ class _FoldedHead(nn.Module):
         return self.classifier(F.relu(self.norm(fused)))
 
 
-def _product(mixer: Tensor, projection: Any) -> nn.Conv2d:
-    """x -> W (P x + b) as one 1x1 convolution."""
-    bias = torch.zeros(len(mixer)) if projection.bias is None else mixer @ projection.bias
-    convolution = nn.Conv2d(projection.in_features, len(mixer), 1)
-    convolution.weight = nn.Parameter((mixer @ projection.weight)[:, :, None, None].detach())
-    convolution.bias = nn.Parameter(bias.detach())
+def _convolution(weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
+    """A linear map of the channels as a 1x1 convolution."""
+    convolution = nn.Conv2d(weight.shape[1], weight.shape[0], 1, bias=bias is not None)
+    convolution.weight = nn.Parameter(weight[:, :, None, None].detach())
+    convolution.bias = None if bias is None else nn.Parameter(bias.detach())
     return convolution
 
 
 def _fold_heads(module: nn.Module) -> None:
-    """Put folded heads in the place of those without norms between the two maps, which do not commute."""
+    """Put folded heads in the place of those that can be folded."""
     for parent in list(module.modules()):
         for name, child in parent.named_children():
-            if isinstance(child, AllMLPHead) and child.projection_norms is None:
+            if can_fold(child):
                 setattr(parent, name, _FoldedHead(child))
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator
+from typing import TypeGuard, cast
 
 import torch
 import torch.nn.functional as F
@@ -24,14 +25,24 @@ from torch import Tensor, nn
 from .models.head import AllMLPHead
 from .models.layers import to_map, to_tokens
 
-__all__ = ["folded_head", "folded_heads"]
+__all__ = ["can_fold", "folded_head", "folded_heads", "linear_maps", "product"]
+
+
+def can_fold(module: nn.Module) -> TypeGuard[AllMLPHead]:
+    """Whether this is an all-MLP head without norms between its two linear maps, which would not commute."""
+    return isinstance(module, AllMLPHead) and module.projection_norms is None
+
+
+def linear_maps(head: AllMLPHead) -> list[tuple[Tensor, nn.Linear]]:
+    """W_i (C, C) and P_i for every stage from the first on; in W the deepest comes first."""
+    mixers = head.fuse.weight.flatten(1).chunk(len(head.projections), dim=1)[::-1]
+    return [(mixer, cast(nn.Linear, p)) for mixer, p in zip(mixers, head.projections, strict=True)]
 
 
 @contextlib.contextmanager
 def folded_heads(*models: nn.Module | None) -> Iterator[None]:
     """Within the context the models' all-MLP heads run folded; heads with norms between the maps are left alone."""
-    heads = [m for model in models if model is not None for m in model.modules() if isinstance(m, AllMLPHead)]
-    heads = [head for head in heads if head.projection_norms is None]
+    heads = [m for model in models if model is not None for m in model.modules() if can_fold(m)]
     for head in heads:
         head.forward = functools.partial(folded_head, head)  # type: ignore[method-assign]
     try:
@@ -44,12 +55,8 @@ def folded_heads(*models: nn.Module | None) -> Iterator[None]:
 def folded_head(head: AllMLPHead, features: tuple[Tensor, ...]) -> Tensor:
     """What `head(features)` gives: four maps (N, C_i, H_i, W_i) -> logits (N, K, H_1, W_1)."""
     height, width = features[0].shape[2:]
-    mixers = head.fuse.weight.flatten(1).chunk(len(features), dim=1)[
-        ::-1
-    ]  # the deepest stage comes first in W
     fused = torch.zeros((), device=features[0].device)
-    for feature, mixer, projection in zip(features, mixers, head.projections, strict=True):
-        assert isinstance(projection, nn.Linear)
+    for feature, (mixer, projection) in zip(features, linear_maps(head), strict=True):
         mixed = _mix(to_tokens(feature), mixer, projection)
         small = to_map(mixed, (feature.shape[2], feature.shape[3]))
         fused = fused + F.interpolate(small, (height, width), mode="bilinear", align_corners=False)
@@ -62,6 +69,10 @@ def _mix(tokens: Tensor, mixer: Tensor, projection: nn.Linear) -> Tensor:
         return F.linear(projection(tokens), mixer)
     device = "cpu" if tokens.is_meta else tokens.device.type  # autocast does not know meta tensors
     with torch.autocast(device, enabled=False):  # the product of weights keeps their precision
-        weight = mixer @ projection.weight
-        bias = None if projection.bias is None else mixer @ projection.bias
+        weight, bias = product(mixer, projection)
     return F.linear(tokens, weight, bias)
+
+
+def product(mixer: Tensor, projection: nn.Linear) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of x -> W (P x + b) as one linear map."""
+    return mixer @ projection.weight, None if projection.bias is None else mixer @ projection.bias

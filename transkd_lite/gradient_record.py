@@ -26,7 +26,7 @@ from .experiment import Experiment
 from .gradients import GradientMoment, GradientRecord
 from .parameters import ParameterError, find_file
 from .runs import atomic_write, provenance
-from .surroundings import own_random_state
+from .surroundings import device_name, own_random_state
 from .train_step import TrainStep
 from .trials import TrialBench
 
@@ -168,10 +168,8 @@ def _check_moments(moments: Sequence[int], num_steps: int) -> None:
 def _origin(bench: TrialBench) -> dict[str, Any]:
     """Versions, commit and device: where the numbers come from."""
     known = provenance()
-    device = bench.accelerator.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     kept = {key: known[key] for key in ("commit", "dirty", "python")}
-    return {**kept, "torch": known["versions"].get("torch"), "device": name}
+    return {**kept, "torch": known["versions"].get("torch"), "device": device_name(bench.accelerator.device)}
 
 
 def load_gradients(path: str | Path = SHIPPED_GRADIENTS) -> GradientRecord:

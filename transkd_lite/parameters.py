@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
+from transkd_lite.runs import STUDENT_FILE
+
 __all__ = [
     "ParameterError",
     "Signature",
@@ -23,6 +25,7 @@ __all__ = [
     "content_name",
     "find_file",
     "read_signature",
+    "weights_file",
 ]
 
 _TYPES: dict[str, Any] = {t.__name__: t for t in (bool, dict, float, int, list, str, tuple)} | {"Any": Any}
@@ -185,6 +188,18 @@ def find_file(source: str) -> str:
     raise ParameterError(
         f"no file of weights {source}: check the path, or train it (see `transkd train --help`)"
     )
+
+
+def weights_file(source: Path) -> Path:
+    """The file of weights that a run folder holds, or that the source is.
+
+    Raises:
+        ParameterError: there is no such file.
+    """
+    file = source / STUDENT_FILE if source.is_dir() else source
+    if not file.is_file():
+        raise ParameterError(f"no weights at {file}: pass a finished run folder or a .safetensors file")
+    return file
 
 
 def content_name(source: str | None) -> str | None:

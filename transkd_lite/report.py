@@ -16,6 +16,7 @@ import pandas as pd
 
 from transkd_lite.comparison import (
     bootstrap_interval,
+    excludes_zero,
     held_out_winner,
     holm,
     paired_t,
@@ -251,7 +252,7 @@ def verdict(table: pd.DataFrame, differences: pd.DataFrame, teacher: float | Non
 
 def _lists(differences: pd.DataFrame) -> str:
     """The methods whose interval excludes zero, and those whose interval does not, a line each."""
-    sure = (differences["low"] > 0) | (differences["high"] < 0)
+    sure = excludes_zero(differences["low"], differences["high"])
     heads = {True: "leaves out zero", False: "contains zero, so that luck is not ruled out"}
     lines = []
     for is_sure, head in heads.items():
@@ -271,7 +272,7 @@ def _sentence(row: Any) -> str:
         return f"{text} on one seed, which says nothing about chance."
     sure = (
         "which leaves out zero"
-        if row.low > 0 or row.high < 0
+        if excludes_zero(row.low, row.high)
         else "which contains zero: luck is not ruled out"
     )
     return f"{text} (95% interval {100 * row.low:+.1f} to {100 * row.high:+.1f}, {sure})."

@@ -25,6 +25,7 @@ __all__ = [
     "default_table",
     "load_batch",
     "origin",
+    "read_table",
     "results_table",
     "save_tables",
     "shipped_tables",
@@ -82,16 +83,16 @@ def load_batch(source: str | os.PathLike[str] | None) -> Batch:
             f"`transkd reproduce {name}` and pass run_dir, or name one of these"
         )
     curves = path.with_name(f"{name}_history.csv")
-    history = _read(curves) if curves.is_file() else pd.DataFrame()
-    return Batch(f"{name} (shipped tables)", _read(path), history)
+    history = read_table(curves) if curves.is_file() else pd.DataFrame()
+    return Batch(f"{name} (shipped tables)", read_table(path), history)
 
 
 def _results() -> Path:
     return DATA / "results"
 
 
-def _read(path: Path, **options: Any) -> pd.DataFrame:
-    # "none" is a method, not a missing value.
+def read_table(path: Path, **options: Any) -> pd.DataFrame:
+    """A table of `data/results`, in which "none" is a method and not a missing value."""
     return pd.read_csv(path, keep_default_na=False, na_values=[""], **options)
 
 
@@ -104,8 +105,8 @@ def shipped_tables() -> pd.DataFrame:
     """One line for every table in `data/results`: table, dataset, methods, seeds, runs, commit, torch, device."""
     lines = []
     for path in sorted(_results().glob("*.csv")):
-        if set(_read(path, nrows=0)) >= _NEEDED:
-            rows = students(_read(path))
+        if set(read_table(path, nrows=0)) >= _NEEDED:
+            rows = students(read_table(path))
             counts = {"methods": rows["method"].nunique(), "seeds": rows["seed"].nunique(), "runs": len(rows)}
             shown = {name: _distinct(rows, name) for name in ("dataset", "commit", "torch", "device")}
             lines.append({"table": path.stem, "dataset": shown.pop("dataset"), **counts, **shown})

@@ -10,7 +10,7 @@ import torch
 from transkd_lite.experiment import Experiment
 from transkd_lite.metrics import PROTOCOLS, evaluate
 from transkd_lite.models import load_model, save_model
-from transkd_lite.parameters import ParameterError
+from transkd_lite.parameters import weights_file
 from transkd_lite.runs import (
     HISTORY_FILE,
     METRICS_FILE,
@@ -71,9 +71,7 @@ def evaluate_run(source: str | Path, settings: Mapping[str, Any], split: str = "
     """
     source = Path(source)
     recorded = read_json(source / RUN_FILE).get("parameters", {})
-    file = source / STUDENT_FILE if source.is_dir() else source
-    if not file.is_file():
-        raise ParameterError(f"no weights at {file}: pass a finished run folder or a .safetensors file")
+    file = weights_file(source)
     experiment = Experiment.from_parameters({**recorded, **settings})
     data = experiment.open_split(split, experiment.val_images)
     model = load_model(file)

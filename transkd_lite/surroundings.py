@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import torch
 
-__all__ = ["determinism", "own_random_state", "peak_mb"]
+__all__ = ["determinism", "device_name", "own_random_state", "peak_mb"]
 
 
 @contextlib.contextmanager
@@ -33,6 +33,11 @@ def determinism(wanted: bool) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0])
         torch.backends.cudnn.benchmark = before[1]
+
+
+def device_name(device: torch.device) -> str:
+    """The graphics card's name, or the kind of device: what a record of a run says."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def peak_mb(device: torch.device) -> float | None:

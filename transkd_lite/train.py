@@ -30,9 +30,9 @@ from .metrics import PROTOCOLS, SegMetrics, evaluate
 from .models.output import SegModel
 from .progress import Progress
 from .run_folder import RunFolder
-from .surroundings import determinism, own_random_state, peak_mb
-from .train_step import TrainStep, resolve_precision, synced_batch_norm
-from .trainer import NonFiniteLossError, Trainer
+from .surroundings import determinism, device_name, own_random_state, peak_mb
+from .train_step import resolve_precision, synced_batch_norm
+from .trainer import NonFiniteLossError, Trainer, make_trainer
 
 __all__ = ["FitResult", "NonFiniteLossError", "fit"]
 
@@ -161,7 +161,6 @@ class _Fit:
             raise
 
     def _describe(self, parameters: dict[str, Any]) -> dict[str, Any]:
-        device = self.accelerator.device
         return {
             "state": "running",
             "parameters": parameters or self.config.to_dict(),
@@ -169,7 +168,7 @@ class _Fit:
             "seed": self.config.seed,
             "num_steps": self.num_steps,
             "precision": self.precision,
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            "device": device_name(self.accelerator.device),
             "processes": self.accelerator.num_processes,
             "threads": torch.get_num_threads(),
             **runs.provenance(),
@@ -183,7 +182,9 @@ class _Fit:
         with contextlib.ExitStack() as stack:
             stack.enter_context(own_random_state(self.accelerator.device))
             stack.enter_context(determinism(self.config.deterministic))
-            trainer = self._trainer()
+            trainer = make_trainer(
+                self.student, self.teacher, self.method, self.config, self.accelerator, len(self.store)
+            )
             if checkpoint is not None:
                 self.resumed_from = checkpoint[0]
                 trainer.load_state_dict(checkpoint[1])
@@ -201,28 +202,6 @@ class _Fit:
         self.accelerator.wait_for_everyone()
         where = None if self.folder is None else self.folder.path
         return FitResult(pd.DataFrame(trainer.history), metrics, self.resumed_from, where)
-
-    def _trainer(self) -> Trainer:
-        config, device = self.config, self.accelerator.device
-        for module in (self.student, self.teacher, self.method):
-            if module is not None:
-                module.to(device)
-        if self.teacher is not None:
-            self.teacher.eval()
-        weights = config.class_weights
-        step = TrainStep(
-            self._compiled(self.student),
-            self._compiled(self.teacher),
-            self.method,
-            supervise=config.supervise,
-            class_weights=None if weights is None else torch.tensor(weights, device=device),
-            precision=self.precision,
-            world_size=self.accelerator.num_processes,
-        )
-        return Trainer(step, config, self.accelerator, num_steps=self.num_steps, num_samples=len(self.store))
-
-    def _compiled(self, network: Any) -> Any:
-        return torch.compile(network) if self.config.compile and network is not None else network
 
     def _progress(self, stack: contextlib.ExitStack, start: int, mode: str) -> Progress:
         title = self.student.spec.name if self.method is None else f"{self.student.spec.name} + method"

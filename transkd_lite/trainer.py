@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from .config import TrainConfig, learning_rate
 from .loading import mix_seed
-from .train_step import TrainStep
+from .models.output import SegModel
+from .train_step import TrainStep, resolve_precision
 
-__all__ = ["NonFiniteLossError", "Trainer"]
+__all__ = ["NonFiniteLossError", "Trainer", "make_trainer"]
 
 
 class NonFiniteLossError(RuntimeError):
@@ -211,3 +212,35 @@ class Trainer:
         self._pending = [t.to(self.device) for t in state["pending"]]
         self.history = json.loads(state["history"])
         self.seconds, self._elapsed, self.step = state["seconds"], state["elapsed"], state["step"]
+
+
+def make_trainer(
+    student: SegModel,
+    teacher: SegModel | None,
+    method: nn.Module | None,
+    config: TrainConfig,
+    accelerator: Accelerator,
+    num_samples: int,
+) -> Trainer:
+    """The trainer of a run at its first step; the networks are moved to the accelerator's device."""
+    device, weights = accelerator.device, config.class_weights
+    for module in (student, teacher, method):
+        if module is not None:
+            module.to(device)
+    if teacher is not None:
+        teacher.eval()
+    step = TrainStep(
+        _compiled(student, config),
+        _compiled(teacher, config),
+        method,
+        supervise=config.supervise,
+        class_weights=None if weights is None else torch.tensor(weights, device=device),
+        precision=resolve_precision(config.precision, device),
+        world_size=accelerator.num_processes,
+    )
+    num_steps = config.num_steps(num_samples)
+    return Trainer(step, config, accelerator, num_steps=num_steps, num_samples=num_samples)
+
+
+def _compiled(network: Any, config: TrainConfig) -> Any:
+    return torch.compile(network) if config.compile and network is not None else network

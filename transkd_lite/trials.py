@@ -25,8 +25,7 @@ from .loading import SampleStore, batches
 from .models import load_model
 from .models.output import SegModel
 from .surroundings import determinism, own_random_state
-from .train_step import TrainStep, resolve_precision
-from .trainer import Trainer
+from .trainer import Trainer, make_trainer
 
 __all__ = ["TrialBench", "TrialStep"]
 
@@ -48,12 +47,11 @@ class TrialBench:
         self.experiment = experiment
         data = experiment.open_data()[0] if train_data is None else train_data
         self.space = label_space(data)
-        self.config: TrainConfig = dataclasses.replace(experiment.config(), log_every=1)
+        self.config: TrainConfig = dataclasses.replace(experiment.config(), log_every=1, compile=False)
         self.store = SampleStore(data, self.config.cache_mb, self.space.num_classes)
-        self.teacher = load_model(experiment.teacher_file()).eval()
+        self.teacher = load_model(experiment.teacher_file())
         cpu = self.config.device == "cpu" or not torch.accelerator.is_available()
         self.accelerator = Accelerator(mixed_precision="no", cpu=cpu)
-        self.teacher.to(self.accelerator.device)
 
     def trainer(self, weights: Mapping[str, float] | None = None) -> Trainer:
         """A new student and a new method, both from the experiment's seed, ready for their first step.
@@ -61,22 +59,7 @@ class TrialBench:
         weights: by term, in place of the method's; a term that is not named keeps the method's weight.
         """
         student, method = self._build(weights)
-        class_weights, device = self.config.class_weights, self.accelerator.device
-        step = TrainStep(
-            student.to(device),
-            self.teacher,
-            method.to(device),
-            supervise=self.config.supervise,
-            class_weights=None if class_weights is None else torch.tensor(class_weights, device=device),
-            precision=resolve_precision(self.config.precision, device),
-        )
-        return Trainer(
-            step,
-            self.config,
-            self.accelerator,
-            num_steps=self.config.num_steps(len(self.store)),
-            num_samples=len(self.store),
-        )
+        return make_trainer(student, self.teacher, method, self.config, self.accelerator, len(self.store))
 
     def _build(self, weights: Mapping[str, float] | None) -> tuple[SegModel, Distiller]:
         with own_random_state(self.accelerator.device):

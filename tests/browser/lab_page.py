@@ -1,5 +1,9 @@
 """A notebook in JupyterLab, for the tests: open it, run it, bring a panel into view, ask what a reader would mind."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 OPEN_MS, RUN_MS = 120_000, 900_000
 IDLE = """() => {
   const panel = window.jupyterapp?.shell.currentWidget;
@@ -46,6 +50,19 @@ def run_all(page):
 def scroll_to_cell(page, text):
     """Bring the code cell that holds `text` to the top: Lab draws what is in view."""
     assert page.evaluate(TO_CELL, text) > 0, f"no code cell with {text!r}"
+
+
+@contextmanager
+def running(browser, url, cell) -> Iterator[Any]:
+    """A page of its own on a notebook that has run from top to bottom, with the cell that holds `cell` in view."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    open_idle(page, url)
+    page.set_default_timeout(60_000)
+    run_all(page)
+    scroll_to_cell(page, cell)
+    yield page
+    context.close()
 
 
 def faint(page, panel, parts):

@@ -4,7 +4,7 @@ import html
 import re
 
 import pytest
-from lab_page import TOO_WIDE, faint, open_idle, press, run_all, scroll_to_cell, slider
+from lab_page import TOO_WIDE, faint, press, running, scroll_to_cell, slider
 
 import transkd_lite as tk
 from transkd_lite.parameters import find_file
@@ -37,15 +37,9 @@ def panel(lab, browser):
     text, replaced = re.subn(r"steps: int = \d+ ", "steps: int = 2 ", path.read_text())
     assert replaced == 1
     path.write_text(text)
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    page = context.new_page()
-    open_idle(page, lab.notebook(NOTEBOOK))
-    page.set_default_timeout(60_000)
-    run_all(page)
-    scroll_to_cell(page, CELL)
-    page.locator(".tk-attention tr[data-network=teacher]").wait_for()
-    yield page
-    context.close()
+    with running(browser, lab.notebook(NOTEBOOK), CELL) as page:
+        page.locator(".tk-attention tr[data-network=teacher]").wait_for()
+        yield page
 
 
 def words_and_numbers(cell):

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from lab_page import TOO_WIDE, faint, open_idle, press, run_all, scroll_to_cell, slider
+from lab_page import TOO_WIDE, faint, press, running, scroll_to_cell, slider
 
 from transkd_lite.gradient_record import load_gradients
 from transkd_lite.widgets.weight_choice import PRESETS, WeightChoice
@@ -21,16 +21,10 @@ SCROLLS = "() => [...document.querySelectorAll('.jp-OutputArea-output')].some(e 
 @pytest.fixture(scope="module")
 def explorer(lab, browser):
     """The notebook, run from its defaults, scrolled to the panel."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    page = context.new_page()
-    open_idle(page, lab.notebook(NOTEBOOK))
-    page.set_default_timeout(60_000)
-    run_all(page)
-    scroll_to_cell(page, CELL)
-    page.locator(".tk-explorer").wait_for()
-    page.get_by_role("button", name="Paper", exact=True).wait_for()
-    yield page
-    context.close()
+    with running(browser, lab.notebook(NOTEBOOK), CELL) as page:
+        page.locator(".tk-explorer").wait_for()
+        page.get_by_role("button", name="Paper", exact=True).wait_for()
+        yield page
 
 
 def keep(page, path):

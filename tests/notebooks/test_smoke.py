@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from transkd_lite.execution import execute_notebook
@@ -21,3 +22,6 @@ def test_a_notebook_runs_small(path, tmp_path, monkeypatch):
     hints = read_signature(path).hints
     given = {name: value for name, value in SMALL.items() if name in hints and name not in KEPT}
     execute_notebook(path, tmp_path / path.name, given)  # raises where a cell fails or is left out
+    cells = nbformat.read(tmp_path / path.name, as_version=4).cells
+    assert all(cell.execution_count for cell in cells if cell.cell_type == "code")
+    assert any("injected-parameters" in cell.metadata.get("tags", []) for cell in cells) == bool(given)

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from transkd_lite.comparison import excludes_zero
 from transkd_lite.plots.style import COLOURS, MARKERS, STYLES, new_axes
 
 __all__ = ["budget_gains", "class_gains", "critical_difference", "effects", "methods", "paired"]
@@ -49,7 +50,7 @@ def paired(differences: pd.DataFrame) -> Figure:
     fig, axes = new_axes(1, 1, 7, 0.5 * len(differences) + 1.1)
     axis = axes[0, 0]
     for position, row in enumerate(differences.itertuples()):
-        sure = row.low > 0 or row.high < 0
+        sure = excludes_zero(row.low, row.high)
         colour = COLOURS[position % len(COLOURS)]
         axis.plot([100 * row.low, 100 * row.high], [position] * 2, color=colour, linewidth=2)
         axis.plot(
@@ -86,7 +87,7 @@ def effects(differences: pd.DataFrame) -> Figure:
     thick = {"color": COLOURS[4], "linewidth": 6, "alpha": 0.9, "label": "bootstrap over seeds, 95%"}
     axis.hlines(where, 100 * rows["boot_low"], 100 * rows["boot_high"], **thick)
     for position, row in enumerate(rows.itertuples()):
-        sure = row.low > 0 or row.high < 0
+        sure = excludes_zero(row.low, row.high)
         axis.plot(
             100 * row.mean, position, "o", color=COLOURS[0], mfc=COLOURS[0] if sure else "white", markersize=6
         )
@@ -156,7 +157,7 @@ def class_gains(gains: pd.DataFrame) -> Figure:
         gains: the table of `report.class_gains`.
     """
     mean = _wide(gains, "mean")
-    sure = (_wide(gains, "low") > 0) | (_wide(gains, "high") < 0)
+    sure = excludes_zero(_wide(gains, "low"), _wide(gains, "high"))
     reach = max(float(mean.abs().max(axis=None)), 0.1)
     fig, axes = new_axes(1, 1, 2.2 + 0.5 * mean.shape[1], 1.4 + 0.25 * len(mean))
     axis = axes[0, 0]

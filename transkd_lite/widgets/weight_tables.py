@@ -51,13 +51,8 @@ def reading_table(reading: GramReading, losses: Sequence[float]) -> str:
     for k, name in enumerate(reading.names):
         share, cosine = float(reading.shares[k]), float(reading.cosines[k])
         numbers = (f"{reading.weights[k]:.2f}", f"{losses[k]:.3f}", f"{reading.norms[k]:.3f}")
-        cells = "".join(f"<td style='{CELL}'>{number}</td>" for number in numbers)
-        rows.append(
-            f"<tr style='background:transparent' data-term='{html.escape(name)}'>"
-            f"<th scope='row' style='{CELL};text-align:left'>{html.escape(name)}</th>{cells}"
-            f"<td style='{CELL}'>{_bar(share, _signed(100 * share, 1) + '%')}</td>"
-            f"<td style='{CELL}'>{_bar(cosine, _signed(cosine, 2))}</td></tr>"
-        )
+        bars = _bar(share, _signed(100 * share, 1) + "%"), _bar(cosine, _signed(cosine, 2))
+        rows.append(_row(name, _cells(*numbers, *bars), f" data-term='{html.escape(name)}'"))
     return _table("Each term's part in the gradient, at the weights above", heads, rows)
 
 
@@ -75,6 +70,16 @@ def _bar(value: float, text: str) -> str:
     return f"{track} <span data-number style='display:inline-block;min-width:3.6em'>{text}</span>"
 
 
+def _cells(*contents: str) -> str:
+    return "".join(f"<td style='{CELL}'>{content}</td>" for content in contents)
+
+
+def _row(name: str, cells: str, mark: str = "") -> str:
+    """A row that is headed by a name; `mark` is an attribute by which it is found."""
+    head = f"<th scope='row' style='{CELL};text-align:left'>{html.escape(name)}</th>"
+    return f"<tr style='background:transparent'{mark}>{head}{cells}</tr>"
+
+
 def _table(caption: str, heads: Sequence[str], rows: Sequence[str]) -> str:
     head = "".join(f"<th scope='col' style='{CELL}'>{html.escape(h)}</th>" for h in heads)
     return (
@@ -89,9 +94,7 @@ def heat_table(names: Sequence[str], cosines: NDArray[np.float64]) -> str:
     """Cosines (T, T) as a coloured table: blue where two terms pull together, orange where they pull apart."""
     rows = []
     for name, values in zip(names, cosines, strict=True):
-        cells = "".join(_heat_cell(float(value)) for value in values)
-        label = f"<th scope='row' style='{CELL};text-align:left'>{html.escape(name)}</th>"
-        rows.append(f"<tr style='background:transparent'>{label}{cells}</tr>")
+        rows.append(_row(name, "".join(_heat_cell(float(value)) for value in values)))
     return _table(
         "Cosines between the gradients of all terms: the Gram matrix without its sizes", ("", *names), rows
     )
@@ -150,11 +153,7 @@ def result_table(lines: Mapping[str, Sequence[float]], window: int = 5) -> str:
     for name, line in lines.items():
         first, last = float(np.mean(line[:window])), float(np.mean(line[-window:]))
         numbers = (str(len(line)), f"{first:.3f}", f"{last:.3f}", _signed(last - first, 3, plus=True))
-        cells = "".join(f"<td style='{CELL}'>{number}</td>" for number in numbers)
-        rows.append(
-            f"<tr style='background:transparent' data-run='{html.escape(name)}'>"
-            f"<th scope='row' style='{CELL};text-align:left'>{html.escape(name)}</th>{cells}</tr>"
-        )
+        rows.append(_row(name, _cells(*numbers), f" data-run='{html.escape(name)}'"))
     heads = ("weights", "steps", f"ce, first {window}", f"ce, last {window}", "change")
     return _table("Cross entropy of the same batches", heads, rows)
 
