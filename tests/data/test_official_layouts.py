@@ -51,6 +51,31 @@ def test_pairs_belong_together(trees, tmp_path):
         assert np.array_equal(np.asarray(row["label"]), np.where(ids == 11, 255, ids))
 
 
+def test_folds_share_train_out_among_themselves_in_the_order_of_the_frames(trees, tmp_path):
+    root = trees.camvid(tmp_path)
+    whole = [np.asarray(row["image"]).tobytes() for row in open_dataset("camvid", "train", root=root)]
+    held = []
+    for k in (0, 1):
+        train, val = (
+            [np.asarray(row["image"]).tobytes() for row in open_dataset("camvid", s, root=root, fold=[k, 2])]
+            for s in ("train", "val")
+        )
+        assert [frame for frame in whole if frame not in val] == train
+        held += val
+    assert held == whole
+
+
+@pytest.mark.parametrize("fold", [(2, 2), (-1, 2), (0, 1), (0,), "ab", (0.0, 2), 3, (0, 4)])
+def test_a_fold_that_does_not_exist_is_refused(trees, tmp_path, fold):
+    with pytest.raises(ValueError, match=r"fold is|too few for 4 folds"):
+        open_dataset("camvid", "train", root=trees.camvid(tmp_path), fold=fold)
+
+
+def test_only_train_and_val_are_made_of_folds(trees, tmp_path):
+    with pytest.raises(ValueError, match="open train or val"):
+        open_dataset("camvid", "test", root=trees.camvid(tmp_path), fold=(0, 2))
+
+
 def test_label_ids_become_the_train_ids_of_the_official_table(trees, tmp_path):
     from cityscapesscripts.helpers.labels import id2label
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from transkd_lite.data.arrow import cached
 from transkd_lite.data.decode import DataError, Decoder, Size
-from transkd_lite.data.folders import Pair, pair_up
+from transkd_lite.data.folders import Pair, fold_pairs, pair_up, require_fold
 from transkd_lite.data.labels import label_space, lookup_table
 from transkd_lite.data.official import LAYOUTS, Layout, read_classes
 from transkd_lite.data.verify import verify
@@ -47,8 +47,9 @@ def open_dataset(
         options: ``label_ids`` (cityscapes, acdc: True reads labelIds, False labelTrainIds, None what is
             complete), ``conditions`` (acdc, streets), ``num`` and ``seed`` (streets), ``label_map`` (folder,
             hub: file value -> train id), ``image_column``, ``label_column``, ``classes``, ``palette`` (hub).
-            For datasets in folders: ``check`` ("files" looks into every file once, "headers" at the headers,
-            "none" at nothing) and ``cache`` (True or a folder: keep the resized samples in an Arrow file).
+            For datasets in folders: ``fold`` ((index, count): "val" is that part of train, "train" the rest, to
+            choose settings without a look at val), ``check`` ("files" looks into every file once, "headers" at
+            the headers, "none" at nothing) and ``cache`` (True or a folder: keep the resized samples in an Arrow file).
 
     Returns: a ``datasets.Dataset``; a row is {"image": PIL RGB, "label": PIL "L" of train ids, 255 = void}.
 
@@ -64,13 +65,16 @@ def open_dataset(
         from transkd_lite.data.hub import open_hub
 
         return open_hub(name.removeprefix("hub:"), split, size=size, **options)
-    check, cache = options.pop("check", "files"), options.pop("cache", None)
+    check, cache, fold = options.pop("check", "files"), options.pop("cache", None), options.pop("fold", None)
     layout, folder = layout_of(name, options), root_of(name, root)
     _require_split(name, layout, split)
     space = layout.space or read_classes(folder)
-    listing = layout.find(folder, split, **options)
+    part = None if fold is None else require_fold(fold, split)
+    listing = layout.find(folder, "train" if part else split, **options)
     decoder = Decoder(lookup_table(space.num_classes, listing.ids).tobytes(), size)
     pairs = pair_up(listing)
+    if part:
+        pairs = fold_pairs(pairs, split, *part)
     verify(pairs, decoder.table, check)
     table = _table(pairs, space.to_json(dataset=name, split=split))
     return cached(table, pairs, decoder, cache) if cache else table.with_transform(decoder)
@@ -100,7 +104,7 @@ def layout_of(name: str, options: Mapping[str, Any]) -> Layout:
     layout = LAYOUTS[name]
     unknown = [option for option in options if option not in layout.options]
     if unknown:
-        known = ", ".join((*layout.options, "check", "cache"))
+        known = ", ".join((*layout.options, "fold", "check", "cache"))
         raise ValueError(f"{name} takes the options {known}, got {unknown[0]!r}: remove it or mend its name")
     return layout
 

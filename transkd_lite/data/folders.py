@@ -8,13 +8,24 @@ here.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from transkd_lite.data.decode import DataError
 
-__all__ = ["Listing", "Pair", "existing_folder", "files_by_key", "pair_up", "read_lines", "read_list"]
+__all__ = [
+    "Listing",
+    "Pair",
+    "existing_folder",
+    "files_by_key",
+    "fold_pairs",
+    "pair_up",
+    "read_lines",
+    "read_list",
+    "require_fold",
+]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 
@@ -78,6 +89,27 @@ def pair_up(listing: Listing) -> list[Pair]:
             f"a split holds at least one image, but {listing.where} holds none: unpack the files there"
         )
     return listing.pairs()
+
+
+def require_fold(fold: Any, split: str) -> tuple[int, int]:
+    """``fold`` as (index, count); ValueError for anything else, and for a split that has no folds."""
+    if split not in ("train", "val"):
+        raise ValueError(f"folds are made of train: with fold={fold!r} open train or val, got {split!r}")
+    numbers = tuple(fold) if isinstance(fold, Sequence) else ()
+    if len(numbers) != 2 or not all(type(n) is int for n in numbers) or not 0 <= numbers[0] < numbers[1] > 1:
+        raise ValueError(f"fold is (index from 0, count from 2), got {fold!r}: for example fold=(0, 3)")
+    return numbers
+
+
+def fold_pairs(pairs: Sequence[Pair], split: str, index: int, count: int) -> list[Pair]:
+    """The part ``index`` of ``count`` that is held out, for split "val", or all else, for "train".
+
+    Parts follow the order of the samples, so that neighbouring frames of a video stay on one side of a cut.
+    """
+    if len(pairs) < count:
+        raise ValueError(f"train has {len(pairs)} samples, too few for {count} folds: ask for fewer")
+    low, high = (len(pairs) * k // count for k in (index, index + 1))
+    return list(pairs[low:high] if split == "val" else [*pairs[:low], *pairs[high:]])
 
 
 def unpaired_message(kind: str, partner: str, paths: list[Path]) -> str:
