@@ -3,8 +3,10 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from transkd_lite.experiment import Experiment, run_experiment
+from transkd_lite.models import load_model
 from transkd_lite.parameters import ParameterError, find_file
 from transkd_lite.runs import read_run
 from transkd_lite.scoring import evaluate_run, save_half
@@ -130,6 +132,20 @@ def test_zero_steps_score_pretrained_weights_as_they_are(teacher_folder, tmp_pat
         read_run(teacher_folder).metrics["full"]["miou"], abs=0.02
     )
     assert read_run(tmp_path / "run").state == "finished"
+
+
+def test_weights_of_other_classes_get_a_new_classifier_where_there_is_training_to_fill_it(teacher_folder):
+    weights = teacher_folder / "student.safetensors"
+    experiment = replace(
+        TINY, pretrained=str(weights), network=read_run(teacher_folder).info["parameters"]["network"]
+    )
+    given, begun = load_model(weights), experiment.build_student(11)
+    assert begun.spec.num_classes == 11
+    assert torch.equal(begun.head.fuse.weight, given.head.fuse.weight)
+    same = experiment.build_student(given.spec.num_classes)
+    assert torch.equal(same.head.classifier.weight, given.head.classifier.weight)
+    with pytest.raises(ValueError, match="another number of classes"):
+        replace(experiment, steps=0).build_student(11)
 
 
 def test_shipped_weights_say_how_they_were_made(teacher_folder, tmp_path):

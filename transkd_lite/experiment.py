@@ -232,14 +232,18 @@ class Experiment:
         return images if num is None else images.select(range(min(num, len(images))))
 
     def build_student(self, num_classes: int) -> "SegModel":
-        """The network to train; new weights come from the seed alone."""
+        """The network to train; new weights come from the seed alone.
+
+        Pretrained weights of other classes get a new classifier where there is training to fill it.
+        """
         import torch
 
         from transkd_lite.models import create_model
 
         torch.manual_seed(self.seed)
         pretrained = find_file(self.pretrained) if self.pretrained else None
-        return create_model(self.network, num_classes, pretrained=pretrained)
+        reset: Any = "if-needed" if self.steps != 0 else False
+        return create_model(self.network, num_classes, pretrained=pretrained, reset_head=reset)
 
     def build(self, num_classes: int) -> "tuple[SegModel, SegModel | None, Distiller | None]":
         """Student, teacher and method, new weights from the seed; teacher and method are None for "none"."""

@@ -173,6 +173,11 @@ def test_a_head_for_other_classes_is_reset_only_when_asked(b0: SegModel) -> None
     load_tensors(model, b0.state_dict(), reset_head=True)
     assert torch.equal(model.head.classifier.weight, before)
     assert torch.equal(model.head.fuse.weight, b0.head.fuse.weight)
+    load_tensors(model, b0.state_dict(), reset_head="if-needed")
+    assert torch.equal(model.head.classifier.weight, before)
+    same = create_model("segformer_b0", 19)
+    load_tensors(same, b0.state_dict(), reset_head="if-needed")
+    assert torch.equal(same.head.classifier.weight, b0.head.classifier.weight)
 
 
 def test_missing_and_unexpected_tensors_are_named(b0: SegModel) -> None:

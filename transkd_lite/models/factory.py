@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -37,7 +37,7 @@ def create_model(
     num_classes: int,
     *,
     pretrained: str | Path | None = None,
-    reset_head: bool = False,
+    reset_head: bool | Literal["if-needed"] = False,
     **options: Any,
 ) -> SegModel:
     """Build a network for `num_classes` classes, with new weights unless `pretrained` says where to take
@@ -47,7 +47,8 @@ def create_model(
     - pretrained: a file or folder in any known naming (ours, the TransKD authors', NVIDIA's, Hugging Face's,
       mmsegmentation's, timm's), "hub:<repo id>", or "timm" for timm's own ImageNet weights of the backbone.
       Where it holds no segmentation head (ImageNet weights), the head is new.
-    - reset_head: begin with a new classifier, for weights trained on other classes.
+    - reset_head: begin with a new classifier, for weights trained on other classes; "if-needed" does so only where
+      their number differs.
     - options: the keyword options of the network's class, for instance drop_path=0.0; they are kept in
       `spec.options`.
 

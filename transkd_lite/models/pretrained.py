@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -23,16 +23,20 @@ def load_tensors(
     tensors: Mapping[str, Tensor],
     *,
     origin: str = "the checkpoint",
-    reset_head: bool = False,
+    reset_head: bool | Literal["if-needed"] = False,
 ) -> None:
     """Put a checkpoint in any known naming into a network.
 
     A file without a head (ImageNet weights) leaves the head new. A classifier for another number of classes
-    is left new only with `reset_head`. Raises ValueError with both shapes where the architecture differs, and
-    with the names of all tensors that are missing or unexpected.
+    is left new only with `reset_head`, which True does to any classifier and "if-needed" to no other. Raises
+    ValueError with both shapes where the architecture differs, and with the names of all tensors that are
+    missing or unexpected.
     """
     own = model.state_dict()
     given = fit_shapes(to_own_names(tensors, family_of(model.spec.name)), own)
+    if reset_head == "if-needed":
+        name = f"{CLASSIFIER}weight"
+        reset_head = name in given and given[name].shape != own[name].shape
     if reset_head:
         given = {name: t for name, t in given.items() if not name.startswith(CLASSIFIER)}
     _check_shapes(model, given, own, origin)
