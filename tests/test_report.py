@@ -124,6 +124,36 @@ def test_the_papers_rows_say_what_was_not_run(table):
     assert taught.loc["student SegFormer-B0", "published, ACDC"] == "published, 46.26"
 
 
+def test_the_papers_claims_are_judged_by_intervals():
+    gains = {
+        "transkd-base": [0.10, 0.11, 0.12],
+        "transkd-gl": [0.02, 0.12, 0.19],
+        "transkd-ea": [0.06, 0.07, 0.08],
+    }
+    alone = [0.30, 0.31, 0.32]
+    scores = {"none": alone} | {
+        m: [a + g for a, g in zip(alone, own, strict=True)] for m, own in gains.items()
+    }
+    table = pd.DataFrame(
+        [{"method": m, "seed": s, "miou": v} for m, values in scores.items() for s, v in enumerate(values)]
+    )
+    found = report.claims(table, teacher=0.41).set_index("claim")
+    above = found.loc["transkd-base above none"]
+    assert (above["cityscapes"], above["acdc"]) == pytest.approx((68.58 - 55.86, 58.56 - 46.26))
+    # 11 points on average, a standard deviation of 1 over three seeds, t(0.975, 2) = 4.3027
+    assert (above["mean"], above["low"]) == pytest.approx((11, 11 - 4.3027 / 3**0.5), abs=1e-3)
+    assert above["verdict"] == "holds"
+    assert found.loc["transkd-gl above none", "verdict"] == "not decided"
+    assert found.loc["transkd-ea above transkd-base", "verdict"] == "does not hold"
+    closed = found.loc["transkd-base closes the gap to the teacher"]
+    assert (closed["mean"], closed["cityscapes"]) == pytest.approx((110, 61.7))
+    assert closed["verdict"] == "holds"
+    assert set(report.claims(table[table["seed"] == 0])["verdict"]) == {"one seed: not decided"}
+    assert report.claims(table[table["method"].isin(["none", "transkd-gl"])])["claim"].tolist() == [
+        "transkd-gl above none"
+    ]
+
+
 def test_only_runs_of_the_current_batch_count(tmp_path):
     make_run(tmp_path, "student-none-s0-0a", "none", 0, 0.3)
     make_run(tmp_path, "student-none-s0-0b", "none", 0, 0.4, steps=7)

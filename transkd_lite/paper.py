@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+
 import pandas as pd
 
+from transkd_lite.comparison import Interval, student_interval
 from transkd_lite.results import DATA
 
-__all__ = ["beside_the_paper", "published"]
+__all__ = ["beside_the_paper", "claims", "published"]
 
 
 def published() -> pd.DataFrame:
@@ -47,3 +51,58 @@ _PAPER_ROWS = {
     "+ TransKD-GL": "transkd-gl",
     "+ TransKD-EA": "transkd-ea",
 }
+
+
+def claims(table: pd.DataFrame, teacher: float | None = None) -> pd.DataFrame:
+    """The paper's claims that these runs can test, each with the published figures, ours, and whether it holds.
+
+    A difference is claimed where Cityscapes shows one; the interval is Student's, 95%, over seeds. "holds" and "does
+    not hold" ask for an interval that leaves out zero, or, for a share of the gap, the published share.
+
+    Args:
+        table: the students' rows of one protocol and one budget, methods by their plain names.
+        teacher: the teacher's mIoU in [0, 1]; without it no share of the gap is computed.
+
+    Returns:
+        Columns claim, unit, cityscapes, acdc, mean, low, high, verdict; a claim without its runs is left out.
+    """
+    numbers = published().set_index("network")[["cityscapes_miou", "acdc_miou"]]
+    numbers.index = [_PAPER_ROWS[name.split(" (")[0].split(",")[0]] for name in numbers.index]
+    scores = 100 * table.pivot(index="seed", columns="method", values="miou")
+    rows = [*_differences(scores, numbers)]
+    if teacher is not None:
+        rows += _shares(scores, numbers, 100 * teacher)
+    columns = ["claim", "unit", "cityscapes", "acdc", "mean", "low", "high", "verdict"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+_CLAIMED = (
+    *(("none", variant) for variant in ("transkd-base", "transkd-gl", "transkd-ea")),
+    *(("transkd-base", "transkd-gl"), ("transkd-base", "transkd-ea"), ("transkd-gl", "transkd-ea")),
+)
+
+
+def _differences(scores: pd.DataFrame, numbers: pd.DataFrame) -> Iterator[tuple]:
+    """Who is above whom, lower one first in `_CLAIMED`."""
+    for lower, upper in _CLAIMED:
+        if {lower, upper} <= set(scores):
+            there = numbers.loc[upper] - numbers.loc[lower]
+            found = student_interval((scores[upper] - scores[lower]).dropna())
+            yield (f"{upper} above {lower}", "points", *there.round(2), *found, _verdict(found, 0.0))
+
+
+def _shares(scores: pd.DataFrame, numbers: pd.DataFrame, teacher: float) -> Iterator[tuple]:
+    """How much of the distance from the student alone to the teacher each variant covers."""
+    for method in (name for lower, name in _CLAIMED if lower == "none" and {lower, name} <= set(scores)):
+        there = (numbers.loc[method] - numbers.loc["none"]) / (numbers.loc["teacher"] - numbers.loc["none"])
+        found = student_interval((scores[method] - scores["none"]).dropna())
+        found = Interval(*(100 * value / (teacher - scores["none"].mean()) for value in found))
+        share = 100 * there
+        held = _verdict(found, share["cityscapes_miou"])
+        yield (f"{method} closes the gap to the teacher", "%", *share.round(1), *found, held)
+
+
+def _verdict(found: Interval, claimed: float) -> str:
+    if math.isnan(found.low):
+        return "one seed: not decided"
+    return "holds" if found.low > claimed else "does not hold" if found.high < claimed else "not decided"

@@ -23,7 +23,7 @@ from transkd_lite.comparison import (
     probability_of_superiority,
     student_interval,
 )
-from transkd_lite.paper import beside_the_paper, published
+from transkd_lite.paper import beside_the_paper, claims, published
 from transkd_lite.results import (
     DATA,
     PROTOCOLS,
@@ -46,6 +46,7 @@ __all__ = [
     "beside_the_paper",
     "budget_gains",
     "cells",
+    "claims",
     "class_gains",
     "default_table",
     "gap_closed",
