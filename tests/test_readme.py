@@ -33,10 +33,16 @@ def test_make_targets_exist():
         assert re.search(rf"^{target}:", makefile, flags=re.M), target
 
 
-def test_the_result_is_the_shipped_table():
-    table = report.students(report.load_batch(None).table)
+@pytest.mark.parametrize("name", ["demo", "streets-grid"])
+def test_results_are_the_shipped_tables(name):
+    table = report.students(report.load_batch(name).table)
+    differences = report.paired_differences(table).set_index("method")
     for method, row in report.summary(table).iterrows():
-        assert re.search(rf"\| `{method}` \| {int(row['runs'])} \| {100 * row['mean']:.2f} ", README), method
+        told = f"| `{method}` | {int(row['runs'])} | {100 * row['mean']:.2f} ± {100 * row['sd']:.2f} | "
+        (line,) = (line for line in README.splitlines() if line.startswith(told))
+        if method != "none":
+            low, mean, high = (f"{100 * differences.loc[method, k]:+.2f}" for k in ("low", "mean", "high"))
+            assert f"| {mean} ({low} to {high}) |" in line, method
 
 
 @pytest.mark.slow
