@@ -30,7 +30,7 @@ def beside_the_paper(table: pd.DataFrame, teacher: float | None, teacher_name: s
     rows = []
     columns = ["network", "cityscapes_miou", "acdc_miou"]
     for network, cityscapes, acdc in published()[columns].itertuples(index=False):
-        method = _PAPER_ROWS[network.split(" (")[0].split(",")[0]]
+        method = _method_of(network)
         here = "not run"
         if method == "teacher" and teacher is not None:
             here = f"measured, {100 * teacher:.2f}" + (f" ({teacher_name})" if teacher_name else "")
@@ -53,6 +53,11 @@ _PAPER_ROWS = {
 }
 
 
+def _method_of(network: str) -> str:
+    """The method's name here of a row of the paper, such as "+ TransKD-Base (CSF + PEA)"."""
+    return _PAPER_ROWS[network.split(" (")[0].split(",")[0]]
+
+
 def claims(table: pd.DataFrame, teacher: float | None = None) -> pd.DataFrame:
     """The paper's claims that these runs can test, each with the published figures, ours, and whether it holds.
 
@@ -67,7 +72,7 @@ def claims(table: pd.DataFrame, teacher: float | None = None) -> pd.DataFrame:
         Columns claim, unit, cityscapes, acdc, mean, low, high, verdict; a claim without its runs is left out.
     """
     numbers = published().set_index("network")[["cityscapes_miou", "acdc_miou"]]
-    numbers.index = [_PAPER_ROWS[name.split(" (")[0].split(",")[0]] for name in numbers.index]
+    numbers.index = numbers.index.map(_method_of)
     scores = 100 * table.pivot(index="seed", columns="method", values="miou")
     rows = [*_differences(scores, numbers)]
     if teacher is not None:
@@ -76,8 +81,9 @@ def claims(table: pd.DataFrame, teacher: float | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
+_VARIANTS = ("transkd-base", "transkd-gl", "transkd-ea")
 _CLAIMED = (
-    *(("none", variant) for variant in ("transkd-base", "transkd-gl", "transkd-ea")),
+    *(("none", variant) for variant in _VARIANTS),
     *(("transkd-base", "transkd-gl"), ("transkd-base", "transkd-ea"), ("transkd-gl", "transkd-ea")),
 )
 
@@ -93,7 +99,7 @@ def _differences(scores: pd.DataFrame, numbers: pd.DataFrame) -> Iterator[tuple]
 
 def _shares(scores: pd.DataFrame, numbers: pd.DataFrame, teacher: float) -> Iterator[tuple]:
     """How much of the distance from the student alone to the teacher each variant covers."""
-    for method in (name for lower, name in _CLAIMED if lower == "none" and {lower, name} <= set(scores)):
+    for method in (name for name in _VARIANTS if {"none", name} <= set(scores)):
         there = (numbers.loc[method] - numbers.loc["none"]) / (numbers.loc["teacher"] - numbers.loc["none"])
         found = student_interval((scores[method] - scores["none"]).dropna())
         found = Interval(*(100 * value / (teacher - scores["none"].mean()) for value in found))

@@ -92,9 +92,8 @@ def test_sliders_move_from_the_keyboard_and_the_readout_follows(panel, looks, pi
     expect(panel, looks, Choice(**START | {"row": 16, "column": 80, "stage": 2}))
     press(panel, PANEL, "Image", "ArrowRight", 2)
     press(panel, PANEL, "Block", "Home")
-    press(
-        panel, PANEL, "Head", "ArrowRight"
-    )  # last, as the words show it: nothing is still on its way when they do
+    # Last, as the words show it: nothing is still on its way when they do.
+    press(panel, PANEL, "Head", "ArrowRight")
     expect(panel, looks, Choice(image=2, stage=2, block=1, head=2, row=16, column=80))
     assert panel.locator(".tk-attention [role=alert]").count() == 0
     panel.locator(".tk-attention").screenshot(path=pictures / "10-moved.png")
