@@ -127,7 +127,7 @@ def test_mistakes_in_settings_are_named(write, settings, message):
 def test_every_committed_profile_is_valid_and_can_be_shrunk(name, tmp_path):
     for profile in (load_profile(name), shrink(load_profile(name))):
         assert profile.about
-        weights = {"pretrained": None, "steps": 1000}  # shipped weights may not be there yet
+        weights = {"pretrained": None, "steps": 1000}  # weights may not be there yet
         assert profile.teacher is None or profile.experiment("teacher", **weights)
         for method in profile.methods:
             assert profile.experiment("students", method=method, teacher="run:x").folder_name()
@@ -140,8 +140,12 @@ def test_a_smoke_run_is_small_keeps_proportions_and_downloads_nothing(name):
     after = small.merged(small.students)
     assert after["steps"] <= 6
     assert after["train_images"] <= 8
-    assert after["height"] == 64
-    assert after["width"] / 64 == pytest.approx(before["width"] / before["height"], rel=0.15)
+    assert after["crop"] is None
+    if before["height"] is None:
+        assert after["height"] is None  # the files' own size
+    else:
+        assert after["height"] == 64
+        assert after["width"] / 64 == pytest.approx(before["width"] / before["height"], rel=0.15)
     assert not str(small.merged(small.teacher).get("pretrained")).startswith("hub:")
     assert small.seeds == full.seeds[:1]
     assert small.name == f"{name}-smoke"
