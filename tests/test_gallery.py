@@ -1,6 +1,9 @@
 """Pictures of a batch are made as its runs saw their images."""
 
+import hashlib
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -44,11 +47,18 @@ def test_teachers_and_students_share_the_table(batch):
     assert list(report.students(batch.table)["run"]) == ["student-none-s0-0b"]
 
 
-def test_what_stays_of_a_batch_includes_its_scores_by_condition(batch, tmp_path):
+def test_what_stays_of_a_batch_includes_its_scores_by_condition_and_the_checksums_of_its_networks(
+    batch, tmp_path
+):
     saved = gallery.save_results(batch.root, tmp_path / "kept")
-    names = [f"{batch.name}{end}" for end in (".csv", "_history.csv", "_conditions.csv", ".png")]
-    assert [path.name for path in saved] == names
+    ends = (".csv", "_history.csv", "_networks.csv", "_conditions.csv", ".png")
+    assert [path.name for path in saved] == [f"{batch.name}{end}" for end in ends]
     assert all(path.is_file() for path in saved)
+    networks = pd.read_csv(saved[2]).set_index("run")
+    assert set(networks.index) == set(batch.table["run"])
+    for run, row in networks.iterrows():
+        content = (batch.root / run / row["file"]).read_bytes()
+        assert (row["bytes"], row["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
 
 
 def test_the_networks_that_ship_with_the_course_are_shown_for_streets_alone(batch):

@@ -6,6 +6,7 @@ report comes from the same columns, whether the runs lie on this disk or not.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -15,7 +16,15 @@ from typing import Any
 
 import pandas as pd
 
-from transkd_lite.runs import BATCH_FILE, HISTORY_FILE, Run, atomic_write, list_runs, read_json
+from transkd_lite.runs import (
+    BATCH_FILE,
+    HISTORY_FILE,
+    STUDENT_FILE,
+    Run,
+    atomic_write,
+    list_runs,
+    read_json,
+)
 from transkd_lite.variants import TOLD_APART
 
 __all__ = [
@@ -131,21 +140,47 @@ def origin(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def save_tables(batch: Batch, folder: str | os.PathLike[str]) -> list[Path]:
-    """Write `<batch>.csv` and `<batch>_history.csv`, which `load_batch` reads where the run folders are not."""
+    """Write `<batch>.csv` and `<batch>_history.csv`, which `load_batch` reads where the run folders are not.
+
+    Where they are, `<batch>_networks.csv` names the trained networks, which are not shipped, with size and checksum.
+    """
     named = {f"{batch.name}.csv": batch.table, f"{batch.name}_history.csv": batch.history}
+    if batch.root is not None:
+        named[f"{batch.name}_networks.csv"] = _networks(batch.root, batch.table["run"].unique())
     return [atomic_write(Path(folder) / name, table.to_csv(index=False)) for name, table in named.items()]
 
 
+def _networks(root: Path, runs: Iterable[str]) -> pd.DataFrame:
+    """Run, file, bytes and SHA-256 of every network of a batch that is on this disk."""
+    files = {run: root / run / STUDENT_FILE for run in runs}
+    contents = {run: path.read_bytes() for run, path in files.items() if path.is_file()}
+    rows = [(run, STUDENT_FILE, len(c), hashlib.sha256(c).hexdigest()) for run, c in contents.items()]
+    return pd.DataFrame(rows, columns=["run", "file", "bytes", "sha256"])
+
+
 def _histories(root: str | os.PathLike[str]) -> pd.DataFrame:
-    """Step, loss and cross entropy of every finished student run, with its method, seed and name."""
+    """The curves of every finished student run, with its method, seed and name.
+
+    Step, loss and cross entropy; where a run was scored on the way, also `val_miou` in [0, 1] and `seconds` of
+    training since the first step, scoring and saving not counted.
+    """
     parts = []
     for run in _finished(root):
         path = run.folder / HISTORY_FILE
         if run.name.startswith("student-") and path.is_file():
             parameters = run.info.get("parameters", {})
             own = {"method": parameters.get("method"), "seed": parameters.get("seed"), "run": run.name}
-            parts.append(pd.read_csv(path)[["step", "loss", "ce"]].assign(**own))
+            parts.append(_curve(pd.read_csv(path), parameters.get("batch_size", 1)).assign(**own))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def _curve(history: pd.DataFrame, batch_size: int) -> pd.DataFrame:
+    kept = history[["step", "loss", "ce"]]
+    if "val_miou" not in history:
+        return kept
+    images = batch_size * history["step"].diff().fillna(history["step"])
+    seconds = (images / history["images_per_s"]).cumsum()
+    return kept.assign(val_miou=history["val_miou"], seconds=seconds.round(2))
 
 
 def results_table(root: str | os.PathLike[str]) -> pd.DataFrame:
