@@ -174,10 +174,12 @@ def test_paper_profiles_carry_the_paper_settings():
     assert len(distilled.config().class_weights) == 19
 
 
-def test_the_grid_takes_for_every_method_the_rate_that_its_search_found_best():
-    search = pd.read_csv(DATA / "results" / "searches" / "streets-grid.csv")
-    scores = students(search).groupby(["method", "lr"])["miou"].mean().unstack()
-    assert set(scores.notna().sum(axis=1)) == {3}  # a search of equal size for each
-    grid = load_profile("streets-grid")
+@pytest.mark.parametrize(("name", "rates"), [("streets-grid", 3), ("camvid-cpu", 2)])
+def test_a_grid_takes_for_every_method_the_rate_that_its_search_found_best(name, rates):
+    search = students(pd.read_csv(DATA / "results" / "searches" / f"{name}.csv"))
+    scores = search.groupby(["method", "lr"])["miou"].mean().unstack()
+    assert set(scores.notna().sum(axis=1)) == {rates}  # a search of equal size for each
+    grid = load_profile(name)
     chosen = {m: grid.experiment("students", method=m, teacher="run:x").lr for m in grid.methods}
     assert chosen == pytest.approx(scores.idxmax(axis=1).to_dict())
+    assert set(search["steps"]) == {grid.experiment("students").steps}  # and of the grid's length
