@@ -33,7 +33,7 @@ def test_make_targets_exist():
         assert re.search(rf"^{target}:", makefile, flags=re.M), target
 
 
-@pytest.mark.parametrize("name", ["demo", "streets-grid"])
+@pytest.mark.parametrize("name", ["demo", "streets-grid", "camvid-cpu"])
 def test_results_are_the_shipped_tables(name):
     table = report.students(report.load_batch(name).table)
     differences = report.paired_differences(table).set_index("method")
