@@ -8,11 +8,15 @@ from pathlib import Path
 
 import pytest
 from quick import FIXTURES, PARAMETERS
+from scipy.stats import spearmanr
 
-from transkd_lite import batch, execution
+from transkd_lite import batch, execution, workers
 from transkd_lite.attempts import kernel_environment
 from transkd_lite.batch import NotebookFailed, execute_notebook, reproduce
+from transkd_lite.distill import list_methods
+from transkd_lite.interrupts import StopRequest
 from transkd_lite.parameters import ParameterError
+from transkd_lite.planning import PlannedRun
 from transkd_lite.profiles import Profile
 from transkd_lite.runs import lock_run, read_run
 from transkd_lite.summary import run_table, score_table
@@ -217,6 +221,24 @@ def test_two_jobs_run_side_by_side_with_their_order_kept(tmp_path):
 
 
 @pytest.mark.slow
+def test_jobs_take_the_runs_about_in_the_plans_order(monkeypatch, tmp_path):
+    """A batch that is stopped half way has whole seeds, not some methods of each."""
+    import time
+
+    def nap(run, root, threads, needed):
+        time.sleep(0.25)
+        return ""
+
+    monkeypatch.setattr(workers, "execute", nap)
+    folders = [f"student-{m}-s{seed}-0a{k}f" for seed in range(3) for k, m in enumerate(list_methods()[:7])]
+    runs = [PlannedRun("student", folder, tmp_path, {}) for folder in folders]
+    with StopRequest() as stop:
+        done = [runs.index(run) for run, _ in workers.execute_all(runs, tmp_path, 2, None, stop)]
+    assert spearmanr(done, range(len(runs))).statistic > 0.8
+    assert sorted(done) == list(range(len(runs)))
+
+
+@pytest.mark.slow
 def test_a_worker_killed_in_mid_notebook_costs_nothing_but_time(tmp_path):
     import threading
     import time
@@ -231,7 +253,7 @@ def test_a_worker_killed_in_mid_notebook_costs_nothing_but_time(tmp_path):
         def kill_first_worker():
             until = time.monotonic() + 60
             while time.monotonic() < until and not list(tmp_path.rglob("started")):
-                time.sleep(0.1)
+                time.sleep(0.25)
             busy = next(iter(cluster.scheduler.workers.values()))
             os.kill(next(w.pid for w in cluster.workers.values() if w.worker_address == busy.address), 9)
 

@@ -68,10 +68,12 @@ def _execute_on_dask(
         client = stack.enter_context(_connect(Client, address))
         batch = uuid.uuid4().hex[:8]
         futures: dict[Any, PlannedRun] = {}
-        for run in pending:
+        for position, run in enumerate(pending):
             needed = next((f for f, r in futures.items() if r.folder == run.needs), None)
             key = f"{run.folder}-{batch}"
-            futures[client.submit(execute, run, root, threads, needed, key=key, pure=False, retries=1)] = run
+            # Without a priority Dask may begin with the last run.
+            how: dict[str, Any] = {"key": key, "pure": False, "retries": 1, "priority": -position}
+            futures[client.submit(execute, run, root, threads, needed, **how)] = run
         for future in _ended(list(futures), stop):
             error = future.exception() if future.status == "error" else None
             yield futures[future], f"{type(error).__name__}: {error}" if error else future.result()
