@@ -253,7 +253,7 @@ def test_a_worker_killed_in_mid_notebook_costs_nothing_but_time(tmp_path):
         def kill_first_worker():
             until = time.monotonic() + 60
             while time.monotonic() < until and not list(tmp_path.rglob("started")):
-                time.sleep(0.25)
+                time.sleep(0.1)
             busy = next(iter(cluster.scheduler.workers.values()))
             os.kill(next(w.pid for w in cluster.workers.values() if w.worker_address == busy.address), 9)
 
