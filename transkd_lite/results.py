@@ -152,9 +152,12 @@ def save_tables(batch: Batch, folder: str | os.PathLike[str]) -> list[Path]:
 
 def _networks(root: Path, runs: Iterable[str]) -> pd.DataFrame:
     """Run, file, bytes and SHA-256 of every network of a batch that is on this disk."""
-    files = {run: root / run / STUDENT_FILE for run in runs}
-    contents = {run: path.read_bytes() for run, path in files.items() if path.is_file()}
-    rows = [(run, STUDENT_FILE, len(c), hashlib.sha256(c).hexdigest()) for run, c in contents.items()]
+    rows = []
+    for run in runs:
+        path = root / run / STUDENT_FILE
+        if path.is_file():
+            content = path.read_bytes()  # one at a time: a batch may hold a gigabyte
+            rows.append((run, path.name, len(content), hashlib.sha256(content).hexdigest()))
     return pd.DataFrame(rows, columns=["run", "file", "bytes", "sha256"])
 
 
@@ -175,6 +178,7 @@ def _histories(root: str | os.PathLike[str]) -> pd.DataFrame:
 
 
 def _curve(history: pd.DataFrame, batch_size: int) -> pd.DataFrame:
+    """What is kept of one run's history; its speeds are summed up to seconds."""
     kept = history[["step", "loss", "ce"]]
     if "val_miou" not in history:
         return kept
