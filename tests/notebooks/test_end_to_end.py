@@ -117,3 +117,9 @@ def test_a_shipped_table_of_photographs_is_read_like_that_of_the_scenes(name, tm
     out = tmp_path / "read.ipynb"
     execute_notebook(ROOT / "notebooks" / f"{name}.ipynb", out, {"table": "camvid-cpu"})
     assert "camvid-cpu (shipped tables), one budget: 21" in out.read_text()
+
+
+def test_a_table_of_one_network_is_reported_without_comparisons(tmp_path):
+    out = tmp_path / "read.ipynb"
+    execute_notebook(ROOT / "notebooks" / "12_reproduction_report.ipynb", out, {"table": "streets-student"})
+    assert "streets-student (shipped tables), one budget: 1 student runs, 0 teacher run(s)" in out.read_text()
