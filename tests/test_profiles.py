@@ -183,3 +183,19 @@ def test_a_grid_takes_for_every_method_the_rate_that_its_search_found_best(name,
     chosen = {m: grid.experiment("students", method=m, teacher="run:x").lr for m in grid.methods}
     assert chosen == pytest.approx(scores.idxmax(axis=1).to_dict())
     assert set(search["steps"]) == {grid.experiment("students").steps}  # and of the grid's length
+
+
+def test_half_the_rates_of_the_search_hold_in_every_batch_that_shares_the_grids_scenes():
+    """Their runs have the same names, so that one batch takes over what another has trained."""
+    grid, steady = load_profile("streets-grid"), load_profile("streets-steady")
+    half = {m: grid.experiment("students", method=m, teacher="run:x").lr / 2 for m in grid.methods}
+    half["transkd-base+kd"] = half["transkd-base"]
+    own = ("streets-steady", "streets-ablation", "streets-budgets", "streets-teachers")
+    for profile in map(load_profile, own):
+        chosen = {m: profile.experiment("students", method=m, teacher="run:x").lr for m in profile.methods}
+        assert chosen == pytest.approx({m: half[m] for m in profile.methods}), profile.name
+    runs = {run.folder for run in plan(steady)}
+    for profile in map(load_profile, own[1:3]):
+        shared = [run for run in plan(profile) if run.folder in runs]
+        methods = set(profile.methods) & set(steady.methods)
+        assert len(shared) == 1 + len(methods) * len(profile.seeds), profile.name
