@@ -51,7 +51,7 @@ def test_what_stays_of_a_batch_includes_its_scores_by_condition_and_the_checksum
     batch, tmp_path
 ):
     saved = gallery.save_results(batch.root, tmp_path / "kept")
-    ends = (".csv", "_history.csv", "_networks.csv", "_conditions.csv", ".png")
+    ends = (".csv", "_history.csv", "_networks.csv", ".png", "_conditions.csv")
     assert [path.name for path in saved] == [f"{batch.name}{end}" for end in ends]
     assert all(path.is_file() for path in saved)
     networks = pd.read_csv(saved[2]).set_index("run")
@@ -59,6 +59,28 @@ def test_what_stays_of_a_batch_includes_its_scores_by_condition_and_the_checksum
     for run, row in networks.iterrows():
         content = (batch.root / run / row["file"]).read_bytes()
         assert (row["bytes"], row["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
+
+
+def test_the_figure_of_a_batch_names_its_variants_best_first(batch, tmp_path, monkeypatch):
+    table = batch.table
+    runs = [
+        table[table["run"].str.startswith("student")].assign(method=method, options=options, miou=miou)
+        for method, options, miou in [
+            ("none", "{}", 0.1),
+            ("transkd-base", '{"fusion": "abf"}', 0.2),
+            ("transkd-base", "{}", 0.3),
+        ]
+    ]
+    drawn = pd.concat([table[table["run"].str.startswith("teacher")], *runs], ignore_index=True)
+    figures = []
+    monkeypatch.setattr(gallery, "load_batch", lambda root: report.Batch("mine", drawn, batch.history))
+    monkeypatch.setattr(gallery, "save_conditions", lambda *given: None)
+    monkeypatch.setattr("transkd_lite.plots.to_png", lambda figure: figures.append(figure) or b"")
+    gallery.save_results(tmp_path, tmp_path / "kept")
+    (axis,) = figures[0].axes
+    labels = [label.get_text() for label in axis.get_yticklabels()]
+    assert labels == ["transkd-base", "transkd-base (fusion abf)", "none"]
+    assert "teacher 10.0" in [text.get_text() for text in axis.texts]
 
 
 def test_the_networks_that_ship_with_the_course_are_shown_for_streets_alone(batch):

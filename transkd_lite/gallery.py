@@ -15,7 +15,16 @@ from transkd_lite.data.labels import LabelSpace
 from transkd_lite.experiment import Experiment
 from transkd_lite.models import load_model
 from transkd_lite.prediction import predict
-from transkd_lite.report import DATA, Batch, load_batch, save_tables, students, teachers
+from transkd_lite.report import (
+    DATA,
+    Batch,
+    label_variants,
+    load_batch,
+    save_tables,
+    students,
+    summary,
+    teachers,
+)
 from transkd_lite.runs import STUDENT_FILE, atomic_write, read_run
 
 __all__ = ["Gallery", "load_gallery", "save_results"]
@@ -85,16 +94,20 @@ def _experiment_of(batch: Batch, data_root: str | None) -> Experiment:
 
 
 def save_results(root: Path, folder: Path) -> list[Path]:
-    """Save a batch's table, its curves, its scores by condition and the figure of its scores, into `folder`.
+    """Save a batch's table, its curves, the figure of its scores and its scores by condition, into `folder`.
 
     Scores by condition are taken for streets, whose validation scenes need no files.
     """
     from transkd_lite import plots
 
     batch = load_batch(root)
-    best = teachers(batch.table)["miou"]
-    figure = plots.methods(students(batch.table), reference={} if best.empty else {"teacher": best.iloc[0]})
-    saved = save_tables(batch, folder)
+    runs, best = label_variants(students(batch.table)), teachers(batch.table)["miou"]
+    runs = runs.set_index("method").loc[list(summary(runs).index)].reset_index()  # best mean first
+    far = (
+        best.empty or runs["method"].nunique() > 6
+    )  # a line far to the right would squeeze many rows of dots
+    figure = plots.methods(runs, reference={} if far else {"teacher": best.iloc[0]})
+    saved = [*save_tables(batch, folder), atomic_write(folder / f"{batch.name}.png", plots.to_png(figure))]
     if batch.table["dataset"].iloc[0] == "streets":
-        saved += filter(None, [save_conditions(batch, folder)])
-    return [*saved, atomic_write(folder / f"{batch.name}.png", plots.to_png(figure))]
+        saved += filter(None, [save_conditions(batch, folder)])  # last, for every network is run again
+    return saved
