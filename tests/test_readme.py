@@ -57,6 +57,19 @@ def test_the_table_of_methods_has_the_searched_rates_beside_it():
         assert line.startswith(f"| `{method}` | 5 |"), method
 
 
+def test_the_table_of_budgets_is_the_shipped_one():
+    table = report.students(report.load_batch("streets-budgets").table)
+    for rows in report.cells(table).values():
+        means = report.summary(rows)
+        order = ("none", "kd", "review", "transkd-base")
+        scores = [f"{100 * means.loc[m, 'mean']:.2f} ± {100 * means.loc[m, 'sd']:.2f}" for m in order]
+        gain = report.paired_differences(rows).set_index("method").loc["transkd-base"]
+        mean, low, high = (f"{100 * gain[k]:+.2f}" for k in ("mean", "low", "high"))
+        labels, steps = rows["train_images"].iloc[0], rows["steps"].iloc[0]
+        told = f"| {labels}, {steps} | {' | '.join(scores)} | {mean} ({low} to {high}) |"
+        assert sum(line.startswith(told) for line in README.splitlines()) == 1, told
+
+
 @pytest.mark.slow
 def test_the_example_runs(monkeypatch):
     (example,) = re.findall(r"```python\n(.+?)```", README, flags=re.S)
