@@ -175,8 +175,12 @@ def test_gains_of_classes_have_a_star_where_sure_and_a_gap_where_unknown():
 def test_budgets_have_a_panel_for_each_number_of_labels_and_a_line_a_method():
     rows = [("streets", n, s, m) for n in (128, 512) for s in (300, 900) for m in ("kd", "csf")]
     gains = pd.DataFrame(rows, columns=["dataset", "train_images", "steps", "method"])
-    gains = gains.assign(baseline="none", mean=0.01, low=0.0, high=0.02)
+    gains = gains.assign(baseline="none", mean=gains["train_images"] / 10_000)  # 1.28 and 5.12 points
+    gains = gains.assign(low=gains["mean"] - 0.01, high=gains["mean"] + 0.01)
     figure = plots.budget_gains(gains)
+    (low, high), other = (axis.get_ylim() for axis in figure.axes)
+    assert (low, high) == other
+    assert low < 0.28 < 6.12 < high
     assert [axis.get_title() for axis in figure.axes] == [
         "streets, 128 labelled images",
         "streets, 512 labelled images",

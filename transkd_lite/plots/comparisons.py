@@ -204,6 +204,9 @@ def budget_gains(gains: pd.DataFrame) -> Figure:
         axis.minorticks_off()
         axis.axhline(0, color="0.3", linewidth=1)
         axis.grid(alpha=0.25)
+    ends = [axis.get_ylim() for axis in axes[0]]
+    for axis in axes[0]:  # one scale for all panels
+        axis.set_ylim(min(low for low, _ in ends), max(high for _, high in ends))
     axes[0, 0].set_ylabel(f"difference of mIoU to {gains['baseline'].iloc[0]} in points")
     handles = {
         label: handle
