@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -128,11 +127,9 @@ def test_a_finished_batch_says_so_at_once_without_torch_or_papermill(
         "import sys; from transkd_lite.cli import app; app(sys.argv[1:], standalone_mode=False); "
         "print([name for name in ('torch', 'papermill', 'distributed', 'datasets') if name in sys.modules])"
     )
-    start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
     )
-    assert time.perf_counter() - start < 10
     assert "All 6 runs in" in done.stdout
     assert "nothing to do" in done.stdout
     assert done.stdout.splitlines()[-1] == "[]"

@@ -241,17 +241,3 @@ def test_dice_are_the_raw_stream_of_pcg64() -> None:
     dice = Dice(2, 0, 7)
     raw = np.random.PCG64(np.random.SeedSequence([2, 0, 7])).random_raw(4)
     assert [dice.integer(0, 999) for _ in range(3)] == [(int(word) >> 11) % 1000 for word in raw[1:]]
-
-
-@pytest.mark.slow
-def test_a_core_draws_a_hundred_scenes_a_second() -> None:
-    """The best of five runs of 40 scenes, in processor time, so that a busy machine does not fail it."""
-    import time
-
-    def cost(first: int) -> float:
-        start = time.process_time()
-        for index in range(first, first + 40):
-            draw_scene(0, index)
-        return (time.process_time() - start) / 40
-
-    assert 1 / min(cost(first) for first in (0, 40, 80, 120, 160)) > 100
