@@ -103,10 +103,9 @@ def save_results(root: Path, folder: Path) -> list[Path]:
     batch = load_batch(root)
     runs, best = label_variants(students(batch.table)), teachers(batch.table)["miou"]
     runs = runs.set_index("method").loc[list(summary(runs).index)].reset_index()  # best mean first
-    far = (
-        best.empty or runs["method"].nunique() > 6
-    )  # a line far to the right would squeeze many rows of dots
-    figure = plots.methods(runs, reference={} if far else {"teacher": best.iloc[0]})
+    # the teacher lies far to the right: its line would squeeze many rows of dots
+    drawn = len(best) and runs["method"].nunique() <= 6
+    figure = plots.methods(runs, reference={"teacher": best.iloc[0]} if drawn else {})
     saved = [*save_tables(batch, folder), atomic_write(folder / f"{batch.name}.png", plots.to_png(figure))]
     if batch.table["dataset"].iloc[0] == "streets":
         saved += filter(None, [save_conditions(batch, folder)])  # last, for every network is run again
