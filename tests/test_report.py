@@ -86,6 +86,14 @@ def test_summary_and_gap(table):
     assert report.gap_closed(table, teacher=0.42)["kd"] == pytest.approx(0.2)
 
 
+def test_rows_of_the_best_mean_come_first_and_keep_their_order(table):
+    ordered = report.best_first(table)
+    assert list(ordered["method"].unique()) == ["kd", "none"]
+    alone = table[table["method"] == "none"]
+    assert ordered[ordered["method"] == "none"]["seed"].tolist() == alone["seed"].tolist()
+    assert len(ordered) == len(table)
+
+
 def test_published_numbers_carry_their_source():
     paper = report.published()
     assert paper["cityscapes_miou"].tolist() == [76.49, 55.86, 68.58, 68.87, 68.98]

@@ -94,6 +94,14 @@ def test_a_parameter_is_named_where_it_is_not_the_usual_one():
     assert seen == ["none", "none (lr 0.004)", "kd", "cwd"]
 
 
+def test_every_budget_of_a_method_is_named_however_common():
+    short, long = {"method": "kd"}, {"method": "kd", "steps": 900}
+    assert labels({"method": "none"}, short, {**short, "seed": 1}, long)[1:] == [
+        *["kd (steps 300)"] * 2,
+        "kd (steps 900)",
+    ]
+
+
 def test_teachers_are_named_by_their_file():
     other = {"method": "kd", "teacher": "data/weights/streets-segformer_b2.safetensors"}
     assert labels({"method": "kd"}, other)[1] == "kd (teacher streets-segformer_b2)"

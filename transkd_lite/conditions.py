@@ -29,6 +29,8 @@ def score_conditions(
 ) -> pd.DataFrame:
     """Score the students of a folder of runs on each condition of their validation images ("full" protocol).
 
+    A progress bar appears on stderr when it takes more than five seconds.
+
     Args:
         batch: runs whose folder is here.
         rows: only the runs of these rows of its table; all students by default.
@@ -44,8 +46,11 @@ def score_conditions(
     """
     if batch.root is None:
         raise ValueError(f"{batch.name} holds no networks: pass the folder of its runs, such as runs/demo")
+    from tqdm.auto import tqdm
+
     found, data = [], None
-    for run in (students(batch.table) if rows is None else rows).itertuples():
+    rows = students(batch.table) if rows is None else rows
+    for run in tqdm(rows.itertuples(), "scores by condition", len(rows), unit="network", delay=5):
         if not (batch.root / run.run / STUDENT_FILE).is_file():
             continue
         parameters = read_run(batch.root / run.run).info["parameters"]

@@ -18,11 +18,11 @@ from transkd_lite.prediction import predict
 from transkd_lite.report import (
     DATA,
     Batch,
+    best_first,
     label_variants,
     load_batch,
     save_tables,
     students,
-    summary,
     teachers,
 )
 from transkd_lite.runs import STUDENT_FILE, atomic_write, read_run
@@ -101,8 +101,7 @@ def save_results(root: Path, folder: Path) -> list[Path]:
     from transkd_lite import plots
 
     batch = load_batch(root)
-    runs, best = label_variants(students(batch.table)), teachers(batch.table)["miou"]
-    runs = runs.set_index("method").loc[list(summary(runs).index)].reset_index()  # best mean first
+    runs, best = best_first(label_variants(students(batch.table))), teachers(batch.table)["miou"]
     # the teacher lies far to the right: its line would squeeze many rows of dots
     drawn = len(best) and runs["method"].nunique() <= 6
     figure = plots.methods(runs, reference={"teacher": best.iloc[0]} if drawn else {})

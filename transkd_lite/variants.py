@@ -45,8 +45,8 @@ def label_variants(table: pd.DataFrame) -> pd.DataFrame:
     """Give rows of one method with other options, settings or budgets labels such as "transkd-base (fusion abf)".
 
     A parameter is named where it differs between rows of one method and is not the usual one: for options, which is
-    not to be given; for all else, the value that most rows of the table have. A table without variants comes back as
-    it was.
+    not to be given; for all else, the value that most rows of the table have. No budget is usual: where a method has
+    several (see `cells`), every one is named. A table without variants comes back as it was.
 
     Args:
         table: rows of students, one protocol.
@@ -75,8 +75,10 @@ def _settings(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({name: values.map(_text) for name, values in columns.items()}, table.index)
 
 
-def _usual(values: pd.Series, name: str) -> str:
+def _usual(values: pd.Series, name: str) -> str | None:
     """The value that is not worth naming: an option not given, or else the most common, the first of equals."""
+    if name in _BUDGET:
+        return None
     return "" if name.startswith("options.") else str(values.value_counts(sort=False).idxmax())
 
 
