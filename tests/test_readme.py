@@ -73,6 +73,16 @@ def test_the_table_of_budgets_is_the_shipped_one():
         assert sum(line.startswith(told) for line in README.splitlines()) == 1, told
 
 
+def test_the_table_of_parts_is_the_shipped_one():
+    table = report.label_variants(report.students(report.load_batch("streets-ablation").table))
+    to_whole = report.paired_differences(table, "transkd-base").set_index("method")
+    for method, row in report.summary(table).iterrows():
+        if method not in ("none", "kd"):
+            told = f"| `{method}` | {100 * row['mean']:.2f} ± {100 * row['sd']:.2f} | "
+            told += "|" if method == "transkd-base" else f"{interval(to_whole.loc[method])} |"
+            assert sum(line.endswith(told) for line in README.splitlines()) == 1, told
+
+
 @pytest.mark.slow
 def test_the_example_runs(monkeypatch):
     (example,) = re.findall(r"```python\n(.+?)```", README, flags=re.S)
