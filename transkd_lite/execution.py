@@ -5,6 +5,7 @@ papermill is imported only when something has to run.
 
 import json
 import logging
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -58,12 +59,10 @@ def refresh_notebook(notebook: Path) -> float:
     Raises:
         NotebookFailed: a cell raised or was left out; the notebook is as before.
     """
-    aside = notebook.with_name(f".{notebook.name}")
     start = time.perf_counter()
-    try:
+    with tempfile.TemporaryDirectory() as folder:
+        aside = Path(folder) / notebook.name
         execute_notebook(notebook, aside, {})
         executed = json.loads(aside.read_text(encoding="utf-8"))
-    finally:
-        aside.unlink(missing_ok=True)
     atomic_write(notebook, without_notes(executed))
     return time.perf_counter() - start
