@@ -76,7 +76,7 @@ def _settings(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _usual(values: pd.Series, name: str) -> str | None:
-    """The value that is not worth naming: an option not given, or else the most common, the first of equals."""
+    """The value not worth naming: an option not given, no budget, or else the most common, the first of equals."""
     if name in _BUDGET:
         return None
     return "" if name.startswith("options.") else str(values.value_counts(sort=False).idxmax())
