@@ -1,5 +1,6 @@
 """Protects: every committed profile plans, and a profile's mistakes are found before anything runs."""
 
+import json
 import re
 
 import pandas as pd
@@ -183,6 +184,20 @@ def test_a_grid_takes_for_every_method_the_rate_that_its_search_found_best(name,
     chosen = {m: grid.experiment("students", method=m, teacher="run:x").lr for m in grid.methods}
     assert chosen == pytest.approx(scores.idxmax(axis=1).to_dict())
     assert set(search["steps"]) == {grid.experiment("students").steps}  # and of the grid's length
+
+
+def test_camvid_long_takes_for_every_start_and_method_the_rate_that_its_search_found_best():
+    search = students(pd.read_csv(DATA / "results" / "searches" / "camvid-long.csv"))
+    start = search["settings"].map(lambda text: json.loads(text)["pretrained"])
+    scores = search.assign(start=start.fillna("new")).set_index(["start", "method", "lr"])["miou"].unstack()
+    assert scores.notna().all(axis=None)
+    assert scores.shape == (4, 2)
+    profile = load_profile("camvid-long")
+    variants = {"new": {}, **{each["pretrained"]: each for each in profile.variants.values()}}
+    for (start, method), row in scores.iterrows():
+        changes = {**variants[start], "pretrained": None}  # the weights do not ship
+        chosen = profile.experiment("students", method=method, teacher="run:x", **changes)
+        assert (chosen.lr, chosen.steps) == (row.idxmax(), search["steps"].iloc[0]), (start, method)
 
 
 def test_half_the_rates_of_the_search_hold_in_every_batch_that_shares_the_grids_scenes():
