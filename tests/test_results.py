@@ -94,6 +94,14 @@ def test_a_parameter_is_named_where_it_is_not_the_usual_one():
     assert seen == ["none", "none (lr 0.004)", "kd", "cwd"]
 
 
+def test_a_rate_that_follows_another_parameter_is_not_named():
+    own = {"method": "kd", "settings": '{"pretrained": "b0.safetensors"}', "lr": 0.004}
+    rest = [{"method": "kd"}, {"method": "none"}, {"method": "none", "seed": 1}]
+    assert labels(own, *rest)[:2] == ["kd (pretrained b0)", "kd"]
+    seen = labels(own, {**own, "lr": 0.001}, *rest)
+    assert seen[:3] == ["kd (lr 0.004, pretrained b0)", "kd (lr 0.001, pretrained b0)", "kd"]
+
+
 def test_every_budget_of_a_method_is_named_however_common():
     short, long = {"method": "kd"}, {"method": "kd", "steps": 900}
     assert labels({"method": "none"}, short, {**short, "seed": 1}, long)[1:] == [

@@ -46,7 +46,8 @@ def label_variants(table: pd.DataFrame) -> pd.DataFrame:
 
     A parameter is named where it differs between rows of one method and is not the usual one: for options, which is
     not to be given; for all else, the value that most rows of the table have. No budget is usual: where a method has
-    several (see `cells`), every one is named. A table without variants comes back as it was.
+    several (see `cells`), every one is named. The learning rate, which a search may have chosen for each variant, is
+    named only where nothing else differs. A table without variants comes back as it was.
 
     Args:
         table: rows of students, one protocol.
@@ -54,12 +55,20 @@ def label_variants(table: pd.DataFrame) -> pd.DataFrame:
     given = _settings(table)
     labels = table["method"].astype(str).copy()
     for _, rows in given.groupby(table["method"], sort=False):
-        varies = [name for name in given if rows[name].nunique() > 1]
+        varies = _telling_apart(rows)
         for index, row in rows[varies].iterrows():
             told = [_phrase(name, row[name]) for name in varies if row[name] != _usual(given[name], name)]
             if told:
                 labels[index] += f" ({', '.join(told)})"
     return table.assign(method=labels)
+
+
+def _telling_apart(rows: pd.DataFrame) -> list[str]:
+    """The parameters that differ between rows of one method, without a learning rate that only follows the others."""
+    varies = [name for name in rows if rows[name].nunique() > 1]
+    others = [name for name in varies if name != "lr"]
+    follows = others and "lr" in varies and (rows.groupby(others)["lr"].nunique() == 1).all()
+    return others if follows else varies
 
 
 def _settings(table: pd.DataFrame) -> pd.DataFrame:
