@@ -30,6 +30,17 @@ def batch(tmp_path):
     return found.history, report.students(found.table)
 
 
+def test_one_run_on_a_busy_machine_does_not_move_the_clock(batch):
+    history, table = batch
+    slow = {"run": "student-none-s2-00000000", "seed": 2}
+    history, table = (
+        pd.concat([rows, rows[rows["run"] == "student-none-s1-00000000"].assign(**slow, **{clock: 900.0})])
+        for rows, clock in ((history, "seconds"), (table, "wall_s"))
+    )
+    curves = pace.score_curves(history, table).set_index(["method", "step"])
+    assert curves.loc["none", "seconds"].to_dict() == {10: 5.0, 30: 15.0, 40: 20.0}
+
+
 def test_seconds_are_those_of_training_and_the_last_point_is_the_final_score(batch):
     curves = pace.score_curves(*batch).set_index(["method", "step"])
     assert curves.loc["none", "seconds"].to_dict() == {10: 5.0, 30: 15.0, 40: 20.0}

@@ -24,8 +24,8 @@ def score_curves(
         before: method -> seconds spent before its first step, such as a pre-training.
 
     Returns:
-        Columns method, step, seconds (of training, with those of `before`), mean, low, high (over seeds), runs; no row
-        where no run was scored on the way.
+        Columns method, step, seconds (of training, the median over seeds, for one run may have shared its machine; with
+        those of `before`), mean, low, high (over seeds), runs; no row where no run was scored on the way.
     """
     if "val_miou" not in history:
         return pd.DataFrame(columns=["method", "step", "seconds", "mean", "low", "high", "runs"])
@@ -35,7 +35,7 @@ def score_curves(
     columns = ["method", "step", "seconds", "val_miou"]
     groups = pd.concat([points[columns], ends[columns]]).groupby(["method", "step"], sort=False)
     curves = groups.agg(
-        seconds=("seconds", "mean"),
+        seconds=("seconds", "median"),
         mean=("val_miou", "mean"),
         low=("val_miou", "min"),
         high=("val_miou", "max"),
