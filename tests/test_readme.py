@@ -39,9 +39,9 @@ def interval(gain):
     return f"{mean} ({low} to {high})"
 
 
-@pytest.mark.parametrize("name", ["demo", "streets-steady", "camvid-cpu"])
+@pytest.mark.parametrize("name", ["demo", "streets-steady", "camvid-cpu", "camvid-long"])
 def test_results_are_the_shipped_tables(name):
-    table = report.students(report.load_batch(name).table)
+    table = report.label_variants(report.students(report.load_batch(name).table))
     differences = report.paired_differences(table).set_index("method")
     for method, row in report.summary(table).iterrows():
         told = f"| `{method}` | {int(row['runs'])} | {100 * row['mean']:.2f} ± {100 * row['sd']:.2f} | "
