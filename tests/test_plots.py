@@ -112,6 +112,14 @@ def test_maps_have_a_bar_each_unless_they_are_pictures():
     assert len(figure.axes) == 4 + 2
 
 
+def test_long_names_do_not_squeeze_the_curves():
+    name = "transkd-base (pretrained streets-segformer_b0)"
+    figure = plots.curves({name: ([0, 1], [1.0, 2.0])}, x="step", y="loss")
+    figure.draw_without_rendering()
+    assert figure.axes[0].get_position().width > 0.7
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [name]
+
+
 def test_many_lines_stay_apart():
     figure = plots.curves({str(k): ([0, 1], [1.0, 2.0]) for k in range(20)}, x="step", y="loss")
     looks = {

@@ -14,6 +14,8 @@ from transkd_lite.plots.style import COLOURS, MARKERS, STYLES, new_axes
 
 __all__ = ["class_bars", "class_shares", "curves", "heatmap"]
 
+_BESIDE = 25  # letters of a name: longer ones beside the axes would squeeze them
+
 
 def curves(
     lines: Mapping[str, tuple[ArrayLike, ArrayLike]], *, x: str, y: str, log: bool = False, title: str = ""
@@ -25,7 +27,10 @@ def curves(
         axis.plot(xs, ys, label=name, color=colour, linestyle=style, linewidth=1.6)
     axis.set(xlabel=x, ylabel=y, title=title, yscale="log" if log else "linear")
     axis.grid(alpha=0.25)
-    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    if max(map(len, lines), default=0) > _BESIDE:
+        fig.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    else:
+        axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     return fig
 
 
