@@ -102,9 +102,7 @@ def save_results(root: Path, folder: Path) -> list[Path]:
 
     batch = load_batch(root)
     runs, best = best_first(label_variants(students(batch.table))), teachers(batch.table)["miou"]
-    # the teacher lies far to the right: its line would squeeze many rows of dots
-    drawn = len(best) and runs["method"].nunique() <= 6
-    figure = plots.methods(runs, reference={"teacher": best.iloc[0]} if drawn else {})
+    figure = plots.methods(runs, reference={} if best.empty else {"teacher": best.iloc[0]})
     saved = [*save_tables(batch, folder), atomic_write(folder / f"{batch.name}.png", plots.to_png(figure))]
     if batch.table["dataset"].iloc[0] == "streets":
         saved += filter(None, [save_conditions(batch, folder)])  # last, for every network is run again

@@ -53,11 +53,12 @@ def label_variants(table: pd.DataFrame) -> pd.DataFrame:
         table: rows of students, one protocol.
     """
     given = _settings(table)
+    usual = {name: _usual(given[name], name) for name in given}
     labels = table["method"].astype(str).copy()
     for _, rows in given.groupby(table["method"], sort=False):
         varies = _telling_apart(rows)
         for index, row in rows[varies].iterrows():
-            told = [_phrase(name, row[name]) for name in varies if row[name] != _usual(given[name], name)]
+            told = [_phrase(name, row[name]) for name in varies if row[name] != usual[name]]
             if told:
                 labels[index] += f" ({', '.join(told)})"
     return table.assign(method=labels)

@@ -6,6 +6,7 @@ from itertools import cycle
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
@@ -27,11 +28,16 @@ def curves(
         axis.plot(xs, ys, label=name, color=colour, linestyle=style, linewidth=1.6)
     axis.set(xlabel=x, ylabel=y, title=title, yscale="log" if log else "linear")
     axis.grid(alpha=0.25)
-    if max(map(len, lines), default=0) > _BESIDE:
+    _legend(fig, axis)
+    return fig
+
+
+def _legend(fig: Figure, axis: Axes) -> None:
+    """Name the axes' lines beside them, or below where a name is long."""
+    if max((len(name) for name in axis.get_legend_handles_labels()[1]), default=0) > _BESIDE:
         fig.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     else:
         axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
-    return fig
 
 
 def heatmap(
@@ -86,5 +92,5 @@ def class_bars(table: pd.DataFrame) -> Figure:
     axis.hlines(range(len(table)), low, high, color="0.8", zorder=0)
     axis.set(yticks=range(len(table)), yticklabels=table.index, xlabel="IoU in %")
     axis.grid(axis="x", alpha=0.25)
-    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    _legend(fig, axis)
     return fig

@@ -12,13 +12,16 @@ from transkd_lite.plots.style import COLOURS, MARKERS, STYLES, new_axes
 
 __all__ = ["budget_gains", "class_gains", "critical_difference", "effects", "methods", "paired"]
 
+_REFERENCED = 6  # rows of dots: a reference lies far away, and its line would squeeze more of them
+
 
 def methods(table: pd.DataFrame, *, reference: Mapping[str, float] | None = None) -> Figure:
     """One dot a run and one bar a mean: the scores of every method, side by side.
 
     Args:
         table: one row a run, columns `method` and `miou` (in [0, 1]); methods in order of first appearance.
-        reference: name -> mIoU in [0, 1], drawn as labelled dashed lines (for instance the teacher's).
+        reference: name -> mIoU in [0, 1], drawn as labelled dashed lines (for instance the teacher's) beside up to six
+            methods.
     """
     names = list(dict.fromkeys(table["method"]))
     fig, axes = new_axes(1, 1, 7, 0.55 * len(names) + 1.2)
@@ -30,11 +33,11 @@ def methods(table: pd.DataFrame, *, reference: Mapping[str, float] | None = None
         axis.annotate(
             f"{scores.mean():.1f}", (scores.mean(), position - 0.33), ha="center", va="bottom", fontsize=8
         )
-    for name, value in (reference or {}).items():
+    bottom = len(names) - 0.5  # away from the best, which is often the first and the nearest
+    for name, value in (reference or {}).items() if len(names) <= _REFERENCED else ():
         axis.axvline(100 * value, color="0.35", linestyle="--", linewidth=1)
-        axis.annotate(
-            f"{name} {100 * value:.1f}", (100 * value, -0.6), rotation=90, ha="right", va="top", fontsize=8
-        )
+        text = f"{name} {100 * value:.1f}"
+        axis.annotate(text, (100 * value, bottom), rotation=90, ha="right", va="bottom", fontsize=8)
     axis.set(yticks=range(len(names)), yticklabels=names, xlabel="mIoU in %", ylim=(len(names) - 0.4, -0.7))
     axis.grid(axis="x", alpha=0.25)
     return fig
