@@ -101,8 +101,10 @@ def test_published_numbers_carry_their_source():
 
 
 def test_tables_can_be_saved_and_read_where_the_runs_are_not(tmp_path, monkeypatch):
-    make_run(tmp_path / "demo", "student-none-s0-0a", "none", 0, 0.3)
-    (tmp_path / "demo" / "student-none-s0-0a" / "history.csv").write_text("step,loss,ce\n1,2.0,1.5\n")
+    make_run(tmp_path / "demo", "student-kd-s0-0a", "kd", 0, 0.3)
+    (tmp_path / "demo" / "student-kd-s0-0a" / "history.csv").write_text(
+        "step,epoch,lr,loss,ce,kd,weight_kd,images_per_s\n1,0.5,0.1,2.0,1.5,0.25000000001,2.0,9.0\n"
+    )
     batch = report.load_batch(tmp_path / "demo")
     report.save_tables(batch, tmp_path / "data" / "results")
     monkeypatch.setattr(results, "DATA", tmp_path / "data")
@@ -110,7 +112,7 @@ def test_tables_can_be_saved_and_read_where_the_runs_are_not(tmp_path, monkeypat
     assert shipped.root is None
     assert shipped.table["miou"].tolist() == batch.table["miou"].tolist() == [0.3, 0.3]
     assert shipped.history.to_dict("records") == [
-        {"step": 1, "loss": 2.0, "ce": 1.5, "method": "none", "seed": 0, "run": "student-none-s0-0a"}
+        {"step": 1, "loss": 2.0, "ce": 1.5, "kd": 0.25, "method": "kd", "seed": 0, "run": "student-kd-s0-0a"}
     ]
 
 

@@ -144,10 +144,13 @@ def save_tables(batch: Batch, folder: str | os.PathLike[str]) -> list[Path]:
 
     Where they are, `<batch>_networks.csv` names the trained networks, which are not shipped, with size and checksum.
     """
-    named = {f"{batch.name}.csv": batch.table, f"{batch.name}_history.csv": batch.history}
+    texts = {
+        "": batch.table.to_csv(index=False),
+        "_history": batch.history.to_csv(index=False, float_format="%.6g"),
+    }
     if batch.root is not None:
-        named[f"{batch.name}_networks.csv"] = _networks(batch.root, batch.table["run"].unique())
-    return [atomic_write(Path(folder) / name, table.to_csv(index=False)) for name, table in named.items()]
+        texts["_networks"] = _networks(batch.root, batch.table["run"].unique()).to_csv(index=False)
+    return [atomic_write(Path(folder) / f"{batch.name}{end}.csv", text) for end, text in texts.items()]
 
 
 def _networks(root: Path, runs: Iterable[str]) -> pd.DataFrame:
@@ -164,8 +167,8 @@ def _networks(root: Path, runs: Iterable[str]) -> pd.DataFrame:
 def _histories(root: str | os.PathLike[str]) -> pd.DataFrame:
     """The curves of every finished student run, with its method, seed and name.
 
-    Step, loss and cross entropy; where a run was scored on the way, also `val_miou` in [0, 1] and `seconds` of
-    training since the first step, scoring and saving not counted.
+    Step, loss, cross entropy and each term of the method unweighted; where a run was scored on the way, `val_miou`
+    in [0, 1] and `seconds` of training since the first step, scoring and saving not counted.
     """
     parts = []
     for run in _finished(root):
@@ -179,7 +182,8 @@ def _histories(root: str | os.PathLike[str]) -> pd.DataFrame:
 
 def _curve(history: pd.DataFrame, batch_size: int) -> pd.DataFrame:
     """What is kept of one run's history; its speeds are summed up to seconds."""
-    kept = history[["step", "loss", "ce"]]
+    terms = [name for name in history if f"weight_{name}" in history]
+    kept = history[["step", "loss", "ce", *terms]]
     if "val_miou" not in history:
         return kept
     images = batch_size * history["step"].diff().fillna(history["step"])
