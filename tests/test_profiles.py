@@ -100,8 +100,15 @@ def test_a_variant_runs_for_its_own_methods_or_all_with_its_parameters_over_the_
         ("none", 1), ("kd", 5), ("none", 7), ("kd", 7), ("kd", 5),
     ]  # fmt: skip
     assert (runs[-1].needs, runs[-1].experiment.teacher) == (None, WEIGHTS)
+    assert [run.variant for run in runs] == ["", "", "long", "long", "other"]
     assert len(plan(load_profile(write(students=students), {"steps": 3}), seeds=[0])) == 2 + 3  # long is gone
     assert not shrink(profile).variants
+
+
+def test_a_variant_that_changes_nothing_is_no_run_of_its_own(write):
+    students = {**PROFILE["students"], "variants": {"same": {"steps": 1}}}
+    runs = plan(load_profile(write(students=students)), seeds=[0])
+    assert [run.variant for run in runs] == [""] * len(runs)
 
 
 def test_epochs_of_a_section_replace_the_shared_steps(write):

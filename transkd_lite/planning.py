@@ -5,7 +5,7 @@ torch, papermill or dask here: a finished batch is recognised by the names of it
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,14 +15,17 @@ from transkd_lite.parameters import ParameterError, check_name, check_parameters
 from transkd_lite.profiles import Profile
 from transkd_lite.runs import hash_parameters
 
-__all__ = ["PlannedRun", "plan"]
+__all__ = ["PlannedRun", "plan", "with_variant"]
 
 _DATA = ("dataset", "data_root", "train_images", "val_images", "data_seed", "height", "width")
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One notebook to execute into one run folder; `needs` names the run folder that must be finished before."""
+    """One notebook to execute into one run folder.
+
+    `needs` names the run folder that must be finished before; `variant` is the profile's name for what differs.
+    """
 
     kind: str
     folder: str
@@ -30,6 +33,17 @@ class PlannedRun:
     parameters: dict[str, Any]
     needs: str | None = None
     experiment: Experiment | None = None
+    variant: str = ""
+
+    @property
+    def title(self) -> str:
+        """The run folder, with the variant that its name does not tell."""
+        return with_variant(self.folder, self.variant)
+
+
+def with_variant(name: str, variant: str) -> str:
+    """`transkd-base (no-fusion)`, or the name alone where it is no variant."""
+    return f"{name} ({variant})" if variant else name
 
 
 def plan(profile: Profile, methods: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[PlannedRun]:
@@ -51,15 +65,17 @@ def plan(profile: Profile, methods: Sequence[str] = (), seeds: Sequence[int] = (
         for seed in dict.fromkeys(seeds or profile.seeds):
             for method in dict.fromkeys(methods or profile.methods):
                 runs.append(_plan_student(profile, method, seed, teacher))
-            for variant in profile.variants.values():
+            for name, variant in profile.variants.items():
                 chosen = variant.get("methods", profile.methods)
                 for method in dict.fromkeys(m for m in chosen if not methods or m in methods):
-                    runs.append(_plan_student(profile, method, seed, teacher, variant))
+                    student = _plan_student(profile, method, seed, teacher, variant)
+                    runs.append(replace(student, variant=name))
     if not runs:
         raise ParameterError(
             f"profile {profile.name} is one training, not a batch: transkd train {profile.name}"
         )
-    return list({run.folder: run for run in runs}.values())  # variants can come to the same
+    first = {run.folder: run for run in reversed(runs)}  # variants can come to the same
+    return [run for run in runs if run is first[run.folder]]
 
 
 def _plan_student(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transkd_lite.planning import PlannedRun
+from transkd_lite.planning import PlannedRun, with_variant
 from transkd_lite.runs import METRICS_FILE, is_finished, read_json
 
 __all__ = [
@@ -42,7 +42,7 @@ def is_done(root: Path, run: PlannedRun) -> bool:
 
 def progress_line(number: int, total: int, root: Path, run: PlannedRun, error: str) -> str:
     """`[ 3/14] student-none-s0-1a2b3c4d finished, 61 s, mIoU 41.2 %`."""
-    head = f"[{number:>{len(str(total))}}/{total}] {run.folder}"
+    head = f"[{number:>{len(str(total))}}/{total}] {run.title}"
     if error:
         return f"{head} FAILED: {error}"
     miou, wall_s = _miou(root / run.folder), read_json(root / run.folder / METRICS_FILE).get("wall_s")
@@ -69,25 +69,36 @@ def run_table(outcome: Outcome) -> str:
         )
         metrics = read_json(folder / METRICS_FILE)
         miou, wall = _miou(folder), metrics.get("wall_s")
-        rows.append((run.folder, state, number(miou, 100), number(wall)))
+        rows.append((run.title, state, number(miou, 100), number(wall)))
     return align(rows)
 
 
 def score_table(outcome: Outcome) -> str:
-    """One line a method: runs, mean and standard deviation of the mIoU, mean difference to the student alone."""
-    scores: dict[str, dict[int, float]] = {}
+    """One line a method or variant: runs, mean and deviation of the mIoU, mean difference to the student alone.
+
+    The student alone of the same variant, where the batch has that.
+    """
+    scores: dict[tuple[str, str], dict[int, float]] = {}
     for run in outcome.runs:
         miou = _miou(outcome.root / run.folder)
         if miou is not None and run.experiment is not None and run.folder not in outcome.errors:
-            name = "teacher" if run.kind == "teacher" else run.experiment.method
-            scores.setdefault(name, {})[run.experiment.seed] = 100 * miou
+            method = "teacher" if run.kind == "teacher" else run.experiment.method
+            scores.setdefault((method, run.variant), {})[run.experiment.seed] = 100 * miou
     rows = [("method", "seeds", "mIoU %", "sd", "difference to none")]
-    for name, by_seed in scores.items():
-        values, alone = list(by_seed.values()), scores.get("none", {})
-        paired = [value - alone[seed] for seed, value in by_seed.items() if seed in alone]
+    for (method, variant), by_seed in scores.items():
+        candidates = [
+            key for key in (("none", variant), ("none", "")) if key in scores and key != (method, variant)
+        ]
+        alone = scores[candidates[0]] if candidates and method != "teacher" else {}
+        values, paired = (
+            list(by_seed.values()),
+            [by_seed[seed] - alone[seed] for seed in by_seed if seed in alone],
+        )
         sd = f"{statistics.stdev(values):.2f}" if len(values) > 1 else "-"
-        gain = f"{statistics.mean(paired):+.2f}" if paired and name not in ("none", "teacher") else "-"
-        rows.append((name, str(len(values)), f"{statistics.mean(values):.2f}", sd, gain))
+        gain = f"{statistics.mean(paired):+.2f}" if paired else "-"
+        rows.append(
+            (with_variant(method, variant), str(len(values)), f"{statistics.mean(values):.2f}", sd, gain)
+        )
     return align(rows) if len(rows) > 1 else ""
 
 
