@@ -83,6 +83,22 @@ def test_the_table_of_parts_is_the_shipped_one():
             assert sum(line.endswith(told) for line in README.splitlines()) == 1, told
 
 
+def test_what_is_said_of_the_parts_is_what_the_shipped_runs_tell():
+    batch = report.load_batch("streets-ablation")
+    table = report.label_variants(report.students(batch.table))
+    to_whole = report.paired_differences(table, "transkd-base").set_index("method")
+    told_apart = {"csf", "pea", "transkd-base+kd", "transkd-gl", "transkd-gl (residual True)", "none", "kd"}
+    assert set(to_whole.index[to_whole["p_holm"] < 0.05]) == told_apart
+    curves = report.label_history(batch.history, table)
+    ends = curves[curves["step"] > curves["step"].max() - 20].groupby("method").mean(numeric_only=True)
+    prose = " ".join(README.split())
+    for term, digits in {"csf_1": 2, "pea_2": 2, "pea_3": 2, "ce": 3}.items():
+        fused, alone = (ends.loc[f"transkd-base{end}", term] for end in ("", " (fusion none)"))
+        assert f"{fused:.{digits}f} against {alone:.{digits}f}" in prose, term
+    with_logits = ends.loc["transkd-base+kd"].drop(["loss", "kd", "step", "seed"])
+    assert (with_logits.dropna() > ends.loc["transkd-base"][with_logits.dropna().index]).all()
+
+
 @pytest.mark.slow
 def test_the_example_runs(monkeypatch):
     (example,) = re.findall(r"```python\n(.+?)```", README, flags=re.S)
