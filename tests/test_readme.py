@@ -99,6 +99,19 @@ def test_what_is_said_of_the_parts_is_what_the_shipped_runs_tell():
     assert (with_logits.dropna() > ends.loc["transkd-base"][with_logits.dropna().index]).all()
 
 
+def test_the_table_of_teachers_is_the_shipped_one():
+    table = report.label_variants(report.students(report.load_batch("streets-teachers").table))
+    means = report.summary(table)
+    larger = " (teacher streets-segformer_b2)"
+    methods = ("kd", "review", "transkd-base")
+    for end in ("", larger):
+        scores = [means.loc[f"{method}{end}"] for method in methods]
+        told = " | ".join(f"{100 * row['mean']:.2f} ± {100 * row['sd']:.2f}" for row in scores)
+        assert sum(line.endswith(f"| {told} |") for line in README.splitlines()) == 1, told
+    gains = [report.paired_differences(table, m).set_index("method").loc[f"{m}{larger}"] for m in methods]
+    assert f"| {' | '.join(map(interval, gains))} |" in README
+
+
 @pytest.mark.slow
 def test_the_example_runs(monkeypatch):
     (example,) = re.findall(r"```python\n(.+?)```", README, flags=re.S)

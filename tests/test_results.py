@@ -63,8 +63,8 @@ def test_tables_are_listed_a_line_each_and_other_files_are_not(shipped):
 
 def test_the_largest_table_is_taken_where_it_is_here(shipped):
     assert report.default_table() == "demo"
-    (shipped / "mine.csv").rename(shipped / "streets-grid.csv")
-    assert report.default_table() == "streets-grid"
+    (shipped / "mine.csv").rename(shipped / "streets-steady.csv")
+    assert report.default_table() == "streets-steady"
 
 
 def test_rows_say_where_they_come_from(shipped):
@@ -112,7 +112,15 @@ def test_every_budget_of_a_method_is_named_however_common():
 
 def test_teachers_are_named_by_their_file():
     other = {"method": "kd", "teacher": "data/weights/streets-segformer_b2.safetensors"}
-    assert labels({"method": "kd"}, other)[1] == "kd (teacher streets-segformer_b2)"
+    assert labels({"method": "kd"}, other) == ["kd", "kd (teacher streets-segformer_b2)"]
+    assert labels(other, {"method": "kd"}) == [
+        "kd (teacher streets-segformer_b2)",
+        "kd",
+    ]  # the batch's own is usual
+    trained = {"method": "kd", "teacher": "run:teacher-none-s1-0a"}
+    assert (
+        labels({"method": "kd"}, {"method": "kd", "seed": 1}, trained)[2] == "kd (teacher teacher-none-s1-0a)"
+    )
 
 
 def test_variants_make_rows_unique_and_pairs_possible():

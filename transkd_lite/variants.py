@@ -45,9 +45,9 @@ def label_variants(table: pd.DataFrame) -> pd.DataFrame:
     """Give rows of one method with other options, settings or budgets labels such as "transkd-base (fusion abf)".
 
     A parameter is named where it differs between rows of one method and is not the usual one: for options, which is
-    not to be given; for all else, the value that most rows of the table have. No budget is usual: where a method has
-    several (see `cells`), every one is named. The learning rate, which a search may have chosen for each variant, is
-    named only where nothing else differs. A table without variants comes back as it was.
+    not to be given; for the teacher, the batch's own; for all else, the value that most rows have. No budget is usual:
+    where a method has several (see `cells`), every one is named. The learning rate, which a search may have chosen for
+    each variant, is named only where nothing else differs. A table without variants comes back as it was.
 
     Args:
         table: rows of students, one protocol.
@@ -86,25 +86,27 @@ def _settings(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _usual(values: pd.Series, name: str) -> str | None:
-    """The value not worth naming: an option not given, no budget, or else the most common, the first of equals."""
+    """The value not worth naming: no budget, an option not given, the batch's teacher, or else the most common."""
     if name in _BUDGET:
         return None
+    if name == "teacher" and (own := values[values.str.startswith("run:")]).size:
+        values = own
     return "" if name.startswith("options.") else str(values.value_counts(sort=False).idxmax())
 
 
 def _text(value: Any) -> str:
-    """A value in a label: numbers short, a file or run by its name alone."""
+    """A value to compare and to name: numbers short, a file by its name alone."""
     if value is None or (isinstance(value, float) and value != value):
         return ""
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, str) and value.endswith(".safetensors"):
         return Path(value).stem
-    return str(value).removeprefix("run:")
+    return str(value)
 
 
 def _phrase(name: str, text: str) -> str:
-    return f"{name.rpartition('.')[2]} {text or 'none'}"
+    return f"{name.rpartition('.')[2]} {text.removeprefix('run:') or 'none'}"
 
 
 def label_history(history: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
