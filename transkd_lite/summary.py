@@ -86,19 +86,14 @@ def score_table(outcome: Outcome) -> str:
             scores.setdefault((method, run.variant), {})[run.experiment.seed] = 100 * miou
     rows = [("method", "seeds", "mIoU %", "sd", "difference to none")]
     for (method, variant), by_seed in scores.items():
-        candidates = [
-            key for key in (("none", variant), ("none", "")) if key in scores and key != (method, variant)
-        ]
-        alone = scores[candidates[0]] if candidates and method != "teacher" else {}
-        values, paired = (
-            list(by_seed.values()),
-            [by_seed[seed] - alone[seed] for seed in by_seed if seed in alone],
-        )
+        values, plain = list(by_seed.values()), scores.get(("none", ""), {})
+        alone = plain if method == "none" else scores.get(("none", variant), plain)
+        paired = [value - alone[seed] for seed, value in by_seed.items() if seed in alone]
         sd = f"{statistics.stdev(values):.2f}" if len(values) > 1 else "-"
-        gain = f"{statistics.mean(paired):+.2f}" if paired else "-"
-        rows.append(
-            (with_variant(method, variant), str(len(values)), f"{statistics.mean(values):.2f}", sd, gain)
-        )
+        compared = paired and (variant or method not in ("none", "teacher"))
+        gain = f"{statistics.mean(paired):+.2f}" if compared else "-"
+        name = with_variant(method, variant)
+        rows.append((name, str(len(values)), f"{statistics.mean(values):.2f}", sd, gain))
     return align(rows) if len(rows) > 1 else ""
 
 
