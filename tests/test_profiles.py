@@ -198,7 +198,7 @@ def test_camvid_long_takes_for_every_start_and_method_the_rate_that_its_search_f
     start = search["settings"].map(lambda text: json.loads(text)["pretrained"])
     scores = search.assign(start=start.fillna("new")).set_index(["start", "method", "lr"])["miou"].unstack()
     assert scores.notna().all(axis=None)
-    assert scores.shape == (4, 2)
+    assert scores.shape == (5, 2)
     profile = load_profile("camvid-long")
     variants = {"new": {}, **{each["pretrained"]: each for each in profile.variants.values()}}
     for (start, method), row in scores.iterrows():
