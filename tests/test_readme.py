@@ -33,6 +33,16 @@ def test_make_targets_exist():
         assert re.search(rf"^{target}:", makefile, flags=re.M), target
 
 
+def labelled(name):
+    """The students of a shipped table, variants by their labels."""
+    return report.label_variants(report.students(report.load_batch(name).table))
+
+
+def score(row):
+    """A row of `summary` in percent, as the tables write it."""
+    return f"{100 * row['mean']:.2f} ± {100 * row['sd']:.2f}"
+
+
 def interval(gain):
     """A row of `paired_differences` in points, as the tables write it."""
     mean, low, high = (f"{100 * gain[key]:+.2f}" for key in ("mean", "low", "high"))
@@ -41,10 +51,10 @@ def interval(gain):
 
 @pytest.mark.parametrize("name", ["demo", "streets-steady", "camvid-cpu", "camvid-long"])
 def test_results_are_the_shipped_tables(name):
-    table = report.label_variants(report.students(report.load_batch(name).table))
+    table = labelled(name)
     differences = report.paired_differences(table).set_index("method")
     for method, row in report.summary(table).iterrows():
-        told = f"| `{method}` | {int(row['runs'])} | {100 * row['mean']:.2f} ± {100 * row['sd']:.2f} | "
+        told = f"| `{method}` | {int(row['runs'])} | {score(row)} | "
         (line,) = (line for line in README.splitlines() if line.startswith(told))
         if method != "none":
             assert f"| {interval(differences.loc[method])} |" in line, method
@@ -54,7 +64,7 @@ def test_the_table_of_methods_has_the_searched_rates_beside_it():
     table = report.students(report.load_batch("streets-grid").table)
     gains = report.paired_differences(table).set_index("method")
     for method, row in report.summary(table).iterrows():
-        told = f"| {100 * row['mean']:.2f} ± {100 * row['sd']:.2f} | "
+        told = f"| {score(row)} | "
         if method != "none":
             told += f"{interval(gains.loc[method])} |"
         (line,) = (line for line in README.splitlines() if line.rstrip("| ").endswith(told.rstrip("| ")))
@@ -66,7 +76,7 @@ def test_the_table_of_budgets_is_the_shipped_one():
     for rows in report.cells(table).values():
         means = report.summary(rows)
         order = ("none", "kd", "review", "transkd-base")
-        scores = [f"{100 * means.loc[m, 'mean']:.2f} ± {100 * means.loc[m, 'sd']:.2f}" for m in order]
+        scores = [score(means.loc[m]) for m in order]
         gain = report.paired_differences(rows).set_index("method").loc["transkd-base"]
         labels, steps = rows["train_images"].iloc[0], rows["steps"].iloc[0]
         told = f"| {labels}, {steps} | {' | '.join(scores)} | {interval(gain)} |"
@@ -74,39 +84,37 @@ def test_the_table_of_budgets_is_the_shipped_one():
 
 
 def test_the_table_of_parts_is_the_shipped_one():
-    table = report.label_variants(report.students(report.load_batch("streets-ablation").table))
+    table = labelled("streets-ablation")
     to_whole = report.paired_differences(table, "transkd-base").set_index("method")
     for method, row in report.summary(table).iterrows():
         if method not in ("none", "kd"):
-            told = f"| `{method}` | {100 * row['mean']:.2f} ± {100 * row['sd']:.2f} | "
+            told = f"| `{method}` | {score(row)} | "
             told += "|" if method == "transkd-base" else f"{interval(to_whole.loc[method])} |"
             assert sum(line.endswith(told) for line in README.splitlines()) == 1, told
 
 
 def test_what_is_said_of_the_parts_is_what_the_shipped_runs_tell():
-    batch = report.load_batch("streets-ablation")
-    table = report.label_variants(report.students(batch.table))
+    table = labelled("streets-ablation")
     to_whole = report.paired_differences(table, "transkd-base").set_index("method")
     told_apart = {"csf", "pea", "transkd-base+kd", "transkd-gl", "transkd-gl (residual True)", "none", "kd"}
     assert set(to_whole.index[to_whole["p_holm"] < 0.05]) == told_apart
-    curves = report.label_history(batch.history, table)
+    curves = report.label_history(report.load_batch("streets-ablation").history, table)
     ends = curves[curves["step"] > curves["step"].max() - 20].groupby("method").mean(numeric_only=True)
     prose = " ".join(README.split())
     for term, digits in {"csf_1": 2, "pea_2": 2, "pea_3": 2, "ce": 3}.items():
         fused, alone = (ends.loc[f"transkd-base{end}", term] for end in ("", " (fusion none)"))
         assert f"{fused:.{digits}f} against {alone:.{digits}f}" in prose, term
-    with_logits = ends.loc["transkd-base+kd"].drop(["loss", "kd", "step", "seed"])
-    assert (with_logits.dropna() > ends.loc["transkd-base"][with_logits.dropna().index]).all()
+    with_logits = ends.loc["transkd-base+kd"].drop(["loss", "kd", "step", "seed"]).dropna()
+    assert (with_logits > ends.loc["transkd-base"][with_logits.index]).all()
 
 
 def test_the_table_of_teachers_is_the_shipped_one():
-    table = report.label_variants(report.students(report.load_batch("streets-teachers").table))
+    table = labelled("streets-teachers")
     means = report.summary(table)
     larger = " (teacher streets-segformer_b2)"
     methods = ("kd", "review", "transkd-base")
     for end in ("", larger):
-        scores = [means.loc[f"{method}{end}"] for method in methods]
-        told = " | ".join(f"{100 * row['mean']:.2f} ± {100 * row['sd']:.2f}" for row in scores)
+        told = " | ".join(score(means.loc[f"{method}{end}"]) for method in methods)
         assert sum(line.endswith(f"| {told} |") for line in README.splitlines()) == 1, told
     gains = [report.paired_differences(table, m).set_index("method").loc[f"{m}{larger}"] for m in methods]
     assert f"| {' | '.join(map(interval, gains))} |" in README

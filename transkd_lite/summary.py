@@ -85,8 +85,9 @@ def score_table(outcome: Outcome) -> str:
             method = "teacher" if run.kind == "teacher" else run.experiment.method
             scores.setdefault((method, run.variant), {})[run.experiment.seed] = 100 * miou
     rows = [("method", "seeds", "mIoU %", "sd", "difference to none")]
+    plain = scores.get(("none", ""), {})
     for (method, variant), by_seed in scores.items():
-        values, plain = list(by_seed.values()), scores.get(("none", ""), {})
+        values = list(by_seed.values())
         alone = plain if method == "none" else scores.get(("none", variant), plain)
         paired = [value - alone[seed] for seed, value in by_seed.items() if seed in alone]
         sd = f"{statistics.stdev(values):.2f}" if len(values) > 1 else "-"
