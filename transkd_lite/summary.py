@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from transkd_lite.planning import PlannedRun, with_variant
-from transkd_lite.runs import METRICS_FILE, is_finished, read_json
+from transkd_lite.runs import METRICS_FILE, RUN_FILE, caveats, is_finished, read_json
 
 __all__ = [
     "Outcome",
@@ -95,7 +95,10 @@ def score_table(outcome: Outcome) -> str:
         gain = f"{statistics.mean(paired):+.2f}" if compared else "-"
         name = with_variant(method, variant)
         rows.append((name, str(len(values)), f"{statistics.mean(values):.2f}", sd, gain))
-    return align(rows) if len(rows) > 1 else ""
+    if len(rows) == 1:
+        return ""
+    finished = [outcome.root / run.folder for run in outcome.runs if is_done(outcome.root, run)]
+    return "\n".join([align(rows), *caveats(read_json(folder / RUN_FILE) for folder in finished)])
 
 
 def number(value: float | None, factor: float = 1.0) -> str:
