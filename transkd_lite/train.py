@@ -27,7 +27,7 @@ from .data.transforms import make_transform
 from .folded_head import folded_heads
 from .interrupts import StopRequest
 from .loading import SampleStore, UnreadableSampleError, batches
-from .metrics import PROTOCOLS, SegMetrics, evaluate
+from .metrics import PROTOCOLS, SegMetrics, evaluate, match_classes, require_scorable
 from .models.output import SegModel
 from .progress import Progress
 from .run_folder import RunFolder
@@ -64,7 +64,7 @@ def fit(
     parameters: Mapping[str, Any] | None = None,
     progress: str = "auto",
 ) -> FitResult:
-    """Train the student in place (it comes back in evaluation mode).
+    """Train the student in place (it comes back in evaluation mode, with the label space of train_data).
 
     train_data, val_data: sequences of {"image": RGB, "label": uint8 train ids}, as `open_dataset` gives them.
     teacher, method: both or neither; the method is a `Distiller`, whose parts are trained along.
@@ -87,7 +87,11 @@ def fit(
     # Without a GPU accelerate joins other processes only if it is told to use the CPU.
     cpu = config.device == "cpu" or not torch.accelerator.is_available()
     accelerator = Accelerator(mixed_precision="no", cpu=cpu, kwargs_handlers=[unused])
-    store = SampleStore(train_data, config.cache_mb, student.spec.num_classes)
+    num_classes, space = match_classes(student.spec.num_classes, None, train_data)
+    store = SampleStore(train_data, config.cache_mb, num_classes)
+    student.label_space = space or getattr(student, "label_space", None)
+    if val_data is not None:
+        require_scorable(student, val_data, what="val_data")
     run = _Fit(student, store, config, teacher, method, val_data, accelerator)
     config.check_fits(store.image_size, student.spec.num_classes)
     if out_dir is None:
