@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .data.labels import VOID
+from .data.labels import VOID, require_train_ids
 from .data.transforms import make_transform
-from .loading import require_train_ids, to_tensors
+from .loading import to_tensors
 from .supervision import match_sizes
 from .train_step import autocast, resolve_precision
 from .views import Views
