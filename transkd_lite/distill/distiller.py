@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transkd_lite.data.labels import require_train_ids
 from transkd_lite.distill.adapt import valid_pixels
 from transkd_lite.distill.part import Part
+from transkd_lite.models.files import listed
 from transkd_lite.models.output import ModelSpec, SegOutput
 
 __all__ = ["Distiller"]
@@ -180,6 +181,7 @@ class Distiller(nn.Module):
         strange = (set(terms) - set(self.terms)) | (set(self.weights) ^ set(self.terms))
         if strange:
             raise ValueError(
-                f"{self.name} has the terms {', '.join(self.terms)}, each with one weight; check {sorted(strange)}"
+                f"{self.name} has the terms {', '.join(self.terms)}, each with one weight; "
+                f"check {listed(sorted(strange))}"
             )
         return torch.stack([self._weight(name) * term for name, term in terms.items()]).sum()
