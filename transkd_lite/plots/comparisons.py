@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -55,15 +56,20 @@ def effects(differences: pd.DataFrame) -> Figure:
     to = "" if several else f"to {', '.join(rows['baseline'].unique())} "
     names = rows["method"] + " − " + rows["baseline"] if several else rows["method"]
     fig, axis = row_axes(names, f"difference of mIoU {to}in percentage points", 0.32)
-    thin = {"color": COLOURS[6], "linewidth": 1, "label": "Student, 95%"}
-    thick = {"color": COLOURS[4], "linewidth": 6, "alpha": 0.9, "label": "bootstrap over seeds, 95%"}
+    thin: dict[str, Any] = {"color": COLOURS[6], "linewidth": 1, "label": "Student, 95%"}
+    thick: dict[str, Any] = {
+        "color": COLOURS[4],
+        "linewidth": 6,
+        "alpha": 0.9,
+        "label": "bootstrap over seeds, 95%",
+    }
     axis.hlines(where, 100 * rows["low"], 100 * rows["high"], **thin)
     axis.hlines(where, 100 * rows["boot_low"], 100 * rows["boot_high"], **thick)
     for position, row in enumerate(rows.itertuples()):
         fill = COLOURS[0] if excludes_zero(row.low, row.high) else "white"
         axis.plot(100 * row.mean, position, "o", color=COLOURS[0], markerfacecolor=fill, markersize=6)
-        place = {"xycoords": ("axes fraction", "data"), "fontsize": 8, "va": "center"}
-        axis.annotate(f"{row.superiority:.2f}", (1.02, position), annotation_clip=False, **place)
+        beside = ("axes fraction", "data")
+        axis.annotate(f"{row.superiority:.2f}", (1.02, position), xycoords=beside, fontsize=8, va="center")
     axis.annotate("P(better)", (1.0, 1.01), xycoords="axes fraction", fontsize=8, va="bottom")
     axis.axvline(0, color="0.3", linewidth=1)
     axis.invert_yaxis()

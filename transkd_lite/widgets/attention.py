@@ -105,12 +105,9 @@ def readout(looks: Looks, choice: Choice) -> str:
     rows = {}
     for name in looks.chosen(choice):
         seen = view(looks, name, choice)
-        (height, width), (grid_rows, grid_columns) = looks.size, seen.weights.shape
-        row, column = seen.peak
-        row, column = (
-            (2 * row + 1) * height // (2 * grid_rows),
-            (2 * column + 1) * width // (2 * grid_columns),
-        )
+        grid_rows, grid_columns = seen.weights.shape
+        sizes = zip(seen.peak, looks.size, seen.weights.shape, strict=True)
+        row, column = ((2 * at + 1) * full // (2 * cells) for at, full, cells in sizes)
         predicted = int(looks.predictions[name][choice.image][choice.row, choice.column])
         cells = {
             "block, head": f"{seen.block}, {seen.head}",
@@ -118,7 +115,7 @@ def readout(looks: Looks, choice: Choice) -> str:
             "looks most at": f"pixel ({row}, {column}), {looks.class_at(choice.image, row, column)}",
             "share": f"{seen.share:.3f}",
             "effective keys": f"{seen.effective:.1f} of {seen.keys}",
-            "distance": f"{seen.distance * (height // grid_rows):.0f} pixels",
+            "distance": f"{seen.distance * (looks.size[0] // grid_rows):.0f} pixels",
             "own class": "" if np.isnan(seen.own_class) else f"{seen.own_class:.3f}",
         }
         rows[name] = {head: html.escape(cell) for head, cell in cells.items()}
@@ -127,6 +124,5 @@ def readout(looks: Looks, choice: Choice) -> str:
         f"Query: pixel row {choice.row}, column {choice.column}, labelled <b>{label}</b>. Stage {choice.stage} sees it "
         f"at row {seen.position[0]}, column {seen.position[1]} of its {grid_rows} × {grid_columns} grid."
     )
-    return f"<p data-query>{query}</p>" + html_table(
-        "What the chosen block and head attend to", "network", rows
-    )
+    table = html_table("What the chosen block and head attend to", "network", rows)
+    return f"<p data-query>{query}</p>{table}"
