@@ -2,6 +2,7 @@
 
 import base64
 import io
+from xml.etree import ElementTree
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -41,6 +42,14 @@ def test_alternative_text_travels_in_every_form(shown):
 def test_a_figure_without_words_is_refused():
     with pytest.raises(ValueError, match="alt is blank"):
         plots.show(plots.curves({"ce": ([0], [1.0])}, x="", y=""), "  ")
+
+
+def test_an_svg_is_one_element_with_words_and_leaves_the_page_alone():
+    drawn = plots.to_svg(plots.curves({"a": ([0, 1], [1.0, 2.0])}, x="x", y="y"), 'a <b> & "c"')
+    declared = drawn.replace("<svg ", '<svg xmlns:xlink="http://www.w3.org/1999/xlink" ', 1)
+    picture = ElementTree.fromstring(declared)
+    assert (picture.get("role"), picture.get("aria-label")) == ("img", 'a <b> & "c"')
+    assert "<style" not in drawn
 
 
 def test_errors_have_two_tones_and_void_a_third():

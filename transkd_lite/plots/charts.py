@@ -53,6 +53,7 @@ def heatmap(
     annot, fmt = (True, f".{decimals}f") if words is None else (words, "")
     bar, size = {"label": unit}, {"size": 8}
     sns.heatmap(table, annot=annot, fmt=fmt, ax=axis, cbar_kws=bar, annot_kws=size, **scale)
+    axis.tick_params(axis="y", rotation=0)
     axis.set(xlabel=table.columns.name or "", ylabel=table.index.name or "")
     return fig
 

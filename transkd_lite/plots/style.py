@@ -75,9 +75,11 @@ def to_png(fig: Figure) -> bytes:
 def to_svg(fig: Figure, alt: str) -> str:
     """The figure as an SVG element for a page, no wider than there is room, with `alt` for who does not see it."""
     buffer = io.StringIO()
-    fig.savefig(buffer, format="svg", bbox_inches="tight", facecolor="white")
-    drawn = buffer.getvalue().partition("<svg ")[2]
-    return f'<svg role="img" aria-label="{html.escape(alt)}" style="max-width:100%; height:auto" {drawn}'
+    fig.savefig(buffer, format="svg", facecolor="white")
+    width, height = 72 * fig.get_size_inches()
+    drawn = buffer.getvalue().partition("</defs>")[2]  # less a style sheet, which the whole page would obey
+    look = f'viewBox="0 0 {width} {height}" style="width:{width}pt; max-width:100%"'
+    return f'<svg role="img" aria-label="{html.escape(alt)}" {look}>{drawn}'
 
 
 def new_axes(
