@@ -114,6 +114,14 @@ def test_sliders_exist_for_the_terms_that_there_are():
         LossWeightsPanel(made_up(("ce", "cwd_1")))
 
 
+def test_a_stage_without_a_term_has_no_slider_and_no_weight():
+    panel = LossWeightsPanel(made_up(("ce", "csf_1", "pea_4")))
+    assert [slider.description for slider in panel.sliders] == ["Features, all stages", "Embedding, stage 4"]
+    panel.presets["Equal"].click()
+    assert panel.choice == WeightChoice(1.0, (0.0, 0.0, 0.0, 1.0), 0.0)
+    assert panel.message.value == ""
+
+
 def test_controls_are_named_and_nothing_is_wider_than_its_place(panel):
     controls = [w for w in walk(panel) if isinstance(w, ipywidgets.ValueWidget | ipywidgets.Button)]
     controls = [w for w in controls if not isinstance(w, ipywidgets.HTML | ipywidgets.Label)]
