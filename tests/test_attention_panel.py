@@ -1,5 +1,6 @@
 """Guards: the attention panel shows what the pure functions give, says what is wrong, and follows its controls."""
 
+import math
 import re
 
 import ipywidgets
@@ -9,10 +10,11 @@ import pytest
 import torch
 
 from transkd_lite.data.labels import LabelSpace
+from transkd_lite.inspection import BlockAttention
 from transkd_lite.models import create_model
 from transkd_lite.widgets import attention_views
-from transkd_lite.widgets.attention import AttentionPanel
-from transkd_lite.widgets.attention_views import Choice, look, overlays, readout, view
+from transkd_lite.widgets.attention import AttentionPanel, readout
+from transkd_lite.widgets.attention_views import Choice, Looks, look, overlays, view
 
 SPACE = LabelSpace(("road", "car & <b>"), ((128, 64, 128), (0, 0, 142)))
 
@@ -49,6 +51,31 @@ def test_a_network_with_fewer_blocks_shows_its_last(looks):
     assert (looks.depth(3), looks.num_heads(3)) == (6, 5)
 
 
+def numbers(attention, position):
+    """The view of one query of a made-up block, on a picture of one pixel a position."""
+    labels, picture = torch.zeros(1, *attention.size), np.zeros((*attention.size, 3), np.uint8)
+    made_up = Looks([picture], labels, SPACE, {"network": {(1, 1): attention}}, {})
+    return view(made_up, "network", Choice(stage=1, row=position[0], column=position[1]))
+
+
+def test_numbers_by_hand():
+    """A grid of 2 x 4 positions, two keys of 2 x 2; query (1, 3), the last, gives 0.75 to the left key."""
+    weights = torch.tensor([0.5, 0.5] * 7 + [0.75, 0.25]).reshape(1, 1, 8, 2)
+    attention = BlockAttention(weights, (2, 4), 2)
+    seen = numbers(attention, (1, 3))
+    assert (seen.peak, seen.share, seen.keys, seen.own_class) == ((1, 1), 0.75, 2, 1.0)
+    entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    assert seen.effective == pytest.approx(math.exp(entropy))
+    # Keys lie at (0.5, 0.5) and (0.5, 2.5), the query at (1, 3).
+    assert seen.distance == pytest.approx(0.75 * math.hypot(0.5, 2.5) + 0.25 * math.hypot(0.5, 0.5))
+    assert numbers(attention, (0, 0)).effective == pytest.approx(2)
+
+
+def test_a_peak_lies_beneath_its_key():
+    attention = BlockAttention(torch.eye(8).repeat(64, 1)[None, None], (16, 32), 8)
+    assert [numbers(attention, (0, k)).peak for k in (0, 5)] == [(4, 4), (12, 12)]
+
+
 def test_void_has_no_class_of_its_own(looks):
     seen = view(looks, "student", Choice(stage=1, row=62, column=1))
     assert np.isnan(seen.own_class)
@@ -63,17 +90,25 @@ def test_words_are_those_of_the_numbers_and_escaped(looks):
     for name in ("teacher", "student"):
         seen = view(looks, name, choice)
         (line,) = re.findall(rf"<tr data-network=\"{name}\">.*?</tr>", text)
-        assert f"{seen.summary.share:.3f}" in line
+        assert f"{seen.share:.3f}" in line
         assert f"{seen.own_class:.3f}" in line
-        assert f"{seen.summary.effective:.1f} of 8" in line
-        assert f"{8 * seen.summary.distance:.0f} pixels" in line
+        assert f"{seen.effective:.1f} of 8" in line
+        assert f"{8 * seen.distance:.0f} pixels" in line
+
+
+def ramp(levels):
+    """Attention of a query over so many keys on a black picture, one pixel a key, from the least to the most."""
+    weights = torch.tensor(levels).expand(1, 1, len(levels), -1)
+    seen = {(1, 1): BlockAttention(weights / weights[0, 0, 0].sum(), (1, len(levels)), 1)}
+    picture, labels = np.zeros((1, len(levels), 3), np.uint8), torch.zeros(1, 1, len(levels))
+    looks = Looks([picture], labels, SPACE, {"network": seen}, {})
+    shown = overlays(looks, Choice(stage=1, column=len(levels) - 1))["network"]
+    return shown[0, 1 :: attention_views.ENLARGE][:-2].astype(float)  # less what the frame covers
 
 
 def test_the_strongest_key_is_yellow_and_nothing_is_dark_blue(looks):
-    grey = np.full((2, 3, 3), 128, np.uint8)
-    picture = attention_views._coloured(grey, np.array([[0.0, 0.25, 0.5]])).astype(float)
-    assert np.array_equal(picture[0], picture[1])
-    blue, middle, yellow = picture[0]
+    colours = ramp([0.0, 0.25, 0.49, 0.5, 0.5])
+    blue, middle, yellow = colours
     assert blue[2] > blue[0] + 40
     assert yellow[0] > yellow[2] + 80
     assert blue.sum() < middle.sum() < yellow.sum()
@@ -93,9 +128,9 @@ def test_the_frame_is_the_query(looks):
 
 
 def test_colours_are_those_of_cividis():
-    ramp = np.linspace(0, 1, 256)[None]
-    ours = attention_views._coloured(np.zeros((1, 256, 3), np.uint8), ramp) / (1 - attention_views.GREY)
-    theirs = 255 * matplotlib.colormaps["cividis"](ramp)[..., :3]
+    levels = np.linspace(0, 1, 256)
+    ours = ramp(levels.tolist()) / (1 - attention_views.GREY)
+    theirs = 255 * matplotlib.colormaps["cividis"](levels)[: len(ours), :3]
     assert np.abs(ours - theirs).max() < 32
 
 

@@ -12,7 +12,6 @@ from trial_bench import TERMS, TINY
 
 from transkd_lite import fit
 from transkd_lite.gradient_record import (
-    gram_of,
     load_gradients,
     record_gradients,
     shipped_experiment,
@@ -23,11 +22,6 @@ from transkd_lite.gradients import (
     GradientMoment,
     GradientRecord,
     cosine_matrix,
-    gradient_norm,
-    gradient_shares,
-    predicted_change,
-    read_gram,
-    weight_vector,
 )
 from transkd_lite.parameters import ParameterError
 from transkd_lite.trials import TrialBench
@@ -46,19 +40,27 @@ def batches(bench):
 # -- the numbers, by hand and as properties
 
 
+def read(gram, weights):
+    """Terms ce, t1, t2, … with these weights."""
+    names = ("ce", *(f"t{k}" for k in range(1, len(gram))))
+    moment = GradientMoment(0, names, np.ones(len(gram)), gram)
+    return moment.read(dict(zip(names, weights, strict=True)))
+
+
 def test_numbers_worked_by_hand():
-    # g_ce = (3, 0), g_a = (0, 4), g_b = (-2, 0); weights 1, 0.5, 1: g = (1, 2)
+    # g_ce = (3, 0), g_1 = (0, 4), g_2 = (-2, 0); weights 1, 0.5, 1: g = (1, 2)
     vectors = np.array([[3.0, 0.0], [0.0, 4.0], [-2.0, 0.0]])
-    gram, weights = vectors @ vectors.T, np.array([1.0, 0.5, 1.0])
-    assert gradient_norm(gram, weights) == pytest.approx(np.sqrt(5))
-    assert gradient_shares(gram, weights) == pytest.approx([3 / 5, 4 / 5, -2 / 5])
-    assert predicted_change(gram, weights) == pytest.approx(-3 / np.sqrt(5))
-    assert predicted_change(gram, weights, unit_length=False) == pytest.approx(-3)
-    assert cosine_matrix(gram) == pytest.approx(np.array([[1, 0, -1], [0, 1, 0], [-1, 0, 1]]))
-    reading = read_gram(["ce", "a", "b"], gram, {"a": 0.5, "b": 1.0})
+    gram = vectors @ vectors.T
+    reading = read(gram, [1.0, 0.5, 1.0])
+    assert reading.norm == pytest.approx(np.sqrt(5))
+    assert reading.shares == pytest.approx([3 / 5, 4 / 5, -2 / 5])
+    assert reading.change_per_length == pytest.approx(-3 / np.sqrt(5))
+    assert reading.change_per_rate == pytest.approx(-3)
     assert reading.alignment == pytest.approx(1 / np.sqrt(5))
-    assert (reading.norm, reading.supervised_norm) == pytest.approx((np.sqrt(5), 3))
+    assert reading.supervised_norm == pytest.approx(3)
+    assert reading.norms == pytest.approx([3, 4, 2])
     assert reading.cosines.tolist() == [1, 0, -1]
+    assert cosine_matrix(gram) == pytest.approx(np.array([[1, 0, -1], [0, 1, 0], [-1, 0, 1]]))
 
 
 vectors_and_weights = st.integers(2, 6).flatmap(
@@ -74,33 +76,38 @@ vectors_and_weights = st.integers(2, 6).flatmap(
 def test_any_gram_matrix_agrees_with_its_vectors(case):
     vectors, weights = np.array(case[0]), np.array(case[1])
     gram, whole = vectors @ vectors.T, weights @ vectors
-    size = np.linalg.norm(whole)
-    assert gradient_norm(gram, weights) == pytest.approx(size, abs=1e-5)
-    assert predicted_change(gram, weights, unit_length=False) == pytest.approx(-vectors[0] @ whole, abs=1e-6)
+    size, reading = np.linalg.norm(whole), read(gram, weights)
+    assert reading.norm == pytest.approx(size, abs=1e-5)
+    assert reading.change_per_rate == pytest.approx(-vectors[0] @ whole, abs=1e-6)
     if size > 1e-2:
         shares = weights * (vectors @ whole) / size**2
-        assert gradient_shares(gram, weights) == pytest.approx(shares, abs=1e-5)
+        assert reading.shares == pytest.approx(shares, abs=1e-5)
         assert shares.sum() == pytest.approx(1)
-        assert gradient_shares(gram, 2 * weights) == pytest.approx(gradient_shares(gram, weights))
+        assert read(gram, 2 * weights).shares == pytest.approx(reading.shares)
         best = -np.linalg.norm(vectors[0])
-        assert predicted_change(gram, weights) >= best - 1e-6  # nothing descends faster than its own gradient
+        assert reading.change_per_length >= best - 1e-6  # nothing descends faster than its own gradient
 
 
 def test_no_gradient_at_all_is_no_division_by_zero():
-    nothing, weights = np.zeros((2, 2)), np.ones(2)
-    assert gradient_shares(nothing, weights).tolist() == [0, 0]
-    assert cosine_matrix(nothing).tolist() == [[0, 0], [0, 0]]
-    assert predicted_change(nothing, weights) == 0
-    assert read_gram(["ce", "kd"], nothing, {}).alignment == 0
+    nothing = read(np.zeros((2, 2)), [1.0, 1.0])
+    assert nothing.shares.tolist() == [0, 0]
+    assert nothing.cosines.tolist() == [0, 0]
+    assert (nothing.change_per_length, nothing.alignment) == (0, 0)
+
+
+def test_weights_left_out_are_those_of_the_supervised_loss_alone():
+    moment = GradientMoment(0, ("ce", "kd", "pea_4"), np.ones(3), np.eye(3))
+    assert moment.read({"kd": 0.5}).weights.tolist() == [1.0, 0.5, 0.0]
 
 
 def test_wrong_weights_and_terms_are_named():
+    moment = GradientMoment(0, ("ce", "kd"), np.ones(2), np.eye(2))
     with pytest.raises(ValueError, match=r"the terms are ce, kd; got weights for csf_9"):
-        weight_vector(["ce", "kd"], {"csf_9": 1.0})
+        moment.read({"csf_9": 1.0})
     with pytest.raises(ValueError, match="every weight must be a finite number"):
-        weight_vector(["ce", "kd"], {"kd": float("nan")})
-    with pytest.raises(ValueError, match="one of the terms must be ce"):
-        read_gram(["kd"], np.eye(1), {})
+        moment.read({"kd": float("nan")})
+    with pytest.raises(ValueError, match="the first term must be ce, the supervised loss; got kd"):
+        GradientMoment(0, ("kd",), np.ones(1), np.eye(1))
 
 
 # -- real gradients
@@ -119,11 +126,11 @@ def test_linear_combination_is_the_gradient_of_the_combined_loss(bench, batches)
     step = bench.trainer(weights).modules
     names, losses, gradients = term_gradients(step, batches)
     assert names == TERMS
-    whole, vector = combined(step, batches), weight_vector(names, weights)
-    summed = torch.from_numpy(vector) @ gradients.double()
+    moment = take_moment(step, batches, 0)
+    assert (moment.names, moment.losses.tolist()) == (names, losses.tolist())
+    reading, whole = moment.read(weights), combined(step, batches)
+    summed = torch.from_numpy(reading.weights) @ gradients.double()
     assert float((whole - summed).norm() / whole.norm()) < 1e-5
-    moment = GradientMoment(0, names, losses.numpy(), gram_of(gradients))
-    reading = moment.read(weights)
     assert reading.norm == pytest.approx(float(whole.norm()), rel=1e-5)
     ce = gradients[0].double()
     assert reading.change_per_length == pytest.approx(-float(ce @ whole / whole.norm()), rel=1e-4)

@@ -1,11 +1,9 @@
 """Guards: the map of a query is the attention the block applies, laid where its keys lie, with honest numbers."""
 
-import math
-
 import pytest
 import torch
 
-from transkd_lite.inspection import BlockAttention, attend, class_share, receptive_field, summarize
+from transkd_lite.inspection import BlockAttention, attend, class_share, receptive_field
 from transkd_lite.models import capture_attention, create_model
 
 
@@ -71,21 +69,6 @@ def test_positions_beneath_no_key_get_nothing():
     attention = BlockAttention(torch.full((1, 1, 15, 2), 0.5), (3, 5), 2)
     spread = attention.query((2, 4))
     assert spread.tolist() == [[0.125] * 4 + [0], [0.125] * 4 + [0], [0] * 5]
-
-
-def test_summary_by_hand(two_keys):
-    summary = summarize(two_keys, (1, 3))
-    assert (summary.peak, summary.share, summary.keys) == ((1, 1), 0.75, 2)
-    entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
-    assert summary.effective == pytest.approx(math.exp(entropy))
-    # Keys lie at (0.5, 0.5) and (0.5, 2.5), the query at (1, 3).
-    assert summary.distance == pytest.approx(0.75 * math.hypot(0.5, 2.5) + 0.25 * math.hypot(0.5, 0.5))
-    assert summarize(two_keys, (0, 0)).effective == pytest.approx(2)
-
-
-def test_a_peak_lies_beneath_its_key():
-    attention = BlockAttention(torch.eye(8).repeat(64, 1)[None, None], (16, 32), 8)
-    assert [summarize(attention, (0, k)).peak for k in (0, 5)] == [(4, 4), (12, 12)]
 
 
 def test_class_share_by_hand(two_keys):

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from xml.etree import ElementTree
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -43,12 +44,18 @@ def test_a_figure_without_words_is_refused():
         plots.show(plots.curves({"ce": ([0], [1.0])}, x="", y=""), "  ")
 
 
+def test_an_svg_is_one_element_with_words_and_leaves_the_page_alone():
+    drawn = plots.to_svg(plots.curves({"a": ([0, 1], [1.0, 2.0])}, x="x", y="y"), 'a <b> & "c"')
+    declared = drawn.replace("<svg ", '<svg xmlns:xlink="http://www.w3.org/1999/xlink" ', 1)
+    picture = ElementTree.fromstring(declared)
+    assert (picture.get("role"), picture.get("aria-label")) == ("img", 'a <b> & "c"')
+    assert "<style" not in drawn
+
+
 def test_errors_have_two_tones_and_void_a_third():
     picture = plots.error_map([[0, 1, 1]], [[0, 0, 255]])
     right, wrong, void = picture[0]
-    assert right.tolist() == plots.RIGHT_COLOUR.tolist()
-    assert wrong.tolist() == plots.WRONG_COLOUR.tolist()
-    assert void.tolist() == plots.VOID_COLOUR.tolist()
+    assert (right.tolist(), wrong.tolist(), void.tolist()) == ([222] * 3, [178, 24, 43], [40] * 3)
 
 
 def test_principal_colours_of_two_maps_share_a_basis():
@@ -72,16 +79,6 @@ def test_a_sheet_has_a_row_of_errors_for_each_prediction_and_a_legend_of_what_oc
     assert [axis.get_ylabel() for axis in figure.axes] == ["image", "label", "student", "its errors"]
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["road", "tree"]
-
-
-def test_an_interval_that_leaves_out_zero_is_filled():
-    table = pd.DataFrame(
-        {"method": ["kd", "csf"], "baseline": "none", "mean": [0.02, 0.01], "low": [0.01, -0.01]}
-    )
-    axis = plots.paired(table.assign(high=0.03)).axes[0]
-    filled, hollow = (line for line in axis.lines if line.get_marker() == "o")
-    assert filled.get_markerfacecolor() != "white"
-    assert hollow.get_markerfacecolor() == "white"
 
 
 def test_runs_are_dots_in_percent_and_references_are_lines():
@@ -159,6 +156,12 @@ def test_effects_are_sorted_and_filled_where_students_interval_leaves_out_zero(d
     student, bootstrap = axis.collections
     assert student.get_segments()[0][:, 0].tolist() == pytest.approx([1, 5])
     assert bootstrap.get_segments()[0][:, 0].tolist() == pytest.approx([2, 4])
+
+
+def test_effects_against_several_baselines_name_them(differences):
+    axis = plots.effects(differences.assign(baseline=["none", "kd", "none"])).axes[0]
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["csf − kd", "kd − none", "at − none"]
+    assert axis.get_xlabel() == "difference of mIoU in percentage points"
 
 
 def test_ranks_are_placed_and_groups_joined():

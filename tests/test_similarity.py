@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from transkd_lite.similarity import common_positions, linear_cka, stage_similarity
+from transkd_lite.similarity import linear_cka, stage_similarity
 
 BOTH = pytest.mark.parametrize("estimator", ["unbiased", "biased"])
 
@@ -104,7 +104,7 @@ def test_half_precision_is_widened():
     ("x", "y", "estimator", "message"),
     [
         (torch.ones(4, 2), torch.ones(5, 2), "unbiased", r"same n examples, got \(4, 2\) and \(5, 2\)"),
-        (torch.ones(4, 2, 2), torch.ones(4, 2), "unbiased", "common_positions"),
+        (torch.ones(4, 2, 2), torch.ones(4, 2), "unbiased", "see stage_similarity"),
         (torch.ones(3, 2), torch.ones(3, 2), "unbiased", "at least 4 examples, got 3"),
         (torch.ones(3, 2), torch.ones(3, 2), "debiased", "'unbiased', 'biased'; got 'debiased'"),
     ],
@@ -114,24 +114,17 @@ def test_what_cannot_be_compared_is_said(x, y, estimator, message):
         linear_cka(x, y, estimator=estimator)
 
 
-def test_common_positions_average_cells_row_by_row():
-    fine = torch.arange(16.0).view(1, 1, 4, 4).repeat(2, 3, 1, 1)
-    fine[1] += 100
-    coarse = torch.arange(4.0).view(1, 1, 2, 2).repeat(2, 5, 1, 1)
-    rows, others = common_positions([fine, coarse])
-    assert rows.shape == (8, 3)
-    assert others.shape == (8, 5)
-    # The first cell holds 0, 1, 4, 5: mean 2.5. One cell to the right adds 2, one down adds 8.
-    assert rows[:, 0].tolist() == [2.5, 4.5, 10.5, 12.5, 102.5, 104.5, 110.5, 112.5]
-    assert others[:, 0].tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
+def test_stages_are_compared_cell_by_cell_of_the_coarsest_grid():
+    fine, coarse = noise(2, 3, 4, 4), noise(2, 5, 2, 2, seed=1)
+    cells = [fine[n, :, y : y + 2, x : x + 2].mean((1, 2)) for n in (0, 1) for y in (0, 2) for x in (0, 2)]
+    rows = [coarse[n, :, y, x] for n in (0, 1) for y in (0, 1) for x in (0, 1)]
+    expected = linear_cka(torch.stack(cells), torch.stack(rows))
+    assert stage_similarity([fine], [coarse]).item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_common_positions_refuse_other_images_and_finer_grids():
-    a, b = torch.zeros(2, 1, 4, 4), torch.zeros(3, 1, 4, 4)
+def test_stages_of_other_images_are_refused():
     with pytest.raises(ValueError, match=r"same images, got \[2, 3\] images"):
-        common_positions([a, b])
-    with pytest.raises(ValueError, match="finer than the coarsest map"):
-        common_positions([a, a], size=(8, 4))
+        stage_similarity([torch.zeros(2, 1, 4, 4)], [torch.zeros(3, 1, 4, 4)])
 
 
 def test_stages_meet_stages():

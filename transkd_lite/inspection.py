@@ -1,10 +1,9 @@
-"""Where a network looks: the attention of one query as a map, what it amounts to in numbers, and the effective
-receptive field of a position.
+"""Where a network looks: the attention of one query as a map, and the effective receptive field of a position.
 
 The efficient attention of SegFormer (Xie et al. 2021) and PVTv2 lets every position of a stage ask, but only the
-positions of a reduced map answer: with reduction R a key stands for R x R positions. `query_attention` undoes
-this, so that maps of all stages lie on their stage's grid. Attention says from where a block mixes values in; it is
-no explanation of the decision (Jain and Wallace 2019, arXiv 1902.10186).
+positions of a reduced map answer: with reduction R a key stands for R x R positions. `BlockAttention.query`
+undoes this, so that maps of all stages lie on their stage's grid. Attention says from where a block mixes values in; it
+is no explanation of the decision (Jain and Wallace 2019, arXiv 1902.10186).
 
 Effective receptive field: Luo et al. 2016, arXiv 1701.04128.
 """
@@ -23,7 +22,7 @@ from transkd_lite.data.labels import VOID
 from transkd_lite.models.attention import capture_attention
 from transkd_lite.models.output import SegModel
 
-__all__ = ["AttentionSummary", "BlockAttention", "attend", "class_share", "receptive_field", "summarize"]
+__all__ = ["BlockAttention", "attend", "class_share", "receptive_field"]
 
 Block = tuple[int, int]
 
@@ -80,17 +79,12 @@ class BlockAttention:
             raise ValueError(f"image {image}: attention was captured for images 0 to {len(self.weights) - 1}")
         return self.weights[image, head - 1, row * width + column].unflatten(0, self.key_size)
 
-    def spread(self, weights: Tensor) -> Tensor:
-        """Share the weights of keys (..., h * w) out evenly over their positions: (..., H, W), same sum."""
-        r, (h, w), (height, width) = self.reduction, self.key_size, self.size
-        out = weights.new_zeros(*weights.shape[:-1], height, width)
-        grid = weights.unflatten(-1, (h, w)) / r**2
-        out[..., : h * r, : w * r] = grid.repeat_interleave(r, -2).repeat_interleave(r, -1)
-        return out
-
     def query(self, position: tuple[int, int], *, head: int = 1, image: int = 0) -> Tensor:
-        """The attention of one query on the stage's grid, (H, W), adding up to 1; arguments as for `keys`."""
-        return self.spread(self.keys(position, head=head, image=image).flatten())
+        """The same on the stage's grid, (H, W), every key's weight shared out evenly over its positions."""
+        r, (height, width) = self.reduction, self.size
+        keys = self.keys(position, head=head, image=image) / r**2
+        spread = keys.repeat_interleave(r, 0).repeat_interleave(r, 1)
+        return F.pad(spread, (0, width - spread.shape[1], 0, height - spread.shape[0]))
 
 
 @torch.no_grad()
@@ -116,52 +110,14 @@ def attend(
             model(images)
     finally:
         model.train(was_training)
-    sizes = [(f.shape[2], f.shape[3]) for f in captured.features]
-    return {
-        (stage, block): BlockAttention(weights, sizes[stage - 1], _reduction(model, stage, block))
-        for (stage, block), weights in captured.attention.items()
-    }
-
-
-def _reduction(model: SegModel, stage: int, block: int) -> int:
     stages: Any = getattr(model, "backbone", model).stages
-    convolution = stages[stage - 1].blocks[block - 1].attn.sr
-    return 1 if convolution is None else int(convolution.stride[0])
-
-
-@dataclass(frozen=True)
-class AttentionSummary:
-    """The attention of one query in four numbers.
-
-    - peak: (row, column) of the stage's grid in the middle of the strongest key; share: that key's weight.
-    - keys: how many there are; effective: exp(entropy), from 1 (one key has all) to `keys` (all alike).
-    - distance: mean distance of keys from the query, weighted by attention, in positions of the stage's grid.
-    """
-
-    peak: tuple[int, int]
-    share: float
-    keys: int
-    effective: float
-    distance: float
-
-
-def summarize(
-    attention: BlockAttention, position: tuple[int, int], *, head: int = 1, image: int = 0
-) -> AttentionSummary:
-    """What the attention of one query amounts to; arguments as for `BlockAttention.keys`."""
-    weights = attention.keys(position, head=head, image=image).double()
-    r, (h, w) = attention.reduction, weights.shape
-    rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
-    centres = [r * index + (r - 1) / 2 for index in (rows, columns)]
-    away = torch.hypot(centres[0] - position[0], centres[1] - position[1])
-    best = int(weights.argmax())
-    return AttentionSummary(
-        peak=(best // w * r + r // 2, best % w * r + r // 2),
-        share=float(weights.max()),
-        keys=h * w,
-        effective=float(torch.special.entr(weights).sum().exp()),
-        distance=float((weights * away).sum()),
-    )
+    seen = {}
+    for (stage, block), weights in captured.attention.items():
+        convolution = stages[stage - 1].blocks[block - 1].attn.sr
+        reduction = 1 if convolution is None else int(convolution.stride[0])
+        height, width = captured.features[stage - 1].shape[2:]
+        seen[stage, block] = BlockAttention(weights, (height, width), reduction)
+    return seen
 
 
 def class_share(attention: BlockAttention, labels: Tensor) -> tuple[float, float]:
@@ -178,32 +134,25 @@ def class_share(attention: BlockAttention, labels: Tensor) -> tuple[float, float
     Raises:
         ValueError: labels of another shape, or without a labelled position.
     """
-    expected = (len(attention.weights), *attention.size)
-    if tuple(labels.shape) != expected:
-        raise ValueError(
-            f"labels must be {expected}, got {tuple(labels.shape)}: resize them to the grid first"
-        )
+    expected, got = (len(attention.weights), *attention.size), tuple(labels.shape)
+    if got != expected:
+        raise ValueError(f"labels must be {expected}, got {got}: resize them to the grid first")
     ids = labels.flatten(1).long()
     asks = ids != VOID
     if not asks.any():
         raise ValueError("labels hold no class, only void: choose other images")
-    members = _class_shares_of_keys(attention, labels)  # (N, classes, keys)
+    classes = torch.arange(int(ids[asks].max()) + 1, device=labels.device)
+    maps = (labels[:, None] == classes[:, None, None]).float()
+    members = F.avg_pool2d(maps, attention.reduction).flatten(
+        2
+    )  # (N, classes, keys): how much of a key is of each
     own = ids.where(asks, 0)[:, :, None].expand(-1, -1, members.shape[2])
     same = members.gather(1, own)  # (N, queries, keys): how much of a key is of the query's class
-    given = (attention.weights.mean(1) * same).sum(
-        2
-    )  # heads may be averaged first: the share is linear in them
+    given = (attention.weights.mean(1) * same).sum(2)  # the share is linear in the heads: average them first
     return float(given[asks].mean()), float(same.mean(2)[asks].mean())
 
 
-def _class_shares_of_keys(attention: BlockAttention, labels: Tensor) -> Tensor:
-    """How much of each key's positions is of each class, (N, classes, h * w); void is no class."""
-    classes = torch.arange(int(labels[labels != VOID].max()) + 1, device=labels.device)
-    members = (labels[:, None] == classes[:, None, None]).float()
-    return F.avg_pool2d(members, attention.reduction).flatten(2)
-
-
-def receptive_field(model: SegModel, images: Tensor, stage: int, *, seed: int = 0) -> Tensor:
+def receptive_field(model: SegModel, images: Tensor, stage: int) -> Tensor:
     """Which pixels the feature f in the middle of a stage depends on: its effective receptive field.
 
     At each pixel the root mean square, over images (N, 3, H, W) and N random signs e of the channels, of
@@ -222,7 +171,7 @@ def receptive_field(model: SegModel, images: Tensor, stage: int, *, seed: int = 
     finally:
         model.train(was_training)
     middle = feature[:, :, feature.shape[2] // 2, feature.shape[3] // 2]
-    signs = torch.randint(2, middle.shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    signs = torch.randint(2, middle.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
     (gradient,) = torch.autograd.grad((signs.to(middle) * middle).sum(), pixels)
     field = gradient.square().sum(1).mean(0).sqrt()
     return field / field.sum()

@@ -9,23 +9,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from .config import TrainConfig
-from .data import label_space
-from .data.transforms import make_transform
-from .distill import Distiller, create_method
-from .experiment import Experiment
-from .folded_head import folded_heads
-from .loading import SampleStore, batches
-from .models import load_model
-from .models.output import SegModel
-from .surroundings import determinism, own_random_state
-from .trainer import Trainer, make_trainer
+from transkd_lite.data import label_space
+from transkd_lite.data.transforms import make_transform
+from transkd_lite.distill import create_method
+from transkd_lite.experiment import Experiment
+from transkd_lite.folded_head import folded_heads
+from transkd_lite.loading import SampleStore, batches
+from transkd_lite.models import load_model
+from transkd_lite.surroundings import determinism, own_random_state
+from transkd_lite.trainer import Trainer, make_trainer
 
 __all__ = ["TrialBench", "TrialStep"]
 
@@ -37,17 +34,16 @@ class TrialBench:
 
     Args:
         experiment: what is trained; `steps` is the length that the learning-rate schedule plans for.
-        train_data: images {"image", "label"}; those of the experiment where it is None.
 
     Raises:
         ParameterError: the experiment's teacher or data are missing. ValueError: its method does not fit them.
     """
 
-    def __init__(self, experiment: Experiment, train_data: Any = None) -> None:
+    def __init__(self, experiment: Experiment) -> None:
         self.experiment = experiment
-        data = experiment.open_data()[0] if train_data is None else train_data
+        data = experiment.open_data()[0]
         self.space = label_space(data)
-        self.config: TrainConfig = dataclasses.replace(experiment.config(), log_every=1, compile=False)
+        self.config = dataclasses.replace(experiment.config(), log_every=1, compile=False)
         self.store = SampleStore(data, self.config.cache_mb, self.space.num_classes)
         self.teacher = load_model(experiment.teacher_file())
         cpu = self.config.device == "cpu" or not torch.accelerator.is_available()
@@ -58,10 +54,6 @@ class TrialBench:
 
         weights: by term, in place of the method's; a term that is not named keeps the method's weight.
         """
-        student, method = self._build(weights)
-        return make_trainer(student, self.teacher, method, self.config, self.accelerator, len(self.store))
-
-    def _build(self, weights: Mapping[str, float] | None) -> tuple[SegModel, Distiller]:
         with own_random_state(self.accelerator.device):
             student = self.experiment.build_student(self.space.num_classes)
             method = create_method(self.experiment.method, student, self.teacher, **self.experiment.options)
@@ -71,7 +63,7 @@ class TrialBench:
                 f"{method.name} has the terms {', '.join(method.terms)}; got weights for {strange}"
             )
         method.weights.update(weights or {})
-        return student, method
+        return make_trainer(student, self.teacher, method, self.config, self.accelerator, len(self.store))
 
     def batches(self, steps: range) -> Iterable[tuple[Tensor, Tensor]]:
         """The batches (images (n, 3, h, w), labels (n, h, w)) that `fit` takes at these steps."""
@@ -79,23 +71,20 @@ class TrialBench:
         transform = make_transform(augment=config.augment, crop=config.crop, normalize=config.normalize)
         return batches(self.store, transform, batch_size=config.batch_size, seed=config.seed, steps=steps)
 
-    def train_batch(self, trainer: Trainer, batch: tuple[Tensor, Tensor]) -> dict[str, float]:
-        """One step as `fit` takes it; returns its row of the history."""
-        with (
-            own_random_state(self.accelerator.device),
-            determinism(self.config.deterministic),
-            folded_heads(trainer.modules.student, self.teacher),
-        ):
-            trainer.run([batch], lambda _: True, bool(self.config.channels_last))
-        return trainer.history[-1]
-
     def lockstep(self, trainers: Mapping[str, Trainer], num_steps: int) -> Iterator[TrialStep]:
         """Train all side by side on the same batches; yields {name: row of the history} after every step.
 
         Whoever stops iterating ends the trial after a whole step of every run.
         """
         for batch in self.batches(range(num_steps)):
-            yield {name: self.train_batch(trainer, batch) for name, trainer in trainers.items()}
+            for trainer in trainers.values():
+                with (
+                    own_random_state(self.accelerator.device),
+                    determinism(self.config.deterministic),
+                    folded_heads(trainer.modules.student, self.teacher),
+                ):
+                    trainer.run([batch], lambda _: True, bool(self.config.channels_last))
+            yield {name: trainer.history[-1] for name, trainer in trainers.items()}
 
     def compare(self, weightings: Mapping[str, Mapping[str, float]], num_steps: int) -> Iterator[TrialStep]:
         """Lockstep of new students that differ in nothing but their loss weights, {name: weights by term}."""

@@ -9,7 +9,8 @@ from lab_page import TOO_WIDE, faint, press, running, scroll_to_cell, slider
 
 import transkd_lite as tk
 from transkd_lite.parameters import find_file
-from transkd_lite.widgets.attention_views import Choice, look, readout
+from transkd_lite.widgets.attention import readout
+from transkd_lite.widgets.attention_views import Choice, look
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1200)]
 NOTEBOOK = "10_attention_and_features.ipynb"

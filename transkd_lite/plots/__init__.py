@@ -6,52 +6,7 @@ cividis, lines in a colour-blind safe set (Okabe and Ito 2008) with a line style
 data set's own palette with the class names beside them.
 """
 
-from transkd_lite.plots.charts import class_bars, class_shares, curves, heatmap
-from transkd_lite.plots.comparisons import (
-    budget_gains,
-    class_gains,
-    critical_difference,
-    effects,
-    methods,
-    paired,
-)
-from transkd_lite.plots.pictures import (
-    RIGHT_COLOUR,
-    VOID_COLOUR,
-    WRONG_COLOUR,
-    error_map,
-    label_legend,
-    label_maps,
-    maps,
-    principal_colours,
-    segmentations,
-)
-from transkd_lite.plots.style import COLOURS, RC, SHEET_WIDTH, STYLES, show, to_png
-
-__all__ = [
-    "COLOURS",
-    "RC",
-    "RIGHT_COLOUR",
-    "SHEET_WIDTH",
-    "STYLES",
-    "VOID_COLOUR",
-    "WRONG_COLOUR",
-    "budget_gains",
-    "class_bars",
-    "class_gains",
-    "class_shares",
-    "critical_difference",
-    "curves",
-    "effects",
-    "error_map",
-    "heatmap",
-    "label_legend",
-    "label_maps",
-    "maps",
-    "methods",
-    "paired",
-    "principal_colours",
-    "segmentations",
-    "show",
-    "to_png",
-]
+from transkd_lite.plots.charts import *  # noqa: F403
+from transkd_lite.plots.comparisons import *  # noqa: F403
+from transkd_lite.plots.pictures import *  # noqa: F403
+from transkd_lite.plots.style import *  # noqa: F403

@@ -2,17 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from transkd_lite.comparison import excludes_zero
-from transkd_lite.plots.style import COLOURS, MARKERS, STYLES, new_axes
+from transkd_lite.plots.charts import heatmap
+from transkd_lite.plots.style import COLOURS, MARKERS, STYLES, new_axes, row_axes
 
-__all__ = ["budget_gains", "class_gains", "critical_difference", "effects", "methods", "paired"]
-
-_REFERENCED = 6  # rows of dots: a reference lies far away, and its line would squeeze more of them
+__all__ = ["budget_gains", "class_gains", "critical_difference", "effects", "methods"]
 
 
 def methods(table: pd.DataFrame, *, reference: Mapping[str, float] | None = None) -> Figure:
@@ -21,88 +21,58 @@ def methods(table: pd.DataFrame, *, reference: Mapping[str, float] | None = None
     Args:
         table: one row a run, columns `method` and `miou` (in [0, 1]); methods in order of first appearance.
         reference: name -> mIoU in [0, 1], drawn as labelled dashed lines (for instance the teacher's) beside up to six
-            methods.
+            methods: it lies far away, and its line would squeeze more of them.
     """
     names = list(dict.fromkeys(table["method"]))
-    fig, axes = new_axes(1, 1, 7, 0.55 * len(names) + 1.2)
-    axis = axes[0, 0]
+    fig, axis = row_axes(names, "mIoU in %", 0.55)
     for position, (name, colour) in enumerate(zip(names, cycle(COLOURS), strict=False)):
         scores = 100 * table.loc[table["method"] == name, "miou"].to_numpy()
+        mean, top = scores.mean(), position - 0.33
         axis.plot(scores, np.full(len(scores), position), "o", color=colour, alpha=0.65, markersize=6)
-        axis.plot([scores.mean()] * 2, [position - 0.3, position + 0.3], color=colour, linewidth=2.5)
-        axis.annotate(
-            f"{scores.mean():.1f}", (scores.mean(), position - 0.33), ha="center", va="bottom", fontsize=8
-        )
-    bottom = len(names) - 0.5  # away from the best, which is often the first and the nearest
-    for name, value in (reference or {}).items() if len(names) <= _REFERENCED else ():
+        axis.plot([mean, mean], [position - 0.3, position + 0.3], color=colour, linewidth=2.5)
+        axis.annotate(f"{mean:.1f}", (mean, top), ha="center", va="bottom", fontsize=8)
+    for name, value in (reference or {}).items() if len(names) <= 6 else ():
         axis.axvline(100 * value, color="0.35", linestyle="--", linewidth=1)
-        text = f"{name} {100 * value:.1f}"
-        axis.annotate(text, (100 * value, bottom), rotation=90, ha="right", va="bottom", fontsize=8)
-    axis.set(yticks=range(len(names)), yticklabels=names, xlabel="mIoU in %", ylim=(len(names) - 0.4, -0.7))
-    axis.grid(axis="x", alpha=0.25)
-    return fig
-
-
-def paired(differences: pd.DataFrame) -> Figure:
-    """Mean paired differences with their intervals; one that leaves zero out is drawn filled.
-
-    Args:
-        differences: the table of `report.paired_differences`: columns `method`, `baseline`, `mean`, `low` and
-            `high`, in [-1, 1].
-    """
-    fig, axes = new_axes(1, 1, 7, 0.5 * len(differences) + 1.1)
-    axis = axes[0, 0]
-    for position, row in enumerate(differences.itertuples()):
-        sure = excludes_zero(row.low, row.high)
-        colour = COLOURS[position % len(COLOURS)]
-        axis.plot([100 * row.low, 100 * row.high], [position] * 2, color=colour, linewidth=2)
-        axis.plot(
-            100 * row.mean,
-            position,
-            "o",
-            color=colour,
-            markerfacecolor=colour if sure else "white",
-            markersize=8,
-        )
-    labels = [f"{row.method} − {row.baseline}" for row in differences.itertuples()]
-    axis.axvline(0, color="0.3", linewidth=1)
-    axis.set(yticks=range(len(labels)), yticklabels=labels, ylim=(-0.6, len(labels) - 0.4))
-    axis.set_xlabel("difference of mIoU in percentage points, 95% interval")
-    axis.grid(axis="x", alpha=0.25)
+        place = (
+            100 * value,
+            len(names) - 0.5,
+        )  # away from the best, which is often the first and the nearest
+        axis.annotate(f"{name} {100 * value:.1f}", place, rotation=90, ha="right", va="bottom", fontsize=8)
+    axis.set_ylim(len(names) - 0.4, -0.7)
     return fig
 
 
 def effects(differences: pd.DataFrame) -> Figure:
     """Mean paired differences with both intervals, the largest first: Student's thin, the bootstrap's thick.
 
-    A filled dot: Student's interval leaves out zero. At the right the probability of superiority.
+    A filled dot: Student's interval leaves out zero. At the right the probability of superiority. Rows name their
+    baseline where they have several.
 
     Args:
         differences: the table of `report.paired_differences`, scores in [-1, 1].
     """
     rows = differences.sort_values("mean", ascending=False, kind="stable")
-    fig, axes = new_axes(1, 1, 7, 0.32 * len(rows) + 1.3)
-    axis = axes[0, 0]
-    where = range(len(rows))
-    axis.hlines(
-        where, 100 * rows["low"], 100 * rows["high"], color=COLOURS[6], linewidth=1, label="Student, 95%"
-    )
-    thick = {"color": COLOURS[4], "linewidth": 6, "alpha": 0.9, "label": "bootstrap over seeds, 95%"}
+    several, where = rows["baseline"].nunique() > 1, range(len(rows))
+    to = "" if several else f"to {', '.join(rows['baseline'].unique())} "
+    names = rows["method"] + " − " + rows["baseline"] if several else rows["method"]
+    fig, axis = row_axes(names, f"difference of mIoU {to}in percentage points", 0.32)
+    thin: dict[str, Any] = {"color": COLOURS[6], "linewidth": 1, "label": "Student, 95%"}
+    thick: dict[str, Any] = {
+        "color": COLOURS[4],
+        "linewidth": 6,
+        "alpha": 0.9,
+        "label": "bootstrap over seeds, 95%",
+    }
+    axis.hlines(where, 100 * rows["low"], 100 * rows["high"], **thin)
     axis.hlines(where, 100 * rows["boot_low"], 100 * rows["boot_high"], **thick)
     for position, row in enumerate(rows.itertuples()):
-        sure = excludes_zero(row.low, row.high)
-        axis.plot(
-            100 * row.mean, position, "o", color=COLOURS[0], mfc=COLOURS[0] if sure else "white", markersize=6
-        )
-        place = {"xycoords": ("axes fraction", "data"), "fontsize": 8, "va": "center"}
-        axis.annotate(f"{row.superiority:.2f}", (1.02, position), annotation_clip=False, **place)
+        fill = COLOURS[0] if excludes_zero(row.low, row.high) else "white"
+        axis.plot(100 * row.mean, position, "o", color=COLOURS[0], markerfacecolor=fill, markersize=6)
+        beside = ("axes fraction", "data")
+        axis.annotate(f"{row.superiority:.2f}", (1.02, position), xycoords=beside, fontsize=8, va="center")
     axis.annotate("P(better)", (1.0, 1.01), xycoords="axes fraction", fontsize=8, va="bottom")
     axis.axvline(0, color="0.3", linewidth=1)
-    axis.set(yticks=where, yticklabels=rows["method"], ylim=(len(rows) - 0.4, -0.6))
-    axis.set_xlabel(
-        f"difference of mIoU to {', '.join(dict.fromkeys(rows['baseline']))} in percentage points"
-    )
-    axis.grid(axis="x", alpha=0.25)
+    axis.invert_yaxis()
     fig.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return fig
 
@@ -122,23 +92,15 @@ def critical_difference(
     count, half = len(ranks), -(-len(ranks) // 2)
     depth = 0.35 * len(groups) + 0.4
     lowest = depth + step * half
-    fig, axes = new_axes(1, 1, 7.5, 1.0 + 0.55 * lowest)
-    axis = axes[0, 0]
+    fig, ((axis,),) = new_axes(1, 1, 7.5, 1.0 + 0.55 * lowest)
     for position, (name, rank) in enumerate(ranks.items()):
         left = position < half
         y = depth + step * (position if left else count - 1 - position)
         edge, side = (0.7, "right") if left else (count + 0.3, "left")
         axis.plot([rank, rank, edge], [0, y, y], color="0.4", linewidth=0.9)
         text = f"{name}  {rank:.2f}" if left else f"{rank:.2f}  {name}"
-        axis.annotate(
-            text,
-            (edge, y),
-            xytext=(-3 if left else 3, 0),
-            textcoords="offset points",
-            ha=side,
-            va="center",
-            fontsize=8,
-        )
+        place = {"xytext": (-3 if left else 3, 0), "textcoords": "offset points", "ha": side, "va": "center"}
+        axis.annotate(text, (edge, y), fontsize=8, **place)
     for level, group in enumerate(groups):
         ends = [ranks[list(group)].min() - 0.06, ranks[list(group)].max() + 0.06]
         axis.plot(ends, [0.3 + 0.35 * level] * 2, color=COLOURS[0], linewidth=4, solid_capstyle="butt")
@@ -159,29 +121,12 @@ def class_gains(gains: pd.DataFrame) -> Figure:
     Args:
         gains: the table of `report.class_gains`.
     """
-    mean = _wide(gains, "mean")
-    sure = excludes_zero(_wide(gains, "low"), _wide(gains, "high"))
-    reach = max(float(mean.abs().max(axis=None)), 0.1)
-    fig, axes = new_axes(1, 1, 2.2 + 0.5 * mean.shape[1], 1.4 + 0.25 * len(mean))
-    axis = axes[0, 0]
-    drawn = axis.imshow(mean, cmap="RdBu_r", vmin=-reach, vmax=reach, aspect="auto")
-    for (y, x), value in np.ndenumerate(mean.to_numpy()):
-        if not np.isnan(value):
-            star = "*" if sure.iat[y, x] else ""
-            colour = "white" if abs(value) > 0.6 * reach else "black"
-            axis.annotate(f"{value:+.1f}{star}", (x, y), ha="center", va="center", fontsize=7, color=colour)
-    axis.set(yticks=range(len(mean)), yticklabels=mean.index)
-    turned = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if mean.shape[1] > 4 else {}
-    axis.set_xticks(range(mean.shape[1]), list(mean.columns), **turned)
-    axis.spines[:].set_visible(False)
-    fig.colorbar(drawn, ax=axis, shrink=0.8, label="gain in percentage points")
-    return fig
-
-
-def _wide(gains: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Classes x methods in points, in the order in which both first appear."""
-    wide = 100 * gains.pivot(index="class", columns="method", values=column)
-    return wide.loc[list(dict.fromkeys(gains["class"])), list(dict.fromkeys(gains["method"]))]
+    wide = 100 * gains.pivot(index="class", columns="method", values=["mean", "low", "high"])
+    wide = wide.loc[gains["class"].unique()].reindex(columns=gains["method"].unique(), level="method")
+    words = wide["mean"].map("{:+.1f}".format) + np.where(excludes_zero(wide["low"], wide["high"]), "*", "")
+    return heatmap(
+        wide["mean"], unit="gain in percentage points", diverging=True, words=words, cell=(0.6, 0.25)
+    )
 
 
 def budget_gains(gains: pd.DataFrame) -> Figure:
@@ -191,30 +136,24 @@ def budget_gains(gains: pd.DataFrame) -> Figure:
         gains: the table of `report.budget_gains`.
     """
     panels = list(gains.groupby(["dataset", "train_images"], sort=True, dropna=False))
-    fig, axes = new_axes(1, len(panels), min(3.4 * len(panels) + 1.6, 9), 3.2)
+    fig, axes = new_axes(1, len(panels), min(3.4 * len(panels) + 1.6, 9), 3.2, sharey=True)
     names = list(dict.fromkeys(gains["method"]))
     looks = dict(zip(names, zip(cycle(COLOURS), cycle(STYLES), cycle(MARKERS), strict=False), strict=False))
+    drawn = {}
     for axis, ((dataset, images), rows) in zip(axes[0], panels, strict=True):
         for name, line in rows.sort_values("steps").groupby("method", sort=False):
             colour, style, marker = looks[str(name)]
             shift = 1 + 0.012 * (names.index(str(name)) - (len(names) - 1) / 2)  # so that bars stay apart
             reach = 100 * (line["high"] - line["mean"])
-            look = {"color": colour, "linestyle": style, "marker": marker, "markersize": 5, "label": name}
-            axis.errorbar(line["steps"] * shift, 100 * line["mean"], reach, capsize=2, elinewidth=0.8, **look)
+            look = {"color": colour, "linestyle": style, "marker": marker, "markersize": 5}
+            bars = {"capsize": 2, "elinewidth": 0.8}
+            drawn[name] = axis.errorbar(line["steps"] * shift, 100 * line["mean"], reach, **look, **bars)
         ticks = sorted(set(rows["steps"]))
         axis.set(xscale="log", xlabel="optimiser steps", title=f"{dataset}, {images} labelled images")
         axis.set_xticks(ticks, [str(step) for step in ticks])
         axis.minorticks_off()
         axis.axhline(0, color="0.3", linewidth=1)
         axis.grid(alpha=0.25)
-    ends = [axis.get_ylim() for axis in axes[0]]
-    for axis in axes[0]:  # one scale for all panels
-        axis.set_ylim(min(low for low, _ in ends), max(high for _, high in ends))
     axes[0, 0].set_ylabel(f"difference of mIoU to {gains['baseline'].iloc[0]} in points")
-    handles = {
-        label: handle
-        for axis in axes[0]
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
-    }
-    fig.legend(handles.values(), handles.keys(), loc="outside right center", fontsize=8, frameon=False)
+    fig.legend(drawn.values(), drawn.keys(), loc="outside right center", fontsize=8, frameon=False)
     return fig

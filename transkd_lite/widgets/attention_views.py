@@ -1,4 +1,4 @@
-"""What the attention panel shows, as pure values: pictures of attention over the image, and the same in words.
+"""What the attention panel shows, as pure values: pictures of attention over the image.
 
     looks = look({"teacher": teacher, "student": student}, pictures, labels, space)
     overlays(looks, Choice(stage=3, row=20, column=60))
@@ -8,9 +8,6 @@ Static figures and tests call these, too.
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,11 +20,11 @@ from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
 from transkd_lite.data.labels import VOID, LabelSpace
-from transkd_lite.inspection import AttentionSummary, Block, BlockAttention, attend, summarize
+from transkd_lite.inspection import Block, BlockAttention, attend
 from transkd_lite.models.output import SegModel
 from transkd_lite.prediction import as_batch, predict
 
-__all__ = ["Choice", "Looks", "look", "overlays", "readout", "view"]
+__all__ = ["EVERY", "Choice", "Looks", "View", "look", "overlays", "view"]
 
 DARK, MIDDLE, BRIGHT = "#00224e", "#7d7c78", "#fee838"  # of cividis
 ENLARGE = 4  # screen pixels of a picture's pixel
@@ -76,29 +73,42 @@ class Looks:
         """The most heads that a network has in this stage."""
         return max(seen[stage, 1].num_heads for seen in self.attention.values())
 
+    def class_name(self, train_id: int) -> str:
+        """Name of a class, "void" for what has none."""
+        return "void" if train_id == VOID else self.space.names[train_id]
+
     def class_at(self, image: int, row: int, column: int) -> str:
         """Name of the labelled class at a pixel."""
-        return _name(self.space, int(self.labels[image, row, column]))
+        return self.class_name(int(self.labels[image, row, column]))
+
+    def chosen(self, choice: Choice) -> list[str]:
+        """The networks that a choice names. Raises ValueError for one that is not there."""
+        if choice.network not in (EVERY, *self.attention):
+            raise ValueError(f"network must be one of {[EVERY, *self.attention]}, got {choice.network!r}")
+        return [name for name in self.attention if choice.network in (EVERY, name)]
 
 
 @dataclass(frozen=True)
 class View:
     """One network's answer to a choice.
 
-    block and head are the ones shown; position is the query's on the stage's grid; weights (H_i, W_i) add up to
-    1; own_class is the share of attention on positions of the query's labelled class, nan at void.
+    - block, head: the ones shown; position: the query's on the stage's grid; weights: (H_i, W_i), adding up to 1.
+    - own_class: the share of attention on positions of the query's labelled class, nan at void.
+    - peak: (row, column) of the stage's grid in the middle of the strongest key; share: that key's weight.
+    - keys: how many there are; effective: exp(entropy), from 1 (one key has all) to `keys` (all alike).
+    - distance: mean distance of keys from the query, weighted by attention, in positions of the stage's grid.
     """
 
     block: int
     head: int
     position: tuple[int, int]
     weights: Tensor
-    summary: AttentionSummary
     own_class: float
-
-
-def _name(space: LabelSpace, train_id: int) -> str:
-    return "void" if train_id == VOID else space.names[train_id]
+    peak: tuple[int, int]
+    share: float
+    keys: int
+    effective: float
+    distance: float
 
 
 def look(
@@ -106,8 +116,6 @@ def look(
     pictures: Sequence[Any],
     labels: Sequence[ArrayLike],
     space: LabelSpace,
-    *,
-    normalize: bool = True,
 ) -> Looks:
     """Run every network once on the pictures and keep all attention.
 
@@ -116,20 +124,19 @@ def look(
         pictures: RGB pictures of one size, PIL or uint8 arrays (H, W, 3).
         labels: a map (H, W) of train ids for each.
         space: the classes' names.
-        normalize: as in training, see `as_batch`.
 
     Raises:
         ValueError: no networks, pictures of several sizes, or networks without such attention.
     """
     if not networks:
         raise ValueError("look needs at least one network, got none: pass {name: network}")
-    batch = as_batch(pictures, normalize=normalize)
+    batch = as_batch(pictures)
     return Looks(
         [np.asarray(picture) for picture in pictures],
         torch.stack([torch.from_numpy(np.array(label, np.int64)) for label in labels]),
         space,
         {name: attend(model, batch) for name, model in networks.items()},
-        {name: predict(model, pictures, normalize=normalize) for name, model in networks.items()},
+        {name: predict(model, pictures) for name, model in networks.items()},
     )
 
 
@@ -145,25 +152,27 @@ def view(looks: Looks, network: str, choice: Choice) -> View:
     block = min(choice.block, depth)
     attention = seen[choice.stage, block]
     head = min(choice.head, attention.num_heads)
-    row, column = (
-        p * n // full
-        for p, n, full in zip((choice.row, choice.column), attention.size, looks.size, strict=True)
+    (height, width), (rows, columns) = looks.size, attention.size
+    position = choice.row * rows // height, choice.column * columns // width
+    weights = attention.query(position, head=head, image=choice.image)
+    labels, own_class = looks.labels[choice.image], float("nan")
+    if labels[choice.row, choice.column] != VOID:
+        own = (labels == labels[choice.row, choice.column]).float()
+        own_class = float((weights * F.adaptive_avg_pool2d(own[None], attention.size)[0]).sum())
+    keys = attention.keys(position, head=head, image=choice.image).double()
+    r, (h, w) = attention.reduction, keys.shape
+    ys, xs = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+    middle = (r - 1) / 2  # of a key, from its first position on
+    away = torch.hypot(r * ys + middle - position[0], r * xs + middle - position[1])
+    best = int(keys.argmax())
+    return View(
+        *(block, head, position, weights, own_class),
+        peak=(best // w * r + r // 2, best % w * r + r // 2),
+        share=float(keys.max()),
+        keys=h * w,
+        effective=float(torch.special.entr(keys).sum().exp()),
+        distance=float((keys * away).sum()),
     )
-    position = row, column
-    at = {"head": head, "image": choice.image}
-    weights = attention.query(position, **at)
-    own = int(looks.labels[choice.image, choice.row, choice.column])
-    share = (
-        float("nan")
-        if own == VOID
-        else float((weights * _members(looks, choice.image, own, attention.size)).sum())
-    )
-    return View(block, head, position, weights, summarize(attention, position, **at), share)
-
-
-def _members(looks: Looks, image: int, train_id: int, size: tuple[int, int]) -> Tensor:
-    """How much of each position's cell of pixels is of a class, (H_i, W_i)."""
-    return F.adaptive_avg_pool2d((looks.labels[image] == train_id).float()[None], size)[0]
 
 
 def overlays(looks: Looks, choice: Choice) -> dict[str, NDArray[np.uint8]]:
@@ -172,101 +181,22 @@ def overlays(looks: Looks, choice: Choice) -> dict[str, NDArray[np.uint8]]:
     A map is scaled to its own largest weight, dark blue for none and yellow for the most, and the frame is the
     query's position on the stage's grid.
     """
-    out: dict[str, NDArray[np.uint8]] = {}
-    for name in _chosen(looks, choice):
-        seen = view(looks, name, choice)
-        picture = looks.pictures[choice.image]
-        out.setdefault("image", _framed(picture, seen))
-        out[name] = _framed(_coloured(picture, seen.weights.numpy()), seen)
-    return out
-
-
-def _chosen(looks: Looks, choice: Choice) -> list[str]:
-    if choice.network != EVERY and choice.network not in looks.attention:
-        raise ValueError(f"network must be one of {[EVERY, *looks.attention]}, got {choice.network!r}")
-    return [name for name in looks.attention if choice.network in (EVERY, name)]
-
-
-def _coloured(picture: NDArray[np.uint8], weights: NDArray[Any]) -> NDArray[np.uint8]:
-    grey = Image.fromarray(picture).convert("L")
-    levels = Image.fromarray(np.uint8(255 * weights / weights.max()))
-    colours = ImageOps.colorize(levels.resize(grey.size, Image.Resampling.NEAREST), DARK, BRIGHT, MIDDLE)
-    return np.asarray(Image.blend(colours, grey.convert("RGB"), GREY))
-
-
-def _framed(picture: NDArray[np.uint8], seen: View) -> NDArray[np.uint8]:
-    height, width = picture.shape[:2]
-    big = Image.fromarray(picture).resize((ENLARGE * width, ENLARGE * height), Image.Resampling.NEAREST)
+    views = {name: view(looks, name, choice) for name in looks.chosen(choice)}
+    layers = {"image": Image.fromarray(looks.pictures[choice.image])}
+    grey, nearest = layers["image"].convert("L"), Image.Resampling.NEAREST
+    for name, seen in views.items():
+        levels = Image.fromarray(np.uint8(255 * seen.weights.numpy() / float(seen.weights.max())))
+        colours = ImageOps.colorize(levels.resize(grey.size, nearest), DARK, BRIGHT, MIDDLE)
+        layers[name] = Image.blend(colours, grey.convert("RGB"), GREY)
     (row, column), (rows, columns) = seen.position, seen.weights.shape
-    cell = ENLARGE * height // rows, ENLARGE * width // columns
-    box = (column * cell[1], row * cell[0], (column + 1) * cell[1] - 1, (row + 1) * cell[0] - 1)
-    draw = ImageDraw.Draw(big)
-    draw.rectangle(box, outline="black", width=4)
-    draw.rectangle(box, outline="white", width=2)
-    return np.asarray(big)
-
-
-def readout(looks: Looks, choice: Choice) -> str:
-    """The same in words, as HTML: the query's pixel, class and position, then a row of numbers a network."""
-    names = _chosen(looks, choice)
-    first = view(looks, names[0], choice)
-    grid = "{} × {}".format(*first.weights.shape)
-    query = (
-        f"Query: pixel row {choice.row}, column {choice.column}, labelled "
-        f"<b>{html.escape(looks.class_at(choice.image, choice.row, choice.column))}</b>. Stage {choice.stage} sees it "
-        f"at row {first.position[0]}, column {first.position[1]} of its {grid} grid."
-    )
-    titles = (
-        "network",
-        "block, head",
-        "predicts",
-        "looks most at",
-        "share",
-        "effective keys",
-        "distance",
-        "own class",
-    )
-    head = "".join(f'<th style="text-align:left; padding:0 1em 0 0">{title}</th>' for title in titles)
-    rows = "".join(_row(looks, name, choice) for name in names)
-    return f"<p data-query>{query}</p><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-
-
-def _row(looks: Looks, name: str, choice: Choice) -> str:
-    seen = view(looks, name, choice)
-    summary = seen.summary
-    stride = looks.size[0] // seen.weights.shape[0]
-    row, column = (
-        (2 * p + 1) * full // (2 * n)
-        for p, full, n in zip(summary.peak, looks.size, seen.weights.shape, strict=True)
-    )
-    predicted = int(looks.predictions[name][choice.image][choice.row, choice.column])
-    cells = (
-        name,
-        f"{seen.block}, {seen.head}",
-        _name(looks.space, predicted),
-        f"pixel ({row}, {column}), {looks.class_at(choice.image, row, column)}",
-        f"{summary.share:.3f}",
-        f"{summary.effective:.1f} of {summary.keys}",
-        f"{summary.distance * stride:.0f} pixels",
-        "" if seen.own_class != seen.own_class else f"{seen.own_class:.3f}",
-    )
-    shown = "".join(f'<td style="padding:0 1em 0 0">{html.escape(cell)}</td>' for cell in cells)
-    return f'<tr data-network="{html.escape(name, quote=True)}">{shown}</tr>'
-
-
-def as_html(pictures: Mapping[str, NDArray[np.uint8]], choice: Choice) -> str:
-    """The pictures side by side as far as there is room, each with its name and words for who cannot see it."""
-    figures = []
-    for name, picture in pictures.items():
-        buffer = io.BytesIO()
-        Image.fromarray(picture).save(buffer, format="png")
-        encoded = base64.b64encode(buffer.getvalue()).decode()
-        place = f"pixel row {choice.row}, column {choice.column}"
-        what = f"image with the query at {place}" if name == "image" else f"attention of {name} from {place}"
-        figures.append(
-            '<figure style="flex:1 1 200px; max-width:420px; min-width:0; margin:0">'
-            f'<img alt="{html.escape(what, quote=True)}" src="data:image/png;base64,{encoded}" '
-            'style="width:100%; image-rendering:pixelated">'
-            f"<figcaption>{html.escape(name)}</figcaption></figure>"
-        )
-    return f'<div style="display:flex; flex-wrap:wrap; gap:8px">{"".join(figures)}</div>'
+    width, height = ENLARGE * grey.width, ENLARGE * grey.height
+    tall, wide = height // rows, width // columns
+    frame = (column * wide, row * tall, (column + 1) * wide - 1, (row + 1) * tall - 1)
+    out = {}
+    for name, layer in layers.items():
+        large = layer.resize((width, height), nearest)
+        draw = ImageDraw.Draw(large)
+        draw.rectangle(frame, outline="black", width=4)
+        draw.rectangle(frame, outline="white", width=2)
+        out[name] = np.asarray(large)
+    return out

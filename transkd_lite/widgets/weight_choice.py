@@ -34,47 +34,28 @@ class WeightChoice:
 
         Raises ValueError for a term that is none of csf_i, pea_i and kd.
         """
-        return {name: self._weight(name) for name in names if name != "ce"}
-
-    def _weight(self, name: str) -> float:
-        family, _, stage = name.partition("_")
-        if family == "csf":
-            return float(self.feature)
-        if family == "pea" and stage in ("1", "2", "3", "4"):
-            return float(self.embedding[int(stage) - 1])
-        if name == "kd":
-            return float(self.kd)
-        raise ValueError(
-            f"the explorer knows ce, csf_1 … csf_4, pea_1 … pea_4 and kd; got the term {name}: use a method of the "
-            'transkd family, such as "transkd-base+kd"'
-        )
-
-    def limited_to(self, names: Sequence[str]) -> WeightChoice:
-        """The same choice with weight 0 for what none of the terms `names` uses.
-
-        >>> WeightChoice(kd=0.5).limited_to(["ce", "csf_1", "pea_4"])
-        WeightChoice(feature=1.0, embedding=(0.0, 0.0, 0.0, 1.0), kd=0.0)
-        """
-        has_features = any(name.startswith("csf_") for name in names)
-        embedding = tuple(w if f"pea_{i}" in names else 0.0 for i, w in enumerate(self.embedding, start=1))
-        return WeightChoice(
-            self.feature if has_features else 0.0, embedding, self.kd if "kd" in names else 0.0
-        )
+        known = {f"csf_{i}": self.feature for i in (1, 2, 3, 4)} | {"kd": self.kd}
+        known |= {f"pea_{i}": weight for i, weight in enumerate(self.embedding, start=1)}
+        for name in names:
+            if name != "ce" and name not in known:
+                raise ValueError(
+                    f"the explorer knows ce, csf_1 … csf_4, pea_1 … pea_4 and kd; got the term {name}: use a method "
+                    'of the transkd family, such as "transkd-base+kd"'
+                )
+        return {name: float(known[name]) for name in names if name != "ce"}
 
     def parameters(self) -> dict[str, Any]:
         """method and options of an `Experiment` with these weights, the method without what has no weight."""
         if not (self.feature or any(self.embedding) or self.kd):
             return {"method": "none", "options": {}}
-        options = {
-            "feature_weight": float(self.feature),
-            "embedding_weights": [float(w) for w in self.embedding],
-        }
+        embedding = [float(weight) for weight in self.embedding]
+        options = {"feature_weight": float(self.feature), "embedding_weights": embedding}
         if not self.kd:
             return {"method": "transkd-base", "options": options}
         return {"method": "transkd-base+kd", "options": options | {"kd.weight": float(self.kd)}}
 
-    def to_yaml(self, **others: Any) -> str:
-        """`parameters` with others (such as the teacher) as a file for `papermill -f`.
+    def to_yaml(self, teacher: str | None = None) -> str:
+        """`parameters`, with the teacher where one is given, as a file for `papermill -f`.
 
         >>> print(WeightChoice().to_yaml(), end="")
         method: transkd-base
@@ -82,19 +63,8 @@ class WeightChoice:
           feature_weight: 1.0
           embedding_weights: [0.1, 0.1, 0.5, 1.0]
         """
-        text = [
-            f"{name}: {_flow(value)}"
-            for name, value in {**others, "method": self.parameters()["method"]}.items()
-        ]
-        options = self.parameters()["options"]
-        text.append("options:" if options else "options: {}")
-        text += [f"  {name}: {_flow(value)}" for name, value in options.items()]
-        return "\n".join(text) + "\n"
-
-
-def _flow(value: Any) -> str:
-    """One value in YAML's flow style, without the end mark that YAML puts after a bare scalar."""
-    return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("...\n").strip()
+        values = ({} if teacher is None else {"teacher": teacher}) | self.parameters()
+        return yaml.safe_dump(values, default_flow_style=None, sort_keys=False, width=1000)
 
 
 PRESETS = {
