@@ -54,8 +54,14 @@ def export(
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as aside:
         try:
-            how = {"space": space, "normalize": normalize, "fold_head": not plain_head}
-            file = export_onnx(model, Path(aside) / target.name, size, **how)
+            file = export_onnx(
+                model,
+                Path(aside) / target.name,
+                size,
+                space=space,
+                normalize=normalize,
+                fold_head=not plain_head,
+            )
         except ValueError as error:  # a name or a size
             raise ParameterError(str(error)) from error
         scenes = open_dataset("streets", "val", num=NUM_SCENES, size=size)["image"]

@@ -160,7 +160,7 @@ def _parse(raw: dict[str, Any], path: Path) -> Profile:
     values |= {"name": raw.get("name", path.stem), "about": raw.get("about", ""), "teacher": teacher}
     lessons = [{entry: {}} if isinstance(entry, str) else entry for entry in raw.get("lessons", [])]
     for entry in lessons:
-        if not (isinstance(entry, dict) and len(entry) == 1 and isinstance([*entry.values()][0], dict)):
+        if not (isinstance(entry, dict) and len(entry) == 1 and isinstance(next(iter(entry.values())), dict)):
             raise ParameterError(
                 f"{where}: lesson {entry!r} must be a name or {{name: {{parameter: value}}}}"
             )
