@@ -63,7 +63,7 @@ def notebooks_without_kernels(monkeypatch):
         (["reproduce", "smoke", "--set", "stesp=3"], "did you mean steps"),
         (["reproduce", "smoke", "--set", "steps=-3"], "steps = -3: it must be at least 0"),
         (["reproduce", "smoke", "--set", "lr=6e-5"], "write 6.0e-5"),
-        (["reproduce", "smoke", "--seeds", "0,x"], "write whole numbers with commas between them"),
+        (["reproduce", "smoke", "--seeds", "0,x"], "write whole numbers (a seed is 0 or more) with commas"),
         (["reproduce", "smoke", "--seeds", "-1"], "a seed is 0 or more"),
         (["train", "streets-teacher", "--set", "network=segformer_b9"], "unknown network 'segformer_b9'"),
         (["evaluate", "no/such/run"], "no weights at no/such/run"),

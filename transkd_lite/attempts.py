@@ -62,87 +62,53 @@ def kernel_environment(threads: int | None) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _wait_for_lock(folder: Path) -> None:
-    """After a worker was killed its kernel may hold the folder for a moment longer."""
-    until = time.monotonic() + _LOCK_PATIENCE_S
-    while time.monotonic() < until:
-        with contextlib.suppress(FileNotFoundError):
-            if read_run(folder).state == "running":
-                time.sleep(0.5)
-                continue
-        return
-
-
-def _withhold_metrics(folder: Path) -> None:
-    """A run whose notebook failed after training is not finished; what was trained is kept for the next attempt."""
-    if (folder / METRICS_FILE).exists():
-        os.replace(folder / METRICS_FILE, folder / WITHHELD)
-
-
-def _restore_metrics(folder: Path) -> None:
-    """Training that was whole before its notebook failed need not be repeated."""
-    if (folder / WITHHELD).exists():
-        os.replace(folder / WITHHELD, folder / METRICS_FILE)
-
-
-def _finish_lesson(run: PlannedRun, folder: Path, wall_s: float) -> None:
-    """A lesson's result is its executed notebook; its records are written here, the metrics last."""
-    info = {
-        "kind": run.kind,
-        "notebook": run.notebook.name,
-        "parameters": run.parameters,
-        "state": "finished",
-    }
-    update_run(folder, **provenance(), **info, error=None)
-    write_json(folder / METRICS_FILE, {"wall_s": round(wall_s, 2)})
-
-
 def execute(run: PlannedRun, root: Path, threads: int | None = None, needed: str | None = None) -> str:
     """Execute one run into its folder and return "" or, where it failed, what went wrong.
 
+    The notebook is executed aside and gets its own name when its last cell has run and the run is finished. Where it
+    fails after training, what was trained is kept for the next attempt, but does not count as finished.
     `threads` limits the kernel's threads; `needed` is the outcome of the run that this one waits for.
     """
     folder = root / run.folder
     if run.needs and (needed or not is_finished(root / run.needs)):
         return f"not started: it needs {run.needs}, which failed"
     folder.mkdir(parents=True, exist_ok=True)
-    _wait_for_lock(folder)
-    _restore_metrics(folder)
+    metrics, withheld, aside = (folder / name for name in (METRICS_FILE, WITHHELD, ASIDE))
+    until = (
+        time.monotonic() + _LOCK_PATIENCE_S
+    )  # the kernel of a killed worker may hold the folder a moment longer
+    with contextlib.suppress(FileNotFoundError):
+        while read_run(folder).state == "running" and time.monotonic() < until:
+            time.sleep(0.5)
+    if withheld.exists():
+        os.replace(withheld, metrics)
+    aside.unlink(missing_ok=True)
     start = time.perf_counter()
+    own = {} if run.experiment is None else {"out_dir": str(folder)}
     try:
         with kernel_environment(threads):
-            _execute_run(run, folder)
-    except NotebookInterrupted as error:
-        _withhold_metrics(folder)
-        update_run(folder, state="interrupted", error=None)
-        return str(error)
-    except Exception as error:
-        _withhold_metrics(folder)
-        update_run(folder, state="failed", error=str(error))
-        return str(error)
-    (folder / FAILED).unlink(missing_ok=True)
-    if run.experiment is None:
-        _finish_lesson(run, folder, time.perf_counter() - start)
-    return ""
-
-
-def _execute_run(run: PlannedRun, folder: Path) -> None:
-    """Execute the notebook aside; it gets its own name when the last cell has run and the run is finished."""
-    aside = folder / ASIDE
-    aside.unlink(missing_ok=True)
-    parameters = dict(run.parameters)
-    if run.experiment is not None:
-        parameters["out_dir"] = str(folder)
-    try:
-        execute_notebook(run.notebook, aside, parameters)
+            execute_notebook(run.notebook, aside, run.parameters | own)
         if run.experiment is not None and not is_finished(folder):
             raise NotebookFailed(f"{run.notebook.name} ended without writing {METRICS_FILE} to {folder}")
-    except NotebookInterrupted:
-        aside.unlink(missing_ok=True)
-        raise
     except Exception as error:
+        message = str(error)
+        if metrics.exists():
+            os.replace(metrics, withheld)
+        if isinstance(error, NotebookInterrupted):
+            aside.unlink(missing_ok=True)
+            update_run(folder, state="interrupted", error=None)
+            return message
         if aside.is_file():
             os.replace(aside, folder / FAILED)
-            raise NotebookFailed(f"{error}; see {folder / FAILED}") from error
-        raise
+            message += f"; see {folder / FAILED}"
+        update_run(folder, state="failed", error=message)
+        return message
     os.replace(aside, folder / run.notebook.name)
+    (folder / FAILED).unlink(missing_ok=True)
+    if (
+        run.experiment is None
+    ):  # a lesson's result is its notebook; the records are written here, the metrics last
+        info = {"kind": run.kind, "notebook": run.notebook.name, "parameters": run.parameters}
+        update_run(folder, **provenance(), **info, state="finished", error=None)
+        write_json(metrics, {"wall_s": round(time.perf_counter() - start, 2)})
+    return ""

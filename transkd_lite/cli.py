@@ -6,18 +6,15 @@ Every command imports what it needs when it is called, so that `--help` and a fi
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from transkd_lite.cli_data import data_app
-from transkd_lite.cli_export import add_export
+from transkd_lite.cli_export import export
 from transkd_lite.parameters import ParameterError
 from transkd_lite.profiles import ROOT, Profile, list_profiles, load_profile, parse_settings, shrink
-
-if TYPE_CHECKING:
-    from transkd_lite.summary import Outcome
 
 __all__ = ["app", "main"]
 
@@ -48,7 +45,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(data_app, name="data")
-add_export(app)
+app.command()(export)
 ProfileName = Annotated[
     str, typer.Argument(help=f"A profile ({', '.join(list_profiles())}) or a .yaml file.")
 ]
@@ -74,25 +71,13 @@ def _profile(name: str, settings: list[str] | None, data_root: Path | None) -> P
     return load_profile(name, values)
 
 
-def _split(text: str, what: str) -> list[str]:
-    """The parts of `a,b,c`."""
+def _split(text: str, option: str, of: type = str) -> list[Any]:
+    """The parts of `a,b,c`: names, or seeds."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
-    if text and not parts:
-        raise ParameterError(f"{what} {text!r}: write names with commas between them")
-    return parts
-
-
-def _seeds(text: str) -> list[int]:
-    """The numbers of `0,1,2`."""
-    try:
-        seeds = [int(part) for part in _split(text, "--seeds")]
-    except ValueError as error:
-        raise ParameterError(
-            f"--seeds {text!r}: write whole numbers with commas between them, such as 0,1,2"
-        ) from error
-    if any(seed < 0 for seed in seeds):
-        raise ParameterError(f"--seeds {text!r}: a seed is 0 or more")
-    return seeds
+    if (text and not parts) or (of is int and not all(part.isdecimal() for part in parts)):
+        what = "names" if of is str else "whole numbers (a seed is 0 or more)"
+        raise ParameterError(f"{option} {text!r}: write {what} with commas between them")
+    return list(map(of, parts))
 
 
 @app.command()
@@ -120,20 +105,14 @@ def reproduce(
     transkd reproduce cityscapes --data-root /data/cityscapes --methods none,transkd-base --seeds 0 --jobs 2
     """
     from transkd_lite.batch import reproduce as run_batch
+    from transkd_lite.summary import run_table, score_table
 
     chosen = _profile(profile, settings, data_root)
     chosen = shrink(chosen) if smoke else chosen
     outcome = run_batch(
-        chosen, runs=runs, methods=_split(methods, "--methods"), seeds=_seeds(seeds), jobs=jobs,
+        chosen, runs=runs, methods=_split(methods, "--methods"), seeds=_split(seeds, "--seeds", int), jobs=jobs,
         scheduler=scheduler, echo=typer.echo,
     )  # fmt: skip
-    _tell(outcome)
-
-
-def _tell(outcome: "Outcome") -> None:
-    """Print the two tables and what there is to look at; exit 1 where something failed."""
-    from transkd_lite.summary import run_table, score_table
-
     if not outcome.executed and not outcome.errors:
         rendered = "the report was rendered anew" if outcome.report_rendered else "nothing to do"
         typer.echo(f"All {len(outcome.runs)} runs in {outcome.root} are finished: {rendered}.")

@@ -3,24 +3,15 @@
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from transkd_lite.parameters import ParameterError, weights_file
 
-if TYPE_CHECKING:
-    from transkd_lite.data import LabelSpace
-    from transkd_lite.onnx_model import Parity
-
-__all__ = ["add_export"]
+__all__ = ["export"]
 
 NUM_SCENES = 4  # compared: a few thousand positions each
-
-
-def add_export(app: typer.Typer) -> None:
-    """Give the command to the application."""
-    app.command("export")(export)
 
 
 def export(
@@ -41,14 +32,25 @@ def export(
     Example: transkd export data/weights/streets-segformer_b0-transkd-base.safetensors student.onnx --size 64 128
     """
     weights = weights_file(source)
+    from transkd_lite.data import open_dataset
+    from transkd_lite.data.labels import CITYSCAPES
+    from transkd_lite.data.official import LAYOUTS
     from transkd_lite.export import export_onnx
     from transkd_lite.models import load_model
+    from transkd_lite.onnx_model import parity
+    from transkd_lite.prediction import as_batch
     from transkd_lite.scoring import training_parameters
 
     made = training_parameters(source, weights)
     normalize = bool(made.get("normalize", True))
     model = load_model(weights)
-    space = model.label_space or _label_space(made.get("dataset"), model.spec.num_classes)
+    space = (
+        model.label_space
+    )  # of a file that has none: that of the training's data set, where it is a fixed one
+    if space is None:
+        layout = LAYOUTS.get(made.get("dataset", ""))
+        fixed = CITYSCAPES if made.get("dataset") == "streets" else layout.space if layout else None
+        space = fixed if fixed is not None and fixed.num_classes == model.spec.num_classes else None
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as aside:
         try:
@@ -62,30 +64,11 @@ def export(
             )
         except ValueError as error:  # a name or a size
             raise ParameterError(str(error)) from error
-        found = _compare(model, file, size, normalize)
+        scenes = open_dataset("streets", "val", num=NUM_SCENES, size=size)["image"]
+        found = parity(model, file, as_batch(scenes, normalize=normalize))
         if not found.holds:
             raise RuntimeError(f"{target} was not written: ONNX Runtime disagrees with the network: {found}")
         os.replace(file, target)
     typer.echo(f"{model.spec.name}, {model.spec.num_classes} classes, from {weights}")
     typer.echo(f"wrote {target} ({target.stat().st_size / 1e6:.1f} MB)")
     typer.echo(f"parity on {NUM_SCENES} scenes of {size[0]}x{size[1]}: {found}")
-
-
-def _label_space(dataset: str | None, num_classes: int) -> "LabelSpace | None":
-    """Names and colours of the classes of a file that carries none, where the training's data set has fixed ones."""
-    from transkd_lite.data.labels import CITYSCAPES
-    from transkd_lite.data.official import LAYOUTS
-
-    layout = LAYOUTS.get(dataset or "")
-    space = CITYSCAPES if dataset == "streets" else layout.space if layout else None
-    return space if space is not None and space.num_classes == num_classes else None
-
-
-def _compare(model: Any, file: Path, size: tuple[int, int], normalize: bool) -> "Parity":
-    """How far the file is from the network on synthetic scenes."""
-    from transkd_lite.data import open_dataset
-    from transkd_lite.onnx_model import parity
-    from transkd_lite.prediction import as_batch
-
-    scenes = open_dataset("streets", "val", num=NUM_SCENES, size=size)
-    return parity(model, file, as_batch(scenes["image"], normalize=normalize))

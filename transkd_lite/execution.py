@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from transkd_lite.notebook_files import NotebookFailed, NotebookInterrupted, require_whole, without_notes
+from transkd_lite.notebook_files import NotebookFailed, NotebookInterrupted
 from transkd_lite.runs import atomic_write
 
 __all__ = ["execute_notebook", "refresh_notebook"]
@@ -48,7 +48,15 @@ def execute_notebook(notebook: Path, target: Path, parameters: dict[str, Any]) -
                 time.sleep(attempt)
                 continue
             raise NotebookFailed(f"{notebook.name}: {error}") from error
-    require_whole(notebook.name, json.loads(target.read_text(encoding="utf-8")))
+    executed = json.loads(target.read_text(encoding="utf-8"))["cells"]
+    cells = [cell for cell in executed if cell["cell_type"] == "code" and "".join(cell["source"]).strip()]
+    for number, cell in enumerate(cells, start=1):
+        ended = any(output.get("ename") == "SystemExit" for output in cell["outputs"])
+        if ended or cell["execution_count"] is None:
+            how = "left the notebook by sys.exit()" if ended else "never ran"
+            raise NotebookFailed(
+                f"{notebook.name}: code cell {number} of {len(cells)} {how}; the last cell must be reached"
+            )
 
 
 def refresh_notebook(notebook: Path) -> float:
@@ -64,5 +72,10 @@ def refresh_notebook(notebook: Path) -> float:
         aside = Path(folder) / notebook.name
         execute_notebook(notebook, aside, {})
         executed = json.loads(aside.read_text(encoding="utf-8"))
-    atomic_write(notebook, without_notes(executed))
+    for holder in (executed, *executed["cells"]):
+        for note in ("papermill", "execution"):
+            holder["metadata"].pop(note, None)
+        if holder["metadata"].get("tags") == []:
+            holder["metadata"].pop("tags")
+    atomic_write(notebook, json.dumps(executed, indent=1, ensure_ascii=False) + "\n")
     return time.perf_counter() - start

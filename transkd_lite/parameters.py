@@ -9,11 +9,11 @@ import ast
 import difflib
 import hashlib
 import json
-import types
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin
+from typing import Any, get_args
 
 from transkd_lite.runs import STUDENT_FILE
 
@@ -71,10 +71,24 @@ def check_parameters(given: Mapping[str, Any], hints: Mapping[str, Any], where: 
 
     >>> check_parameters({"lr": 1, "steps": 3}, {"lr": float, "steps": int}, "08_train_transkd")
     """
+    from pydantic import TypeAdapter, ValidationError
+
     for name, value in given.items():
         check_name(name, hints, f"parameter of {where}")
-        if not _matches(value, hints[name]):
-            raise ParameterError(_type_message(name, value, hints[name], where))
+        try:  # as JSON, where a list is a tuple and a whole number a float, but True is no number and "1" neither
+            TypeAdapter(hints[name]).validate_json(json.dumps(value), strict=True)
+        except ValidationError as error:
+            hint = hints[name] if get_args(hints[name]) else hints[name].__name__
+            message = f"{name} = {value!r} in {where} is {type(value).__name__}, but must be {hint}"
+            if isinstance(value, str) and (number := re.fullmatch(r"([-+.\d]+)(?:[eE]([-+]?\d+))?", value)):
+                mantissa, exponent = number.groups()
+                as_float = f"{mantissa}.0e{exponent}" if exponent and "." not in mantissa else ""
+                message += (
+                    f". YAML reads {value} as text: write {as_float}"
+                    if as_float
+                    else f". Write {value} without quotes"
+                )
+            raise ParameterError(message) from error
 
 
 def read_signature(notebook: Path) -> Signature:
@@ -84,27 +98,6 @@ def read_signature(notebook: Path) -> Signature:
         ParameterError: the notebook is missing or unreadable, or a line of the cell is not an annotated
             literal.
     """
-    hints: dict[str, Any] = {}
-    defaults: dict[str, Any] = {}
-    for line in _parse_cell(notebook):
-        if not (isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.value):
-            raise ParameterError(
-                f"{notebook.name}: the parameters cell holds `{ast.unparse(line)}`; every line of it is one "
-                "annotated literal, such as `steps: int = 100`"
-            )
-        hints[line.target.id] = _evaluate_hint(line.annotation, notebook)
-        try:
-            defaults[line.target.id] = ast.literal_eval(line.value)
-        except ValueError as error:
-            raise ParameterError(
-                f"{notebook.name}: parameter {line.target.id} starts as `{ast.unparse(line.value)}`; write a "
-                "literal and derive the rest in the next cell"
-            ) from error
-    return Signature(notebook.name, hints, defaults)
-
-
-def _parse_cell(notebook: Path) -> list[ast.stmt]:
-    """The statements of the cell tagged `parameters`."""
     if not notebook.is_file():
         near = (path.name for path in notebook.parent.glob("*.ipynb"))
         raise ParameterError(
@@ -112,66 +105,33 @@ def _parse_cell(notebook: Path) -> list[ast.stmt]:
         )
     try:
         cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-        for cell in cells:
-            if "parameters" in cell.get("metadata", {}).get("tags", []):
-                return ast.parse("".join(cell["source"])).body
+        tagged = (c["source"] for c in cells if "parameters" in c.get("metadata", {}).get("tags", []))
+        lines = ast.parse("".join(next(tagged, []))).body
     except (ValueError, KeyError, SyntaxError) as error:
         raise ParameterError(f"{notebook} is not a readable notebook: {error}") from error
-    return []
+    signature = Signature(notebook.name, {}, {})
+    for line in lines:
+        try:
+            if not (isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.value):
+                raise ValueError("every line is one annotated literal, such as `steps: int = 100`")
+            signature.hints[line.target.id] = _type(line.annotation)
+            signature.defaults[line.target.id] = ast.literal_eval(line.value)
+        except (ValueError, KeyError) as error:
+            raise ParameterError(
+                f"{notebook.name}: the parameters cell holds `{ast.unparse(line)}` ({error}); write a literal and "
+                f"derive the rest in the next cell, with types of {', '.join(sorted(_TYPES))} and None"
+            ) from error
+    return signature
 
 
-def _evaluate_hint(annotation: ast.expr, notebook: Path) -> Any:
-    """Turn an annotation such as `list[int] | None` into the type it names."""
-    try:
-        return eval(ast.unparse(annotation), {"__builtins__": {}}, _TYPES)
-    except (NameError, TypeError) as error:
-        raise ParameterError(
-            f"{notebook.name}: annotation `{ast.unparse(annotation)}` of the parameters cell ({error}); "
-            f"use {', '.join(sorted(_TYPES))} and None"
-        ) from error
-
-
-def _matches(value: Any, hint: Any) -> bool:
-    """Whether a JSON-like value fits a type; a whole number is a float, True is no number, a list is a tuple."""
-    origin, args = get_origin(hint), get_args(hint)
-    if hint is Any:
-        return True
-    if origin in (Union, types.UnionType):
-        return any(_matches(value, option) for option in args)
-    if hint in (None, type(None)):
-        return value is None
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if (origin or hint) in (list, tuple):
-        return isinstance(value, list | tuple) and _items_match(value, origin, args)
-    return isinstance(value, origin or hint)
-
-
-def _items_match(value: list[Any] | tuple[Any, ...], origin: Any, args: tuple[Any, ...]) -> bool:
-    """Whether the items of a sequence fit `list[T]`, `tuple[T, ...]` or `tuple[T1, T2]`."""
-    if not args:
-        return True
-    if origin is list or args[-1] is ...:
-        return all(_matches(item, args[0]) for item in value)
-    return len(value) == len(args) and all(map(_matches, value, args))
-
-
-def _type_message(name: str, value: Any, hint: Any, where: str) -> str:
-    """Say what was expected and what came; for numbers that YAML read as text, how to write them."""
-    wanted = getattr(hint, "__name__", None) if not get_args(hint) else str(hint)
-    message = f"{name} = {value!r} in {where} is {type(value).__name__}, but must be {wanted or hint}"
-    if not isinstance(value, str):
-        return message
-    try:
-        number = float(value)
-    except ValueError:
-        return message
-    mantissa, _, exponent = value.lower().partition("e")
-    if exponent and "." not in mantissa:
-        return f"{message}. YAML reads {value} as text: write {mantissa}.0e{exponent}"
-    return f"{message}. Write {number:g} without quotes"
+def _type(annotation: ast.expr) -> Any:
+    """The type that an annotation such as `list[int] | None` names. Raises KeyError for another name."""
+    if isinstance(annotation, ast.BinOp):
+        return _type(annotation.left) | _type(annotation.right)
+    if isinstance(annotation, ast.Subscript):
+        items = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
+        return _type(annotation.value)[tuple(map(_type, items))]
+    return None if ast.unparse(annotation) == "None" else _TYPES[ast.unparse(annotation)]
 
 
 def find_file(source: str) -> str:

@@ -100,7 +100,7 @@ def _plan_experiment(
     profile: Profile, kind: str, experiment: Experiment, notebook: str, needs: str | None = None
 ) -> PlannedRun:
     """Pass a notebook the experiment's parameters that it has; one that it lacks must be at its default."""
-    path = _notebook_path(profile, notebook)
+    path = profile.notebooks / f"{notebook.removesuffix('.ipynb')}.ipynb"
     signature = read_signature(path)
     check_parameters({"out_dir": ""}, signature.hints, path.name)
     defaults = Experiment().parameters()
@@ -108,23 +108,17 @@ def _plan_experiment(
     for name, value in given.items():
         if name not in signature.hints and value != defaults[name]:
             check_name(name, signature.hints, f"parameter of {path.name}")
-    passed = {name: value for name, value in given.items() if name in signature.hints}
-    passed.pop("out_dir", None)
+    passed = {name: value for name, value in given.items() if name in signature.hints and name != "out_dir"}
     check_parameters(passed, signature.hints, path.name)
     return PlannedRun(kind, experiment.folder_name(kind), path, passed, needs, experiment)
 
 
 def _plan_lesson(profile: Profile, name: str, own: dict[str, Any]) -> PlannedRun:
     """A lesson gets the profile's data parameters that its notebook has, and its own from the profile."""
-    path = _notebook_path(profile, name)
+    path = profile.notebooks / f"{name.removesuffix('.ipynb')}.ipynb"
     signature = read_signature(path)
     shared = {k: v for k, v in profile.merged().items() if k in _DATA and v is not None}
     passed = {k: v for k, v in shared.items() if k in signature.hints} | own
     check_parameters(passed, signature.hints, path.name)
     identity = {k: v for k, v in passed.items() if k != "data_root"} | {"notebook": name}
     return PlannedRun("lesson", f"lesson-{Path(name).stem}-s0-{hash_parameters(identity)}", path, passed)
-
-
-def _notebook_path(profile: Profile, name: str) -> Path:
-    """The notebook of that name in the profile's folder of notebooks."""
-    return profile.notebooks / f"{name.removesuffix('.ipynb')}.ipynb"

@@ -5,7 +5,6 @@ methods and seeds, with `variants` that change other parameters; `parameters` ar
 makes the list of runs of it.
 """
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -97,10 +96,14 @@ def load_profile(source: str, settings: Mapping[str, Any] | None = None) -> Prof
         path = NOTEBOOKS / "profiles" / f"{check_name(source, list_profiles(), 'profile')}.yaml"
     if not path.is_file():
         raise ParameterError(f"no profile {path}; the course has {', '.join(list_profiles())}")
-    raw = _read_yaml(path)
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ParameterError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ParameterError(f"{path} must hold sections ({', '.join(_SECTIONS)}), not {type(raw).__name__}")
     check_parameters(raw, _SECTIONS, f"profile {path.name}")
-    profile = _parse(raw, path)
-    return with_settings(profile, settings or {})
+    return with_settings(_parse(raw, path), settings or {})
 
 
 def with_settings(profile: Profile, settings: Mapping[str, Any]) -> Profile:
@@ -147,27 +150,21 @@ def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
     return settings
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file."""
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ParameterError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(raw, dict):
-        raise ParameterError(f"{path} must hold sections ({', '.join(_SECTIONS)}), not {type(raw).__name__}")
-    return raw
-
-
 def _parse(raw: dict[str, Any], path: Path) -> Profile:
     """Check the sections of a raw profile and take the grid and the notebook names out of them."""
-    raw = copy.deepcopy(raw)
-    teacher, students = raw.get("teacher"), raw.get("students")
+    where, teacher, students = f"profile {path.name}", raw.get("teacher"), raw.get("students")
     for section in filter(None, (raw.get("parameters"), teacher, students)):
         extra = _GRID if section is students else {"notebook": str} if section is teacher else {}
-        check_parameters(section, Experiment.hints() | extra, f"profile {path.name}")
+        check_parameters(section, Experiment.hints() | extra, where)
     values: dict[str, Any] = {key: raw[key] for key in ("kind", "parameters", "report") if key in raw}
     values |= {"name": raw.get("name", path.stem), "about": raw.get("about", ""), "teacher": teacher}
-    values["lessons"] = tuple(_parse_lesson(entry, path) for entry in raw.get("lessons", []))
+    lessons = [{entry: {}} if isinstance(entry, str) else entry for entry in raw.get("lessons", [])]
+    for entry in lessons:
+        if not (isinstance(entry, dict) and len(entry) == 1 and isinstance(next(iter(entry.values())), dict)):
+            raise ParameterError(
+                f"{where}: lesson {entry!r} must be a name or {{name: {{parameter: value}}}}"
+            )
+    values["lessons"] = tuple(item for entry in lessons for item in entry.items())
     if "notebooks" in raw:
         values["notebooks"] = (path.parent / raw["notebooks"]).resolve()
     if teacher and "notebook" in teacher:
@@ -177,23 +174,10 @@ def _parse(raw: dict[str, Any], path: Path) -> Profile:
         for section, extra in (("by_method", {}), ("variants", {"methods": list[str]})):
             values[section] = students.pop(section, {})
             for name, own in values[section].items():
-                check_parameters(own, Experiment.hints() | extra, f"profile {path.name}, {section}.{name}")
+                check_parameters(own, Experiment.hints() | extra, f"{where}, {section}.{name}")
         if "notebook" in students:
             values["student_notebook"] = students.pop("notebook")
     return Profile(**values, students=students)
-
-
-def _parse_lesson(entry: Any, path: Path) -> tuple[str, dict[str, Any]]:
-    """A lesson is a notebook's name, or `{name: {parameter: value}}`."""
-    if isinstance(entry, str):
-        return entry, {}
-    if isinstance(entry, dict) and len(entry) == 1:
-        (name, parameters), *_ = entry.items()
-        if isinstance(parameters, dict):
-            return name, parameters
-    raise ParameterError(
-        f"profile {path.name}: lesson {entry!r} must be a name or {{name: {{parameter: value}}}}"
-    )
 
 
 def shrink(profile: Profile) -> Profile:

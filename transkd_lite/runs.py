@@ -87,18 +87,13 @@ def atomic_write(path: str | os.PathLike[str], content: bytes | str) -> Path:
                 str(path),
             ) from error
         raise
-    _sync_folder(path.parent)
+    if os.name != "nt":  # there a folder cannot be opened, and a rename is durable enough
+        handle = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
     return path
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # a folder cannot be opened there, and a rename is durable enough
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def write_json(path: str | os.PathLike[str], value: Mapping[str, Any]) -> Path:
@@ -179,20 +174,6 @@ def lock_run(folder: str | os.PathLike[str]) -> Iterator[None]:
         lock.release()
 
 
-def _is_locked(folder: Path) -> bool:
-    if not (folder / _LOCK_FILE).exists():
-        return False
-    lock = FileLock(folder / _LOCK_FILE, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        return True
-    except OSError:
-        return False
-    lock.release()
-    return False
-
-
 def is_finished(folder: str | os.PathLike[str]) -> bool:
     """Whether the folder holds a finished run, that is, a readable ``metrics.json``."""
     return bool(read_json(Path(folder) / METRICS_FILE))
@@ -222,16 +203,19 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
     info, metrics = read_json(folder / RUN_FILE), read_json(folder / METRICS_FILE)
     if not info and not metrics:
         raise FileNotFoundError(f"a run folder holds {RUN_FILE} or {METRICS_FILE}; {folder} has neither")
-    return Run(folder, _state(folder, info, metrics), info, metrics)
-
-
-def _state(folder: Path, info: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
+    # Where nobody holds the lock, what still says "running" was killed before it could write anything else.
+    state = "failed" if info.get("state") == "failed" else "interrupted"
     if metrics:
-        return "finished"
-    if _is_locked(folder):
-        return "running"
-    # Nobody holds the lock: what still says "running" was killed before it could write anything else.
-    return "failed" if info.get("state") == "failed" else "interrupted"
+        state = "finished"
+    elif (folder / _LOCK_FILE).exists():
+        try:
+            with FileLock(folder / _LOCK_FILE, timeout=0):
+                pass
+        except Timeout:
+            state = "running"
+        except OSError:
+            pass
+    return Run(folder, state, info, metrics)
 
 
 def list_runs(root: str | os.PathLike[str]) -> list[Run]:
@@ -278,8 +262,20 @@ def provenance() -> dict[str, Any]:
     """Where a run happens: versions, git commit and whether the tree had changes, host system, process,
     start time.
     """
+    versions = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+
+    def git(*arguments: str) -> str:
+        call = ["git", "-C", str(Path(__file__).resolve().parent), *arguments]
+        return subprocess.run(call, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    commit = dirty = None  # where the package is installed without git
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        commit, dirty = git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "-uno"))
     return {
-        "versions": _versions(),
+        "versions": versions,
         "initial_values": "published",  # of the heads; runs without this entry began with larger ones
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -287,27 +283,6 @@ def provenance() -> dict[str, Any]:
         "command": " ".join(map(os.path.basename, sys.argv[:1])) or "interactive",
         "pid": os.getpid(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        **_git_state(),
+        "commit": commit,
+        "dirty": dirty,
     }
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
-
-
-def _git_state() -> dict[str, Any]:
-    """Commit and dirty flag of the checkout this package lies in (None where it is installed without git)."""
-    here = Path(__file__).resolve().parent
-
-    def git(*arguments: str) -> str:
-        call = ["git", "-C", str(here), *arguments]
-        return subprocess.run(call, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-
-    try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
-    except (OSError, subprocess.SubprocessError):
-        return {"commit": None, "dirty": None}

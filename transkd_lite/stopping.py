@@ -7,6 +7,8 @@ thread hears the signal, interrupts the kernels as a person would, and waits unt
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import threading
 import time
@@ -45,45 +47,27 @@ def run_aside(work: Callable[[], T], stop: StopRequest) -> T:
 
 def running_kernels() -> list[psutil.Process]:
     """Kernels that this process or one below it started; not the processes that a kernel started."""
-    found = {
-        process.pid: process for process in psutil.Process().children(recursive=True) if _is_kernel(process)
-    }
-    return [process for process in found.values() if _parent(process) not in found]
+    found = {}
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it has gone
+            if any("ipykernel_launcher" in part for part in process.cmdline()):
+                found[process.pid] = (process, process.ppid())
+    return [process for process, parent in found.values() if parent not in found]
 
 
 def stop_kernels(busy: Callable[[], Any] = running_kernels) -> None:
     """Interrupt kernels, also those that start meanwhile, until nothing is busy; kill what does not listen."""
-    for send in (_interrupt, _interrupt, psutil.Process.kill):
+    for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM if os.name == "nt" else signal.SIGKILL):
         until, told = time.monotonic() + PATIENCE_S, set()
         while busy() and time.monotonic() < until:
             for kernel in running_kernels():
                 if kernel.pid not in told:
                     told.add(kernel.pid)
-                    _quietly(send, kernel)
+                    with contextlib.suppress(psutil.Error):
+                        kernel.send_signal(number)
             time.sleep(0.1)
 
 
 async def dask_setup(worker: Any) -> None:
     """Preloaded by the workers of a batch's own cluster: a terminal's Ctrl-C is the batch's to answer, not theirs."""
     signal.signal(signal.SIGINT, lambda number, frame: None)  # unlike SIG_IGN, kernels do not inherit it
-
-
-def _interrupt(kernel: psutil.Process) -> None:
-    kernel.send_signal(signal.SIGINT)
-
-
-def _is_kernel(process: psutil.Process) -> bool:
-    command = _quietly(psutil.Process.cmdline, process) or []
-    return any("ipykernel_launcher" in part for part in command)
-
-
-def _parent(process: psutil.Process) -> int | None:
-    return _quietly(psutil.Process.ppid, process)
-
-
-def _quietly(ask: Callable[[psutil.Process], T], process: psutil.Process) -> T | None:
-    """The answer, or None where the process has gone."""
-    try:
-        return ask(process)
-    except psutil.Error:
-        return None

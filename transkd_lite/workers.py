@@ -45,7 +45,7 @@ def _execute_on_dask(
     After a signal nothing more is started; notebooks under way on another machine's cluster run to their end.
     """
     import dask
-    from distributed import Client, LocalCluster
+    from distributed import Client, LocalCluster, wait
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": 3}))
@@ -54,48 +54,29 @@ def _execute_on_dask(
         if scheduler is None:
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
             threads = max(1, cores // jobs)
-            address = stack.enter_context(
-                LocalCluster(
-                    n_workers=jobs,
-                    threads_per_worker=1,
-                    processes=True,
-                    dashboard_address="127.0.0.1:0",
-                    memory_limit=0,
-                    silence_logs=logging.ERROR,
-                    preload=["transkd_lite.stopping"],
-                )
-            )
-        client = stack.enter_context(_connect(Client, address))
+            how: dict[str, Any] = {"processes": True, "memory_limit": 0, "silence_logs": logging.ERROR}
+            how |= {"dashboard_address": "127.0.0.1:0", "preload": ["transkd_lite.stopping"]}
+            address = stack.enter_context(LocalCluster(n_workers=jobs, threads_per_worker=1, **how))
+        try:
+            client = stack.enter_context(Client(address, timeout="20s"))
+        except (OSError, ValueError) as error:
+            raise ParameterError(f"no Dask scheduler answers at {address}: {error}") from error
         batch = uuid.uuid4().hex[:8]
         futures: dict[Any, PlannedRun] = {}
         for position, run in enumerate(pending):
             needed = next((f for f, r in futures.items() if r.folder == run.needs), None)
             key = f"{run.folder}-{batch}"
             # Without a priority Dask may begin with the last run.
-            how: dict[str, Any] = {"key": key, "pure": False, "retries": 1, "priority": -position}
-            futures[client.submit(execute, run, root, threads, needed, **how)] = run
-        for future in _ended(list(futures), stop):
-            error = future.exception() if future.status == "error" else None
-            yield futures[future], f"{type(error).__name__}: {error}" if error else future.result()
+            order: dict[str, Any] = {"key": key, "pure": False, "retries": 1, "priority": -position}
+            futures[client.submit(execute, run, root, threads, needed, **order)] = run
+        running = list(futures)
+        while running and stop.signal is None:
+            with contextlib.suppress(TimeoutError):
+                ended = wait(running, timeout=0.5, return_when="FIRST_COMPLETED").done
+                for future in (f for f in running if f in ended):
+                    died = future.exception() if future.status == "error" else None
+                    yield futures[future], f"{type(died).__name__}: {died}" if died else future.result()
+                running = [future for future in running if future not in ended]
         if stop.signal is not None:
             client.cancel(list(futures))
             stop_kernels()
-
-
-def _ended(futures: list[Any], stop: StopRequest) -> Iterator[Any]:
-    """Every future once it has ended, until a signal comes."""
-    from distributed import wait
-
-    while futures and stop.signal is None:
-        with contextlib.suppress(TimeoutError):
-            ended = wait(futures, timeout=0.5, return_when="FIRST_COMPLETED").done
-            yield from (future for future in futures if future in ended)
-            futures = [future for future in futures if future not in ended]
-
-
-def _connect(client: Any, address: Any) -> Any:
-    """A client of the cluster, or an error that names the address."""
-    try:
-        return client(address, timeout="20s")
-    except (OSError, ValueError) as error:
-        raise ParameterError(f"no Dask scheduler answers at {address}: {error}") from error
