@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from transkd_lite.data import LabelSpace
 from transkd_lite.models import SegModel, create_model, load_model, save_huggingface, save_model
 from transkd_lite.models.files import read_metadata
 from transkd_lite.models.pretrained import load_tensors
@@ -104,6 +105,15 @@ def test_options_are_kept(tmp_path: Path) -> None:
     loaded = load_model(save_model(model, tmp_path / "m.safetensors"))
     assert loaded.spec.options == {"decoder_channels": 32, "drop_path": 0.0}
     assert loaded.spec.decoder_channels == 32
+
+
+def test_names_and_colours_of_the_classes_are_kept(tmp_path: Path) -> None:
+    model = create_model("segformer_b0", 3)  # one logit more than classes: void
+    plain = load_model(save_model(model, tmp_path / "plain.safetensors"))
+    assert plain.label_space is None
+    model.label_space = LabelSpace(("road", "car"), ((128, 64, 128), (0, 0, 142)))
+    loaded = load_model(save_model(model, tmp_path / "m.safetensors"))
+    assert loaded.label_space == model.label_space
 
 
 def test_half_precision_halves_the_file(b0: SegModel, tmp_path: Path) -> None:

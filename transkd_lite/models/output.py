@@ -11,11 +11,14 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor, nn
 
 from transkd_lite.models.files import listed
+
+if TYPE_CHECKING:
+    from transkd_lite.data.labels import LabelSpace
 
 __all__ = ["ModelSpec", "SegModel", "SegOutput", "StagedModel", "bare_network", "check_images"]
 
@@ -81,9 +84,14 @@ def _lists_to_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class SegModel(nn.Module):
-    """Base class of the networks: `spec` describes it, `forward` maps images to a `SegOutput`."""
+    """Base class of the networks: `spec` describes it, `forward` maps images to a `SegOutput`.
+
+    `label_space` names the classes of the data that it was trained on, None where that is not known. `fit` sets it,
+    `save_model` keeps it, and whoever scores the network compares it with that of the data.
+    """
 
     spec: ModelSpec
+    label_space: LabelSpace | None = None
 
     def forward(self, images: Tensor) -> SegOutput:
         """Run the network on images (N, 3, H, W)."""
