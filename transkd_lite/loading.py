@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from .data.labels import VOID
+from .data.labels import VOID, require_train_ids
 
 __all__ = [
     "SampleStore",
@@ -23,7 +23,6 @@ __all__ = [
     "batches",
     "mix_seed",
     "require_labelled",
-    "require_train_ids",
     "to_tensors",
 ]
 
@@ -70,16 +69,6 @@ def _as_uint8(value: Any, what: str) -> Tensor:
 
 class UnreadableSampleError(RuntimeError):
     """A sample could not be decoded: its file vanished or is damaged."""
-
-
-def require_train_ids(labels: Tensor, num_classes: int, where: str) -> None:
-    """Raise `ValueError` naming the first label that is neither a train id nor void."""
-    wrong = labels[(labels >= num_classes) & (labels != VOID)]
-    if wrong.numel():
-        raise ValueError(
-            f"train ids are 0-{num_classes - 1} and {VOID}; got label {int(wrong[0])} in {where}: "
-            "map the labels to train ids, or give the network more classes"
-        )
 
 
 def require_labelled(labels: Iterable[Tensor], where: str) -> None:

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from .config import PRECISIONS
-from .data.labels import VOID, LabelSpace, find_label_space
+from .data.labels import VOID, LabelSpace, find_label_space, require_train_ids
 from .data.transforms import make_transform
-from .loading import require_labelled, require_train_ids, to_tensors
+from .loading import require_labelled, to_tensors
 from .prediction import require_finite
 from .supervision import match_sizes
 from .train_step import autocast, resolve_precision

@@ -12,8 +12,7 @@ from transkd_lite.experiment import Experiment
 from transkd_lite.loading import to_tensors
 from transkd_lite.metrics import PROTOCOLS, evaluate, require_scorable
 from transkd_lite.models import load_model, save_model
-from transkd_lite.models.files import read_metadata
-from transkd_lite.models.weights import METADATA_KEY
+from transkd_lite.models.files import METADATA_KEY, read_metadata
 from transkd_lite.parameters import ParameterError, find_file, weights_file
 from transkd_lite.runs import (
     HISTORY_FILE,

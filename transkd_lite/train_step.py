@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
-from .distill.adapt import shared_batch
+from .distill.distiller import Distiller
 from .supervision import cross_entropy, label_weight, match_sizes
 
 __all__ = ["TrainStep", "autocast", "resolve_precision", "synced_batch_norm"]
@@ -63,10 +63,12 @@ class TrainStep(nn.Module):
     ) -> None:
         super().__init__()
         self.student = student
-        self.method: Any = method  # a Distiller; what it can beside forward is not known to nn.Module
+        self.method: Any = method  # what it can beside forward is not known to nn.Module
         self._outside = (teacher,)
         self.supervise = supervise
         self.precision, self.world_size = precision, world_size
+        if isinstance(method, Distiller):
+            method.join_training(world_size)
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", class_weights, persistent=False)
 
@@ -79,8 +81,7 @@ class TrainStep(nn.Module):
                 with torch.no_grad():
                     target = teacher(images)
             output = self.student(images)
-            with shared_batch(self.world_size):
-                terms = {} if self.method is None else self.method(images, output, target, labels)
+            terms = {} if self.method is None else self.method(images, output, target, labels)
             extra = 0.0 if self.method is None else self.method.combine(terms)
         ce = self.supervised(output.logits, labels)
         return {"total": ce + extra, "ce": ce, **terms}

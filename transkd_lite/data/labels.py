@@ -21,6 +21,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     import datasets
+    from torch import Tensor
 
 __all__ = [
     "CAMVID",
@@ -35,6 +36,7 @@ __all__ = [
     "find_label_space",
     "label_space",
     "lookup_table",
+    "require_train_ids",
     "voc_palette",
 ]
 
@@ -154,6 +156,16 @@ def lookup_table(num_classes: int, ids: dict[int, int] | None = None) -> np.ndar
     table[VOID] = VOID
     table[list(ids.keys())] = list(ids.values())
     return table
+
+
+def require_train_ids(labels: Tensor, num_classes: int, where: str) -> None:
+    """Raise `ValueError` naming the first label that is neither a train id nor void."""
+    wrong = labels[(labels < 0) | ((labels >= num_classes) & (labels != VOID))]
+    if wrong.numel():
+        raise ValueError(
+            f"train ids are 0-{num_classes - 1} and {VOID}; got label {int(wrong[0])} in {where}: "
+            "map the labels to train ids, or give the network more classes"
+        )
 
 
 _CITYSCAPES: dict[str, tuple[int, Colour]] = {  # name: (labelId, colour), in train-id order

@@ -12,7 +12,7 @@ from torch import nn
 
 from transkd_lite.data.labels import LabelSpace
 from transkd_lite.models.factory import create_model
-from transkd_lite.models.files import METADATA_KEY, printable, read_tensors, write_tensors
+from transkd_lite.models.files import METADATA_KEY, printable, read_metadata, read_tensors, write_tensors
 from transkd_lite.models.naming import plain_name
 from transkd_lite.models.output import ModelSpec, SegModel, bare_network
 from transkd_lite.models.pretrained import load_tensors, read_own_metadata
@@ -63,6 +63,7 @@ def load_model(path: str | Path, *, device: str | torch.device = "cpu") -> SegMo
     spec = ModelSpec.from_json(json.dumps(metadata["spec"]))
     model = create_model(spec.name, spec.num_classes, **spec.options)
     load_tensors(model, read_tensors(path), origin=str(path))
+    metadata = read_metadata(path, METADATA_KEY)
     if "label_space" in metadata:
         model.label_space = LabelSpace.from_json(json.dumps(metadata))
     return model.to(device).eval()
