@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -14,8 +15,8 @@ from transkd_lite.models.files import listed, locate, printable, read_json, read
 from transkd_lite.models.huggingface import read_options
 from transkd_lite.models.lvt import LVT
 from transkd_lite.models.naming import family_of, to_own_names
-from transkd_lite.models.output import SegModel
-from transkd_lite.models.pretrained import add_options, head_options, load_tensors, read_spec
+from transkd_lite.models.output import ModelSpec, SegModel
+from transkd_lite.models.pretrained import add_options, head_options, load_tensors, read_own_metadata
 from transkd_lite.models.segformer import SEGFORMERS, SegFormer
 
 __all__ = ["create_model", "list_models"]
@@ -114,6 +115,7 @@ def _read_pretrained(name: str, pretrained: str | Path) -> tuple[dict[str, Tenso
     if family == "segformer" and any("patch_embeddings." in tensor for tensor in tensors):
         file = (path if path.is_dir() else path.parent) / "config.json"
         found |= read_options(name, read_json(file) if file.is_file() else {}, str(file))
-    elif spec := read_spec(path):
-        found |= {key: spec.options[key] for key in ("num_heads", "norm_eps") if key in spec.options}
+    elif path.is_file() and (metadata := read_own_metadata(path)):
+        options = ModelSpec.from_json(json.dumps(metadata["spec"])).options
+        found |= {key: options[key] for key in ("num_heads", "norm_eps") if key in options}
     return own, found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from transkd_lite.models.files import METADATA_KEY, SHOWN, listed, printable, read_metadata
 from transkd_lite.models.naming import Network, family_of, find_network, fit_shapes, to_own_names
-from transkd_lite.models.output import ModelSpec, SegModel
+from transkd_lite.models.output import SegModel
 from transkd_lite.models.segformer import NORM_EPS, NUM_HEADS, SEGFORMERS
 
 __all__ = [
@@ -21,7 +20,7 @@ __all__ = [
     "head_options",
     "infer_network",
     "load_tensors",
-    "read_spec",
+    "read_own_metadata",
 ]
 
 CLASSIFIER = "head.classifier."
@@ -62,11 +61,12 @@ def load_tensors(
     model.load_state_dict({name: t.to(own[name].dtype) for name, t in given.items()}, strict=False)
 
 
-def read_spec(path: Path) -> ModelSpec | None:
-    """The spec in the metadata of a safetensors file of this library; None for other files."""
-    metadata = read_metadata(path, METADATA_KEY) if path.suffix == ".safetensors" and path.is_file() else None
-    spec = metadata.get("spec") if isinstance(metadata, dict) else None
-    return None if spec is None else ModelSpec.from_json(json.dumps(spec))
+def read_own_metadata(path: str | Path) -> dict[str, Any]:
+    """What `save_model` wrote beside the tensors, its "spec" among it; empty for files of others."""
+    if Path(path).suffix != ".safetensors":
+        return {}
+    metadata = read_metadata(path, METADATA_KEY)
+    return metadata if isinstance(metadata, dict) and isinstance(metadata.get("spec"), dict) else {}
 
 
 def infer_network(tensors: Mapping[str, Tensor]) -> tuple[str, int, dict[str, Any]]:

@@ -14,8 +14,8 @@ from transkd_lite.data.labels import LabelSpace
 from transkd_lite.models.factory import create_model
 from transkd_lite.models.files import METADATA_KEY, printable, read_metadata, read_tensors, write_tensors
 from transkd_lite.models.naming import plain_name
-from transkd_lite.models.output import SegModel, bare_network
-from transkd_lite.models.pretrained import load_tensors, read_spec
+from transkd_lite.models.output import ModelSpec, SegModel, bare_network
+from transkd_lite.models.pretrained import load_tensors, read_own_metadata
 
 __all__ = ["load_model", "save_model"]
 
@@ -55,11 +55,12 @@ def load_model(path: str | Path, *, device: str | torch.device = "cpu") -> SegMo
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no model file at {printable(path, 400)}")
-    spec = read_spec(Path(path))
-    if spec is None:
+    metadata = read_own_metadata(path)
+    if not metadata:
         raise ValueError(
             f"{printable(path, 160)} carries no spec of this library: give it to create_model as pretrained"
         )
+    spec = ModelSpec.from_json(json.dumps(metadata["spec"]))
     model = create_model(spec.name, spec.num_classes, **spec.options)
     load_tensors(model, read_tensors(path), origin=str(path))
     metadata = read_metadata(path, METADATA_KEY)
