@@ -66,9 +66,14 @@ def test_evaluate_takes_them():
     model = tk.create_model("segformer_b0", 19)
     data = tk.open_dataset("streets", "val", size=(64, 96), num=2)
     plain, same = tk.evaluate(model, data), tk.evaluate(model, data, window=(64, 96))
-    assert torch.equal(plain.confusion, same.confusion)
+
+    def moved(scores):
+        """At most the share of pixels whose class differs from the plain look's, and twice that at least."""
+        return float((scores.confusion - plain.confusion).abs().sum() / plain.confusion.sum())
+
+    assert moved(same) < 0.002  # where two classes are equal but for the last digit, rounding decides
     looks = tk.evaluate(model, data, flip=True, scales=(0.75, 1.0), window=(48, 48))
     assert looks.confusion.sum() == plain.confusion.sum()
-    assert not torch.equal(looks.confusion, plain.confusion)
+    assert moved(looks) > 0.02
     with pytest.raises(ValueError, match="paper"):
         tk.evaluate(model, data, protocol="paper", flip=True)
