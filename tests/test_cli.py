@@ -6,12 +6,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from PIL import Image
 from quick import PROFILE
 from typer.testing import CliRunner
 
+import transkd_lite as tk
 from transkd_lite import attempts, batch, gallery
 from transkd_lite.cli import app
+from transkd_lite.data.labels import CITYSCAPES, LabelSpace
 
 
 def call(*arguments: str):
@@ -174,4 +178,77 @@ def test_a_network_is_trained_saved_and_scored_from_the_command_line(tmp_path):
     assert folder.name.startswith("teacher-none-s0-")
     scores = json.loads(call("evaluate", str(folder), "--json").output)
     assert scores["full"]["miou"] == json.loads((folder / "metrics.json").read_text())["full"]["miou"]
+    about = {"dataset": "streets", "split": "val", "images": 2, "size": [32, 64], "normalize": True}
+    assert scores["data"] == about
     assert weights.stat().st_size < 10e6
+    told = call("evaluate", str(weights), "--set", "normalize=false").output.splitlines()
+    assert told[0] == "streets, split val: 2 images, 32 x 64 (height x width of the first), not normalized"
+    assert [line.split()[0] for line in told[1:3]] == ["class", "road"]
+    train = json.loads(
+        call("evaluate", str(weights), "--set", "val_images=3", "--split", "train", "--json").output
+    )
+    assert train["data"] == about | {"split": "train", "images": 3}
+
+
+def test_a_file_of_weights_is_scored_on_the_data_that_it_was_made_for_or_on_named_ones(tmp_path):
+    torch.manual_seed(0)
+    model = tk.create_model("segformer_b0", 19, decoder_channels=8)
+    bare = str(tk.save_model(model, tmp_path / "bare.safetensors"))
+    nothing = call("evaluate", bare)
+    assert nothing.exit_code == 2
+    assert (
+        "does not say on which images it was trained: pass --set dataset=… --set height=…" in nothing.output
+    )
+    partly = call("evaluate", bare, "--set", "dataset=streets", "--set", "height=32")
+    assert "pass --set width=…" in partly.output
+    size = ["--set", "height=32", "--set", "width=64"]
+    whole = call("evaluate", bare, "--set", "dataset=streets", *size, "--set", "val_images=1", "--json")
+    assert json.loads(whole.output)["data"]["images"] == 1
+    files = call("evaluate", bare, "--set", "dataset=camvid", *size)
+    assert (files.exit_code, "camvid needs root=" in files.output) == (2, True)
+    made = {
+        "dataset": "streets",
+        "val_images": 1,
+        "data_options": {"conditions": ["fog"]},
+        "height": 32,
+        "width": 64,
+    }
+    model.label_space = LabelSpace(CITYSCAPES.names[::-1], CITYSCAPES.palette)
+    other = str(tk.save_model(model, tmp_path / "other.safetensors", provenance={"parameters": made}))
+    mixed = call("evaluate", other)
+    assert mixed.exit_code == 2
+    assert "class 0 is 'bicycle' in the one and 'road' in the other" in mixed.output
+    small = tk.save_model(
+        tk.create_model("segformer_b0", 11), tmp_path / "11.safetensors", provenance={"parameters": made}
+    )
+    refused = call("evaluate", str(small))
+    assert (refused.exit_code, "for 19 classes has 19 logits" in refused.output) == (2, True)
+
+
+def test_what_belongs_to_another_data_set_is_not_carried_over(tmp_path):
+    """A mask of two classes in a folder: the recorded map and number of scenes were those of the training's data."""
+    for split, number in (("train", 1), ("val", 3)):
+        for index in range(number):
+            for kind, mode in (("images", "RGB"), ("labels", "L")):
+                path = tmp_path / "data" / kind / split / f"{index}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new(mode, (64, 32), 1 if mode == "L" else (9, 9, 9)).save(path)
+    (tmp_path / "data" / "classes.txt").write_text("wall\ncrack\n")
+    made = {
+        "dataset": "hub:one/two",
+        "val_images": 1,
+        "data_options": {"classes": ["a", "b"]},
+        "height": None,
+        "width": None,
+    }
+    weights = str(
+        tk.save_model(
+            tk.create_model("segformer_b0", 2), tmp_path / "m.safetensors", provenance={"parameters": made}
+        )
+    )
+    result = call(
+        "evaluate", weights, "--set", "dataset=folder", "--data-root", str(tmp_path / "data"), "--json"
+    )
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.output)["data"]
+    assert found == {"dataset": "folder", "split": "val", "images": 3, "size": [32, 64], "normalize": True}

@@ -2,14 +2,21 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from datasets import Dataset
+from PIL import Image
 
+from transkd_lite.config import TrainConfig
+from transkd_lite.data import LabelSpace, open_dataset
+from transkd_lite.data.labels import CITYSCAPES
 from transkd_lite.experiment import Experiment, run_experiment
-from transkd_lite.models import load_model
+from transkd_lite.models import create_model, load_model, save_model
 from transkd_lite.parameters import ParameterError, find_file
 from transkd_lite.runs import read_run
 from transkd_lite.scoring import evaluate_run, save_half
+from transkd_lite.train import fit
 
 TINY = Experiment(train_images=4, val_images=2, height=32, width=64, steps=2, batch_size=2, augment="none")
 
@@ -165,3 +172,76 @@ def test_a_teacher_of_another_dataset_is_refused(teacher_folder, monkeypatch):
     student = replace(TINY, method="kd", teacher=str(teacher_folder / "student.safetensors"))
     with pytest.raises(ParameterError, match="has 19 classes, but streets has 11"):
         student.build(11)
+
+
+def test_the_names_of_the_classes_go_with_the_weights(teacher_folder, tmp_path):
+    weights = teacher_folder / "student.safetensors"
+    shipped = save_half(teacher_folder, tmp_path / "half.safetensors", profile="tiny")
+    run_experiment(replace(TINY, steps=0, pretrained=str(shipped)), tmp_path / "scored")
+    for path in (weights, shipped, tmp_path / "scored" / "student.safetensors"):
+        assert load_model(path).label_space == CITYSCAPES
+
+
+@pytest.fixture
+def mixed_up(teacher_folder, tmp_path):
+    """The teacher's weights, as if its first two classes had been trained in the other order."""
+    model = load_model(teacher_folder / "student.safetensors")
+    road, sidewalk, *others = CITYSCAPES.names
+    model.label_space = LabelSpace((sidewalk, road, *others), CITYSCAPES.palette)
+    return str(save_model(model, tmp_path / "mixed.safetensors"))
+
+
+def test_a_teacher_with_the_classes_in_another_order_is_refused_before_training(mixed_up, tmp_path):
+    student = replace(TINY, method="transkd-base", teacher=mixed_up)
+    with pytest.raises(ParameterError, match="class 0 is 'sidewalk' in the one and 'road' in the other"):
+        run_experiment(student, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_pretrained_weights_with_the_classes_in_another_order_train_but_have_no_score(mixed_up, tmp_path):
+    pretrained = replace(TINY, network="segformer_b0", pretrained=mixed_up, steps=1)
+    run_experiment(pretrained, tmp_path / "run", progress="none")
+    assert load_model(tmp_path / "run" / "student.safetensors").label_space == CITYSCAPES
+    with pytest.raises(ValueError, match="class 0 is 'sidewalk' in the one and 'road' in the other"):
+        run_experiment(replace(pretrained, steps=0), tmp_path / "scored")
+
+
+def flat(label: int, num: int = 2) -> list[dict]:
+    picture = np.zeros((32, 32, 3), np.uint8)
+    return [{"image": picture, "label": np.full((32, 32), label, np.uint8)} for _ in range(num)]
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "train", "val", "message"),
+    [
+        (1, flat(0), None, "num_classes must be 2 to 255, got 1"),
+        (300, flat(0), None, "num_classes must be 2 to 255, got 300"),
+        (3, flat(255), None, "all of the labels of train_data are void"),
+        (3, flat(0), flat(255), "all of the labels of val_data are void"),
+        (3, flat(0), [], "val_data must hold at least one sample"),
+        (3, flat(0), "streets", "for 19 classes has 19 logits, or one more for void; got 3"),
+        (11, "streets", None, "for 19 classes has 19 logits, or one more for void; got 11"),
+    ],
+)
+def test_a_training_that_cannot_be_scored_is_refused_before_its_first_step(
+    num_classes, train, val, message, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("transkd_lite.train.make_trainer", lambda *args: pytest.fail("training began"))
+    streets = open_dataset("streets", "train", size=(32, 32), num=1)
+    train, val = (streets if data == "streets" else data for data in (train, val))
+    model, config = create_model("segformer_b0", num_classes, decoder_channels=8), TrainConfig(steps=1)
+    with pytest.raises(ValueError, match=message):
+        fit(model, train, config=config, val_data=val, out_dir=tmp_path / "run")
+    assert model.label_space is None
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_void_logit_beside_the_classes_is_trained_and_scored(tmp_path):
+    data, model = open_dataset("streets", "train", size=(32, 32), num=1), create_model("segformer_b0", 20)
+    metrics = fit(model, data, config=TrainConfig(steps=1), val_data=data, out_dir=tmp_path / "run").metrics
+    assert list(metrics["full"]["iou"]) == list(CITYSCAPES.names)
+    assert load_model(tmp_path / "run" / "student.safetensors").label_space == CITYSCAPES
+    table = Dataset.from_list([{"image": Image.new("RGB", (32, 32)), "label": Image.new("L", (32, 32), 19)}])
+    table.info.description = CITYSCAPES.to_json()
+    with pytest.raises(ValueError, match="train ids are 0-18 and 255; got label 19 in sample 0"):
+        fit(model, table, config=TrainConfig(steps=1))

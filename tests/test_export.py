@@ -64,6 +64,7 @@ def test_the_file_says_what_it_is_and_nothing_about_this_machine(student, file):
     assert about["spec"] == json.loads(student.spec.to_json())
     assert about["names"][0] == "road"
     assert about["palette"][0] == [128, 64, 128]
+    assert OnnxModel(file, threads=1).label_space == CITYSCAPES
     assert about["normalize"]["mean"] == [0.485, 0.456, 0.406]
     proto = onnx.load(file)
     assert [len(p.metadata_props) for p in proto.graph.node] == [0] * len(proto.graph.node)

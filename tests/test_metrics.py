@@ -1,5 +1,8 @@
 """The score is the benchmark's: worked by hand, against numpy, and with the authors' twentieth class."""
 
+from typing import Any
+
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -7,6 +10,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 import transkd_lite as tk
+from transkd_lite.data import LabelSpace
+from transkd_lite.loading import to_tensors
 from transkd_lite.metrics import SegMetrics, evaluate
 from transkd_lite.models.output import ModelSpec, SegModel, SegOutput
 
@@ -109,14 +114,123 @@ def test_bad_input_is_named() -> None:
         evaluate(model, [sample])
     with pytest.raises(ValueError, match="at least one sample"):
         evaluate(model, [])
+    with pytest.raises(ValueError, match="batch_size must be at least 1; got 0"):
+        evaluate(model, [sample], batch_size=0)
+    with pytest.raises(ValueError, match=r"precision must be one of .*; got 'fp8'"):
+        evaluate(model, [sample], precision="fp8")
     with pytest.raises(ValueError, match=r"one size; got \(32, 32\) and \(16, 32\)"):
         evaluate(model, [{"image": sample["image"], "label": label[:16]}])
 
 
-def test_absent_classes_count_as_zero_only_where_all_classes_are_asked_for():
-    scores = SegMetrics(torch.tensor([[2, 0, 0], [0, 2, 0], [0, 0, 0]]), torch.zeros(3, dtype=torch.long))
-    assert scores.miou == 1.0
-    assert scores.miou_all == pytest.approx(2 / 3)
+class Broken(Quarter):
+    """Two of its logits are no numbers."""
+
+    def forward(self, images: Tensor) -> SegOutput:
+        output = super().forward(images)
+        output.logits[0, 0, 0, 0], output.logits[0, 2, 7, 7] = float("nan"), -float("inf")
+        return output
+
+
+class Unused(Quarter):
+    """A network that must not be asked."""
+
+    def forward(self, images: Tensor) -> SegOutput:
+        raise AssertionError("work was spent before the refusal")
+
+
+@pytest.mark.parametrize("protocol", ["full", "paper"])
+def test_logits_that_are_no_numbers_have_no_score(protocol: str) -> None:
+    road = {"image": picture(np.zeros((32, 32))), "label": np.zeros((32, 32), np.uint8)}
+    model = Broken(3).train()
+    with torch.no_grad(), pytest.raises(ValueError, match="every logit must be finite; 2 of 192 are not"):
+        evaluate(model, [road], protocol=protocol, normalize=False)
+    assert model.training
+
+
+def test_labels_without_a_class_have_no_score() -> None:
+    label = np.full((32, 32), 255, np.uint8)
+    sample = {"image": picture(np.zeros((32, 32))), "label": label}
+    with pytest.raises(ValueError, match=r"all of the labels of data are void \(255\)"):
+        evaluate(Unused(3), [sample, sample])
+    label[0, 0] = 0  # one pixel, which a quarter of the size does not show
+    assert evaluate(Quarter(3), [sample], normalize=False).pixel_accuracy == 1.0
+    with pytest.raises(ValueError, match="at the size of protocol 'paper' all of data are void"):
+        evaluate(Quarter(3), [sample], protocol="paper", normalize=False)
+
+
+def test_a_condition_without_a_class_is_named_before_any_is_scored() -> None:
+    table = {
+        "image": [picture(np.zeros((32, 32)))] * 3,
+        "label": [Image.fromarray(np.full((32, 32), value, np.uint8)) for value in (0, 0, 255)],
+        "condition": ["clear", "fog", "snow"],
+    }
+    features = {"image": datasets.Image(), "label": datasets.Image(), "condition": datasets.Value("string")}
+    data = datasets.Dataset.from_dict(table, features=datasets.Features(features))
+    with pytest.raises(ValueError, match="all of the labels with condition 'snow' are void"):
+        tk.evaluate_by(Unused(3), data)
+    scores = tk.evaluate_by(Quarter(3), data.select([0, 1]), normalize=False)
+    assert {name: score.miou for name, score in scores.items()} == {"clear": 1.0, "fog": 1.0}
+
+
+def test_network_and_data_have_the_same_classes() -> None:
+    data = tk.open_dataset("streets", "val", size=(32, 64), num=1)
+    names, palette = tk.label_space(data).names, tk.label_space(data).palette
+    for num_logits in (11, 18, 21):
+        with pytest.raises(
+            ValueError, match=f"for 19 classes has 19 logits, or one more for void; got {num_logits}"
+        ):
+            evaluate(Unused(num_logits), data)
+    for num_logits in (19, 20):
+        model = Quarter(num_logits)
+        model.forward = lambda images, k=num_logits: SegOutput(torch.ones(len(images), k, 8, 16), (), ())
+        assert evaluate(model, data).confusion.shape == (19, 19)
+        model.forward = lambda images: SegOutput(torch.ones(len(images), 30, 8, 16), (), ())
+        with pytest.raises(ValueError, match="got 30"):
+            evaluate(model, data)
+    other = Unused(19)
+    other.label_space = LabelSpace((names[1], names[0], *names[2:]), palette)
+    for model in (other, torch.compile(other)):
+        with pytest.raises(ValueError, match="class 0 is 'sidewalk' in the one and 'road' in the other"):
+            evaluate(model, data)
+    with pytest.raises(ValueError, match="here 19 have names, got 11"):
+        evaluate(Unused(19), data, num_classes=11)
+
+
+def test_names_of_the_network_serve_data_without_names() -> None:
+    model = Quarter(3)
+    model.label_space = LabelSpace(("road", "car"), ((0, 0, 0), (1, 1, 1)))
+    truth = blocks([[0, 1]], 32)
+    scores = evaluate(model, [{"image": picture(truth), "label": truth}], normalize=False)
+    assert scores.to_dict()["iou"] == {"road": 1.0, "car": 1.0}
+
+
+def test_the_number_of_classes_fits_labels_of_8_bits_and_is_no_single_one() -> None:
+    truth = blocks([[0, 254], [254, 255]], 32)
+    sample = {"image": picture(truth % 255), "label": truth}
+    assert evaluate(Quarter(255), [sample], normalize=False).confusion.sum() == 3 * 32 * 32
+    for num_classes in (1, 256, 1000):
+        with pytest.raises(ValueError, match=f"num_classes must be 2 to 255, got {num_classes}"):
+            evaluate(Unused(num_classes), [sample])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        (
+            "label",
+            np.full((32, 32), 256),
+            r"every label holds whole numbers from 0 to 255; got np.int64\(256\)",
+        ),
+        ("label", torch.full((32, 32), -1), "whole numbers from 0 to 255"),
+        ("image", np.full((32, 32, 3), 0.5), "every image holds whole numbers from 0 to 255"),
+    ],
+)
+def test_numbers_that_do_not_fit_into_8_bits_do_not_wrap_around(name: str, value: Any, message: str) -> None:
+    sample = {"image": picture(np.zeros((32, 32))), "label": np.zeros((32, 32), np.uint8), name: value}
+    with pytest.raises(ValueError, match=message):
+        evaluate(Unused(3), [sample])
+    small = {**sample, "label": np.ones((32, 32), np.int64), "image": np.zeros((32, 32, 3), np.float32)}
+    assert to_tensors(small)[1].unique().tolist() == [1]
 
 
 def test_scores_by_condition_add_up_to_the_whole():

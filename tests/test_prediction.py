@@ -1,5 +1,7 @@
 """Prediction agrees with scoring, whatever the sizes of the pictures."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -40,3 +42,26 @@ def test_a_batch_has_one_size():
     with pytest.raises(ValueError, match=r"\(40, 72\), \(64, 96\)"):
         tk.as_batch([picture(64, 96), picture(40, 72)])
     assert tk.as_batch([picture(64, 96)] * 2).shape == (2, 3, 64, 96)
+
+
+def test_logits_that_are_no_numbers_give_no_map(model):
+    broken = copy.deepcopy(model).train()
+    broken.head.classifier.bias.data[3] = float("nan")
+    with pytest.raises(ValueError, match="every logit must be finite; 128 of 640 are not"):
+        tk.predict(broken, [picture(32, 64)])
+    assert broken.training
+
+
+def test_classes_that_a_map_of_8_bits_cannot_tell_from_void_are_refused():
+    pictures = [picture(32, 32)]
+    wide, most = (tk.create_model("segformer_b0", k, decoder_channels=8) for k in (256, 255))
+    most.head.classifier.bias.data[254] = 1e3
+    assert np.unique(tk.predict(most, pictures)).tolist() == [254]
+    with pytest.raises(ValueError, match="predict takes up to 255 logits; got 256"):
+        tk.predict(wide, pictures)
+
+
+def test_pictures_are_8_bit_rgb():
+    for wrong in (picture(32, 32) / 255, picture(32, 32)[..., 0]):
+        with pytest.raises(ValueError, match=r"pictures are uint8 RGB \(H, W, 3\); got"):
+            tk.as_batch([wrong])

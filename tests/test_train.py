@@ -1,6 +1,7 @@
 """fit in one process: what it learns, tells, keeps and refuses."""
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,17 @@ import pandas as pd
 import pytest
 import torch
 
-from transkd_lite import runs
+from transkd_lite import runs, train
 from transkd_lite.checkpoint import list_checkpoints
 from transkd_lite.config import TrainConfig
 from transkd_lite.distill import create_method
 from transkd_lite.folded_head import folded_heads
 from transkd_lite.loading import SampleStore, batches
 from transkd_lite.models import create_model, load_model
+from transkd_lite.run_folder import RunFolder
 from transkd_lite.supervision import cross_entropy, match_sizes, resize_labels
 from transkd_lite.train import NonFiniteLossError, fit
-from transkd_lite.train_step import TrainStep
+from transkd_lite.train_step import TrainStep, resolve_precision
 
 QUICK = {"steps": 4, "batch_size": 2, "lr": 1e-3, "log_every": 2, "precision": "fp32", "augment": "none"}
 
@@ -116,6 +118,58 @@ def test_bf16_trains_close_to_fp32() -> None:
     ]
     fp32, bf16 = (run.history["loss"].tolist() for run in runs_of)
     assert bf16 == pytest.approx(fp32, rel=0.02)
+
+
+def stopped(out_dir: Path, config: TrainConfig, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is interrupted as soon as the checkpoint of a step is written."""
+    save = RunFolder.save
+
+    def save_and_stop(folder: RunFolder, trainer: Any) -> None:
+        save(folder, trainer)
+        if trainer.step == step:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunFolder, "save", save_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            fit(student(), scenes(), config=config, out_dir=out_dir)
+
+
+def test_auto_is_fp32_on_a_cpu_and_a_resumed_run_keeps_what_it_chose(tmp_path: Path, monkeypatch) -> None:
+    assert resolve_precision("auto", torch.device("cpu")) == "fp32"
+    config = TrainConfig(**{**QUICK, "precision": "auto", "checkpoint_every": 1})
+    with monkeypatch.context() as bf16_is_fast:
+        bf16_is_fast.setattr(train, "resolve_precision", lambda precision, device: "bf16")
+        stopped(tmp_path / "run", config, 2, monkeypatch)
+        whole = fit(student(), scenes(), config=config).history
+    again = fit(student(), scenes(), config=config, out_dir=tmp_path / "run", resume=True)
+    assert again.resumed_from == 2
+    assert runs.read_run(tmp_path / "run").info["precision"] == "bf16"
+    assert again.history["loss"].tolist() == whole["loss"].tolist()
+    finished = fit(student(), scenes(), config=config, out_dir=tmp_path / "run", resume=True)
+    assert finished.metrics == again.metrics
+
+
+def test_a_resumed_run_keeps_its_threads_or_says_once_that_it_cannot(tmp_path: Path, monkeypatch) -> None:
+    config = TrainConfig(**{**QUICK, "steps": 6, "checkpoint_every": 1})
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        stopped(tmp_path / "run", config, 2, monkeypatch)
+        torch.set_num_threads(1)
+        shutil.copytree(tmp_path / "run", tmp_path / "fewer")
+        monkeypatch.setattr("os.cpu_count", lambda: 4)
+        fit(student(), scenes(), config=config, out_dir=tmp_path / "run", resume=True)
+        assert torch.get_num_threads() == 1, "the caller's number comes back"
+        assert runs.read_run(tmp_path / "run").info["threads"] == "3"
+        monkeypatch.setattr("os.cpu_count", lambda: 2)
+        with pytest.warns(
+            UserWarning, match="had 3 threads and goes on at step 2 with the 1 of this machine"
+        ):
+            fit(student(), scenes(), config=config, out_dir=tmp_path / "fewer", resume=True)
+        assert runs.read_run(tmp_path / "fewer").info["threads"] == "3, then 1 from step 2"
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_broken_loss_is_named_with_its_step_and_the_last_good_checkpoint_stays(tmp_path: Path) -> None:

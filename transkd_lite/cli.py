@@ -194,13 +194,14 @@ def evaluate(
 ) -> None:
     """Score a run's network, or a file of weights.
 
-    By both protocols: at label resolution ("full") and at a quarter of it ("paper").
+    By both protocols: at label resolution ("full") and at a quarter of it ("paper"). On the validation images of its
+    training, which the folder or the file names; for a file that does not, --set dataset=… height=… and width=….
 
     Examples:
 
     transkd evaluate runs/demo/student-none-s0-1a2b3c4d
 
-    transkd evaluate data/weights/streets-segformer_b1.safetensors --set dataset=streets --set val_images=200
+    transkd evaluate data/weights/streets-segformer_b1.safetensors --set val_images=50
     """
     from transkd_lite.experiment import Experiment
     from transkd_lite.scoring import evaluate_run

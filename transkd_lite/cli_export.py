@@ -41,13 +41,14 @@ def export(
     Example: transkd export data/weights/streets-segformer_b0-transkd-base.safetensors student.onnx --size 64 128
     """
     weights = weights_file(source)
-    made = _training_parameters(source, weights)
-    normalize = bool(made.get("normalize", True))
     from transkd_lite.export import export_onnx
     from transkd_lite.models import load_model
+    from transkd_lite.scoring import training_parameters
 
+    made = training_parameters(source, weights)
+    normalize = bool(made.get("normalize", True))
     model = load_model(weights)
-    space = _label_space(made.get("dataset"), model.spec.num_classes)
+    space = model.label_space or _label_space(made.get("dataset"), model.spec.num_classes)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as aside:
         try:
@@ -70,19 +71,8 @@ def export(
     typer.echo(f"parity on {NUM_SCENES} scenes of {size[0]}x{size[1]}: {found}")
 
 
-def _training_parameters(source: Path, weights: Path) -> dict[str, Any]:
-    """The parameters of the training, as far as the run folder or the file tells them."""
-    from transkd_lite.models.files import read_metadata
-    from transkd_lite.runs import RUN_FILE, read_json
-
-    recorded = read_json(source / RUN_FILE) if source.is_dir() else {}
-    if weights.suffix == ".safetensors" and "parameters" not in recorded:
-        recorded = (read_metadata(weights, "transkd_lite") or {}).get("provenance", {})
-    return dict(recorded.get("parameters") or {})
-
-
 def _label_space(dataset: str | None, num_classes: int) -> "LabelSpace | None":
-    """Names and colours of the classes, where the training's data set has fixed ones."""
+    """Names and colours of the classes of a file that carries none, where the training's data set has fixed ones."""
     from transkd_lite.data.labels import CITYSCAPES
     from transkd_lite.data.official import LAYOUTS
 

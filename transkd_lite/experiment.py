@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from transkd_lite.config import TrainConfig
+    from transkd_lite.data import LabelSpace
     from transkd_lite.distill import Distiller
     from transkd_lite.models import SegModel
 
@@ -245,8 +246,13 @@ class Experiment:
         reset: Any = "if-needed" if self.steps != 0 else False
         return create_model(self.network, num_classes, pretrained=pretrained, reset_head=reset)
 
-    def build(self, num_classes: int) -> "tuple[SegModel, SegModel | None, Distiller | None]":
-        """Student, teacher and method, new weights from the seed; teacher and method are None for "none"."""
+    def build(
+        self, num_classes: int, space: "LabelSpace | None" = None
+    ) -> "tuple[SegModel, SegModel | None, Distiller | None]":
+        """Student, teacher and method, new weights from the seed; teacher and method are None for "none".
+
+        Raises `ParameterError` for a teacher with another number of classes, or other names than `space` has.
+        """
         from transkd_lite.distill import create_method
         from transkd_lite.models import load_model
 
@@ -258,6 +264,11 @@ class Experiment:
             raise ParameterError(
                 f"teacher {self.teacher} has {teacher.spec.num_classes} classes, but {self.dataset} has "
                 f"{num_classes}: train a teacher on {self.dataset}"
+            )
+        if space and teacher.label_space and (difference := teacher.label_space.difference(space)):
+            raise ParameterError(
+                f"teacher {self.teacher} and {self.dataset} must have the same classes in the same order; "
+                f"{difference}: train a teacher on {self.dataset}"
             )
         return student, teacher, create_method(self.method, student, teacher, **self.options)
 
@@ -294,10 +305,10 @@ def run_experiment(
     if folder is not None:
         experiment = replace(experiment, out_dir=str(folder))
     train_data, val_data = experiment.open_data()
-    num_classes = label_space(train_data).num_classes
+    space = label_space(train_data)
     if experiment.steps == 0:
-        return score_pretrained(experiment, num_classes, val_data, folder)
-    student, teacher, method = experiment.build(num_classes)
+        return score_pretrained(experiment, space.num_classes, val_data, folder)
+    student, teacher, method = experiment.build(space.num_classes, space)
     result = fit(
         student, train_data, config=experiment.config(), teacher=teacher, method=method, val_data=val_data,
         out_dir=folder, resume=resume, parameters=experiment.record(), progress=progress,

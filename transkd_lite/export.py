@@ -61,7 +61,7 @@ def export_onnx(
         path: where to, ending in `.onnx`; missing folders are made.
         size: (H, W) in pixels of the example that is traced, at least 64x64. With `dynamic` the file takes other
             sizes too, each side at least 32.
-        space: names and colours of the classes, kept in the metadata.
+        space: names and colours of the classes, kept in the metadata; by default the network's own.
         normalize: whether the network was trained on images with ImageNet's mean and deviation taken out; kept in
             the metadata, not computed in the graph: use `as_batch(images, normalize=…)`.
         fold_head: multiply the linear maps of an all-MLP head out before the upsampling.
@@ -72,7 +72,7 @@ def export_onnx(
             space of another number of classes.
         RuntimeError: the exporter cannot take this network.
     """
-    path, size = _checked_path(path), _checked_size(size)
+    path, size, space = _checked_path(path), _checked_size(size), space or model.label_space
     if space is not None and space.num_classes > model.spec.num_classes:
         raise ValueError(
             f"space names {space.num_classes} classes, but {model.spec.name} has {model.spec.num_classes} logits: "

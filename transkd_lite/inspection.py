@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from transkd_lite.distill.adapt import IGNORE_INDEX
+from transkd_lite.data.labels import VOID
 from transkd_lite.models.attention import capture_attention
 from transkd_lite.models.output import SegModel
 
@@ -184,7 +184,7 @@ def class_share(attention: BlockAttention, labels: Tensor) -> tuple[float, float
             f"labels must be {expected}, got {tuple(labels.shape)}: resize them to the grid first"
         )
     ids = labels.flatten(1).long()
-    asks = ids != IGNORE_INDEX
+    asks = ids != VOID
     if not asks.any():
         raise ValueError("labels hold no class, only void: choose other images")
     members = _class_shares_of_keys(attention, labels)  # (N, classes, keys)
@@ -198,7 +198,7 @@ def class_share(attention: BlockAttention, labels: Tensor) -> tuple[float, float
 
 def _class_shares_of_keys(attention: BlockAttention, labels: Tensor) -> Tensor:
     """How much of each key's positions is of each class, (N, classes, h * w); void is no class."""
-    classes = torch.arange(int(labels[labels != IGNORE_INDEX].max()) + 1, device=labels.device)
+    classes = torch.arange(int(labels[labels != VOID].max()) + 1, device=labels.device)
     members = (labels[:, None] == classes[:, None, None]).float()
     return F.avg_pool2d(members, attention.reduction).flatten(2)
 

@@ -7,7 +7,7 @@ run can go on from any step with nothing but the step number, whatever the numbe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from .data.labels import VOID
+from .data.labels import VOID, require_train_ids
 
 __all__ = [
     "SampleStore",
     "UnreadableSampleError",
     "batches",
     "mix_seed",
-    "require_train_ids",
+    "require_labelled",
     "to_tensors",
 ]
 
@@ -40,32 +40,43 @@ def mix_seed(*numbers: int) -> int:
 def to_tensors(sample: Any) -> tuple[Tensor, Tensor]:
     """uint8 image (3, H, W) and uint8 label (H, W) of a sample {"image", "label"} (PIL, numpy or torch).
 
-    Raises `ValueError` if the two do not have the same height and width.
+    Raises `ValueError` if the two do not have the same height and width, or hold what 8 bits cannot.
     """
-    image, label = sample["image"], sample["label"]
-    if not isinstance(image, Tensor):
-        image = torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).contiguous()
-    if not isinstance(label, Tensor):
-        label = torch.from_numpy(np.array(label, dtype=np.uint8))
+    image, label = (_as_uint8(sample[name], name) for name in ("image", "label"))
+    if not isinstance(sample["image"], Tensor):
+        image = image.permute(2, 0, 1).contiguous()
     if image.shape[-2:] != label.shape[-2:]:
         raise ValueError(
             f"image and label must have one size; got {tuple(image.shape[-2:])} and "
             f"{tuple(label.shape[-2:])}: pass size=(height, width) to open_dataset"
         )
-    return image, label.to(torch.uint8)
+    return image, label
+
+
+def _as_uint8(value: Any, what: str) -> Tensor:
+    """A picture as a uint8 tensor; a number that 8 bits cannot hold is an error, where a cast would wrap around."""
+    if isinstance(value, Tensor) and value.dtype == torch.uint8:
+        return value
+    given = value.cpu().numpy() if isinstance(value, Tensor) else np.array(value)
+    kept = given.astype(np.uint8, copy=False)
+    if kept is not given and (kept != given).any():
+        raise ValueError(
+            f"every {what} holds whole numbers from 0 to 255; got {given[kept != given][0]!r}: "
+            "give pixels as uint8, and void as 255"
+        )
+    return torch.from_numpy(kept)
 
 
 class UnreadableSampleError(RuntimeError):
     """A sample could not be decoded: its file vanished or is damaged."""
 
 
-def require_train_ids(labels: Tensor, num_classes: int, where: str) -> None:
-    """Raise `ValueError` naming the first label that is neither a train id nor void."""
-    wrong = labels[(labels >= num_classes) & (labels != VOID)]
-    if wrong.numel():
+def require_labelled(labels: Iterable[Tensor], where: str) -> None:
+    """Raise `ValueError` where all labels are void: no loss and no score is defined there. Stops at the first class."""
+    if all(bool((label == VOID).all()) for label in labels):
         raise ValueError(
-            f"train ids are 0-{num_classes - 1} and {VOID}; got label {int(wrong[0])} in {where}: "
-            "map the labels to train ids, or give the network more classes"
+            f"at least one pixel must have a class; all of {where} are void ({VOID}): "
+            "check how the labels are read (label_map)"
         )
 
 
@@ -73,7 +84,7 @@ class SampleStore:
     """Decoded samples of a dataset, kept in memory as uint8 while all of them fit into cache_mb.
 
     Indexing gives (image (3, H, W), label (H, W)). Raises `UnreadableSampleError` for a sample that cannot be
-    decoded, and `ValueError` for a label that is no train id.
+    decoded, and `ValueError` for a label that is no train id and where no pixel of any sample has a class.
     """
 
     def __init__(self, data: Any, cache_mb: int = 1024, num_classes: int = VOID) -> None:
@@ -87,6 +98,7 @@ class SampleStore:
         self.keeps = len(data) * (image.nbytes + label.nbytes) <= cache_mb * 2**20
         if self.keeps:
             self._kept[0] = (image, label)
+        require_labelled((self[index][1] for index in range(len(self))), "the labels of train_data")
 
     def __len__(self) -> int:
         return len(self.data)

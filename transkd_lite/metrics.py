@@ -2,9 +2,11 @@
 
 - "full": logits upsampled to the label's size (bilinear), every labelled pixel counts. What benchmarks do.
 - "paper": logits as they are, at 1/4 size, against nearest-resized labels. What the authors' evaluation
-  does; it forgives thin errors. A network may have more logits than the data has classes (the authors'
-  twentieth is void): a pixel for which such a class is predicted is a miss of its true class, in both
-  protocols.
+  does; it forgives thin errors.
+
+A network for K classes has K logits, or one more for void (the authors' twentieth): a pixel for which void is
+predicted is a miss of its true class, in both protocols. Any other number, other names or another order of the
+classes is refused, and so is what has no score: logits that are not finite, and labels that are all void.
 """
 
 from __future__ import annotations
@@ -16,14 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .data.labels import VOID
+from .config import PRECISIONS
+from .data.labels import VOID, LabelSpace, find_label_space, require_train_ids
 from .data.transforms import make_transform
-from .loading import require_train_ids, to_tensors
+from .loading import require_labelled, to_tensors
+from .prediction import require_finite
 from .supervision import match_sizes
 from .train_step import autocast, resolve_precision
-from .views import Views
 
-__all__ = ["PROTOCOLS", "SegMetrics", "evaluate", "evaluate_by"]
+__all__ = ["PROTOCOLS", "SegMetrics", "evaluate", "evaluate_by", "match_classes", "require_scorable"]
 
 PROTOCOLS = ("full", "paper")
 
@@ -58,11 +61,6 @@ class SegMetrics:
         return float(self.iou.nanmean())
 
     @property
-    def miou_all(self) -> float:
-        """Mean of the IoU over all classes; one that is neither present nor predicted counts as 0."""
-        return float(self.iou.nan_to_num(0.0).mean())
-
-    @property
     def pixel_accuracy(self) -> float:
         """Share of the labelled pixels that are right."""
         labelled = self.confusion.sum() + self.missed.sum()
@@ -88,33 +86,24 @@ def evaluate(
     batch_size: int = 4,
     normalize: bool = True,
     precision: str = "fp32",
-    flip: bool = False,
-    scales: Sequence[float] = (1.0,),
-    window: tuple[int, int] | None = None,
-    stride: tuple[int, int] | None = None,
 ) -> SegMetrics:
     """Score a network on a dataset of {"image", "label"}; under several processes each takes a share.
 
-    num_classes: K of the data, by default its label space's, else the network's. normalize: as in training.
-    flip, scales, window, stride: several looks at each image, averaged (see `views`); by default one plain look.
+    num_classes: K of data that carry no label space; by default the network's. normalize: as in training.
     The network comes back in the mode (training or not) in which it was.
-    Raises `ValueError` for an unknown protocol, no data, or a label that is no train id.
+    Raises `ValueError` for an unknown protocol or precision, and where there is no score: see `require_scorable`, a
+    label that is no train id, logits that are not finite, or labels that are all void at the logits' size.
     """
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"protocol must be one of {', '.join(map(repr, PROTOCOLS))}; got {protocol!r}")
-    if len(data) == 0:
-        raise ValueError("data must hold at least one sample to be scored; got none: check split and filters")
-    names = _class_names(data)
-    num_classes = num_classes or len(names) or int(model.spec.num_classes)  # type: ignore[union-attr, arg-type]
+    for name, value, known in (("protocol", protocol, PROTOCOLS), ("precision", precision, PRECISIONS)):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}; got {value!r}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1; got {batch_size}")
+    num_classes, space = require_scorable(model, data, num_classes)
     device = next(model.parameters()).device
     chosen = resolve_precision(precision, device)
     supervise = "full" if protocol == "full" else "quarter"
-    views = Views(flip, scales, window, stride)
-    if protocol == "paper" and not views.plain:
-        raise ValueError(
-            "protocol 'paper' takes one plain look: leave out flip, scales and window, or use 'full'"
-        )
-    matrix = _confusion_matrix(max(num_classes, _num_logits(model, num_classes))).to(device)
+    matrix = _confusion_matrix(num_classes + 1).to(device)  # the last is void as a prediction
     was_training = model.training
     model.eval()
     try:
@@ -123,14 +112,76 @@ def evaluate(
                 require_train_ids(labels, num_classes, "the data")
                 images, labels = images.to(device), labels.to(device)
                 with autocast(device, chosen):
-                    logits = views(lambda batch: model(batch).logits, images)
+                    logits = require_finite(model(images).logits)
+                _require_logits(logits.shape[1], num_classes)
                 logits, labels = match_sizes(logits.float(), labels, supervise)
                 matrix.update(logits.argmax(1), labels)
         whole = matrix.compute().cpu()
     finally:
         model.train(was_training)
-    names = names if len(names) == num_classes else ()
-    return SegMetrics(whole[:num_classes, :num_classes], whole[:num_classes, num_classes:].sum(1), names)
+    if not whole.any():
+        raise ValueError(
+            f"at least one pixel must have a class; at the size of protocol {protocol!r} all of data are void"
+        )
+    names = () if space is None else space.names
+    return SegMetrics(whole[:num_classes, :num_classes], whole[:num_classes, num_classes], names)
+
+
+def require_scorable(
+    model: nn.Module, data: Any, num_classes: int | None = None, what: str = "data"
+) -> tuple[int, LabelSpace | None]:
+    """Raise `ValueError` unless a score of the network on data means something; returns what `match_classes` does.
+
+    That is: data hold a sample, their classes are the network's, and some pixel has a class.
+    """
+    if len(data) == 0:
+        raise ValueError(
+            f"{what} must hold at least one sample to be scored; got none: check split and filters"
+        )
+    num_logits = getattr(getattr(model, "spec", None), "num_classes", None)
+    found = match_classes(num_logits, getattr(model, "label_space", None), data, num_classes)
+    require_labelled((to_tensors(data[k])[1] for k in range(len(data))), f"the labels of {what}")
+    return found
+
+
+def match_classes(
+    num_logits: int | None, own: LabelSpace | None, data: Any, num_classes: int | None = None
+) -> tuple[int, LabelSpace | None]:
+    """K, the number of classes of data, and their names as far as the data or the network know them.
+
+    num_logits, own: the network's, None where they are not known. num_classes: K of data without a label space.
+    Raises `ValueError` where these contradict each other, see the head of this module, and unless 2 <= K <= 255.
+    """
+    space = find_label_space(data)
+    if space and own and (difference := own.difference(space)):
+        raise ValueError(
+            f"network and data must have the same classes in the same order; {difference}: take the data that the "
+            "network was trained on (or, where only the spelling differs, set its label_space to None)"
+        )
+    space = space or own
+    if space and num_classes not in (None, space.num_classes):
+        raise ValueError(
+            f"num_classes is for classes without names; here {space.num_classes} have names, got {num_classes}: "
+            "leave it out"
+        )
+    given = num_logits if num_classes is None else num_classes
+    num_classes = space.num_classes if space else given
+    if num_classes is None or not 2 <= num_classes <= VOID:
+        raise ValueError(
+            f"num_classes must be 2 to {VOID}, got {num_classes}: one class alone (void is not scored) leaves "
+            "nothing to tell apart, and labels have 8 bits"
+        )
+    if num_logits is not None:
+        _require_logits(num_logits, num_classes)
+    return num_classes, space
+
+
+def _require_logits(given: int, num_classes: int) -> None:
+    if given not in (num_classes, num_classes + 1):
+        raise ValueError(
+            f"a network for {num_classes} classes has {num_classes} logits, or one more for void; got {given}: "
+            f"take the data that it was made for, or create it with num_classes={num_classes}"
+        )
 
 
 def evaluate_by(
@@ -139,18 +190,17 @@ def evaluate_by(
     """Score a network on each group of a table alone, such as the weather conditions of ACDC or streets.
 
     column: the text column to group by. options: those of `evaluate`. Returns value -> scores, values sorted.
-    Raises `ValueError` if the table has no such column.
+    Raises `ValueError` if the table has no such column, and, before any group is scored, for one whose labels are
+    all void: leave it out with `filter`.
     """
     if column not in data.column_names:
         raise ValueError(f"column {column!r} is not in this table; it has {', '.join(data.column_names)}")
     values = data.select_columns([column])[column]
     rows = {value: [k for k, v in enumerate(values) if v == value] for value in sorted(set(values))}
-    return {value: evaluate(model, data.select(chosen), **options) for value, chosen in rows.items()}
-
-
-def _num_logits(model: nn.Module, otherwise: int) -> int:
-    spec = getattr(model, "spec", None)
-    return int(getattr(spec, "num_classes", otherwise))
+    groups = {value: data.select(chosen) for value, chosen in rows.items()}
+    for value, group in groups.items():
+        require_labelled((to_tensors(row)[1] for row in group), f"the labels with {column} {value!r}")
+    return {value: evaluate(model, group, **options) for value, group in groups.items()}
 
 
 def _confusion_matrix(num_classes: int) -> Any:
@@ -158,17 +208,6 @@ def _confusion_matrix(num_classes: int) -> Any:
 
     # It sums over processes in compute(); labels are checked here, with an error that names the label.
     return MulticlassConfusionMatrix(num_classes, ignore_index=VOID, validate_args=False)
-
-
-def _class_names(data: Any) -> tuple[str, ...]:
-    if not hasattr(data, "info"):
-        return ()
-    from .data.labels import label_space
-
-    try:
-        return tuple(label_space(data).names)
-    except ValueError:
-        return ()
 
 
 def _shares(count: int) -> Sequence[int]:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .data.labels import LabelSpace
 from .export import METADATA_KEY
 from .models import ModelSpec, SegModel, SegOutput
 
@@ -37,6 +38,9 @@ class OnnxModel(SegModel):
         self.session = _session(path, threads)
         self.metadata = _metadata(self.session, path)
         self.spec = ModelSpec.from_json(json.dumps(self.metadata["spec"]))
+        if "names" in self.metadata:
+            palette = tuple((r, g, b) for r, g, b in self.metadata["palette"])
+            self.label_space = LabelSpace(tuple(self.metadata["names"]), palette)
         self.placement = nn.Parameter(
             torch.empty(0), requires_grad=False
         )  # says where images belong: the CPU

@@ -37,6 +37,7 @@ from transkd_lite.results import (
     students,
     teachers,
 )
+from transkd_lite.runs import caveats
 from transkd_lite.variants import cells, label_history, label_variants
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "beside_the_paper",
     "best_first",
     "budget_gains",
+    "caveats",
     "cells",
     "claims",
     "class_gains",

@@ -102,7 +102,7 @@ def _results() -> Path:
 
 def read_table(path: Path, **options: Any) -> pd.DataFrame:
     """A table of `data/results`, in which "none" is a method and not a missing value."""
-    return pd.read_csv(path, keep_default_na=False, na_values=[""], **options)
+    return pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"threads": str}, **options)
 
 
 def default_table() -> str:
@@ -131,8 +131,8 @@ def _distinct(rows: pd.DataFrame, name: str) -> str:
 
 
 def origin(table: pd.DataFrame) -> pd.DataFrame:
-    """Where the rows come from: runs for each commit, version of torch, device and precision."""
-    columns = [name for name in ("commit", "torch", "device", "precision") if name in table]
+    """Where the rows come from: runs for each commit, version of torch, device, precision and number of threads."""
+    columns = [name for name in ("commit", "torch", "device", "precision", "threads") if name in table]
     shown = table.drop_duplicates("run")[[*columns, "run"]].fillna("unknown")
     if "commit" in shown:
         shown["commit"] = shown["commit"].str[:8]
@@ -199,9 +199,10 @@ def results_table(root: str | os.PathLike[str]) -> pd.DataFrame:
 
     Returns:
         Columns dataset, protocol, teacher, student, method, options (JSON), train_images, seed, steps, batch_size, lr,
-        augment, height, width, precision, device, torch, commit, run, wall_s, miou, pixel_accuracy and one
-        `iou_<class>` each; scores in [0, 1]. A teacher's row has method "none" and a run named `teacher-…`. Where the
-        students differ in parameters that have no column, `settings` (JSON) before miou holds those.
+        augment, height, width, precision, threads, initial_values (see `runs.caveats`), device, torch, commit, run,
+        wall_s, miou, pixel_accuracy and one `iou_<class>` each; scores in [0, 1]. A teacher's row has method "none" and
+        a run named `teacher-…`. Where the students differ in parameters that have no column, `settings` (JSON) before
+        miou holds those.
 
     Raises:
         FileNotFoundError: no finished training run lies below `root`.
@@ -253,6 +254,8 @@ def _rows(run: Run, varying: list[str]) -> Iterator[dict[str, Any]]:
             **{name: parameters.get(name) for name in _PARAMETERS},
             "steps": info.get("num_steps") or parameters.get("steps"),
             "precision": info.get("precision"),
+            "threads": None if info.get("threads") is None else str(info["threads"]),
+            "initial_values": info.get("initial_values"),
             "device": info.get("device"),
             "torch": info.get("versions", {}).get("torch"),
             "commit": info.get("commit"),

@@ -87,7 +87,8 @@ class RunFolder:
         provenance = {key: info.get(key) for key in kept} | {"steps": trainer.step, "wall_s": trainer.seconds}
         save_model(student, self.path / runs.STUDENT_FILE, provenance=provenance)
         self._write_history(trainer)
-        ended = {"wall_s": trainer.seconds, "peak_mb": metrics["peak_mb"]}
+        threads = ", then ".join(f"{n} from step {step}" if step else str(n) for step, n in trainer.threads)
+        ended = {"wall_s": trainer.seconds, "peak_mb": metrics["peak_mb"], "threads": threads}
         runs.update_run(self.path, state="finished", **ended, error=None)
         runs.write_json(self.path / runs.METRICS_FILE, metrics)
         self._drop_checkpoints()

@@ -1,5 +1,6 @@
 """Networks that are not trained here: scored as they are, scored again, or saved for shipping."""
 
+import contextlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,9 +9,11 @@ from typing import Any
 import torch
 
 from transkd_lite.experiment import Experiment
-from transkd_lite.metrics import PROTOCOLS, evaluate
+from transkd_lite.loading import to_tensors
+from transkd_lite.metrics import PROTOCOLS, evaluate, require_scorable
 from transkd_lite.models import load_model, save_model
-from transkd_lite.parameters import weights_file
+from transkd_lite.models.files import METADATA_KEY, read_metadata
+from transkd_lite.parameters import ParameterError, find_file, weights_file
 from transkd_lite.runs import (
     HISTORY_FILE,
     METRICS_FILE,
@@ -24,7 +27,7 @@ from transkd_lite.runs import (
     write_json,
 )
 
-__all__ = ["evaluate_run", "save_half", "score_pretrained"]
+__all__ = ["evaluate_run", "save_half", "score_pretrained", "training_parameters"]
 
 
 def score_pretrained(
@@ -36,6 +39,8 @@ def score_pretrained(
     start = time.perf_counter()
     device = "cuda" if experiment.device == "auto" and torch.cuda.is_available() else "cpu"
     model = experiment.build_student(num_classes).to(device).eval()
+    with contextlib.suppress(ValueError, OSError):  # of another library: nothing is said of its classes
+        model.label_space = load_model(find_file(str(experiment.pretrained))).label_space
     scores = {p: evaluate(model, val_data, protocol=p, normalize=experiment.normalize) for p in PROTOCOLS}
     metrics: dict[str, Any] = {protocol: score.to_dict() for protocol, score in scores.items()}
     metrics |= {"steps": 0, "wall_s": time.perf_counter() - start}
@@ -61,18 +66,50 @@ def save_half(folder: str | Path, target: str | Path, *, profile: str) -> Path:
     return save_model(load_model(Path(folder) / STUDENT_FILE), target, dtype=torch.float16, provenance=made)
 
 
+def training_parameters(source: Path, weights: Path) -> dict[str, Any]:
+    """The parameters of the training, as far as the run folder or the file of weights tells them."""
+    recorded = read_json(source / RUN_FILE)
+    if weights.suffix == ".safetensors" and "parameters" not in recorded:
+        recorded = (read_metadata(weights, METADATA_KEY) or {}).get("provenance", {})
+    return dict(recorded.get("parameters") or {})
+
+
 def evaluate_run(source: str | Path, settings: Mapping[str, Any], split: str = "val") -> dict[str, Any]:
     """Score a run folder's network, or a file of weights, by both protocols.
 
     Args:
-        source: a run folder, whose parameters say which data, or a file saved by `save_model`.
-        settings: parameters that replace those.
+        source: a run folder or a file saved by `save_model`; what it says of its training is the data and their size.
+        settings: parameters that replace those; with another data set, all of its images are taken.
         split: which images.
+
+    Returns:
+        A dictionary of scores for each protocol, and beside them "data": dataset, split, number of images, size in
+        pixels of the first of them, normalize.
+
+    Raises:
+        ParameterError: nothing says which data, they cannot be opened, or the network was not made for them.
     """
     source = Path(source)
-    recorded = read_json(source / RUN_FILE).get("parameters", {})
     file = weights_file(source)
-    experiment = Experiment.from_parameters({**recorded, **settings})
-    data = experiment.open_split(split, experiment.val_images)
+    recorded, kept = training_parameters(source, file), ["height", "width", "normalize"]
+    if settings.get("dataset", recorded.get("dataset")) == recorded.get("dataset"):
+        kept += ["dataset", "data_seed", "data_options", "val_images"]
+    known = {name: recorded[name] for name in kept if name in recorded} | dict(settings)
+    missing = [name for name in ("dataset", "height", "width") if name not in known]
+    if missing:
+        raise ParameterError(
+            f"{source} does not say on which images it was trained: pass "
+            f"{' '.join(f'--set {name}=…' for name in missing)} (and --data-root, where the data set has files)"
+        )
+    experiment = Experiment.from_parameters({"val_images": None, **known})
     model = load_model(file)
-    return {p: evaluate(model, data, protocol=p, normalize=experiment.normalize).to_dict() for p in PROTOCOLS}
+    try:
+        data = experiment.open_split(split, experiment.val_images)
+        require_scorable(model, data)
+    except (OSError, ValueError) as error:
+        raise ParameterError(f"{source} on {experiment.dataset}, split {split}: {error}") from error
+    scores = {p: evaluate(model, data, protocol=p, normalize=experiment.normalize) for p in PROTOCOLS}
+    size = to_tensors(data[0])[1].shape
+    shown = {"dataset": experiment.dataset, "split": split, "images": len(data), "size": list(size)}
+    shown["normalize"] = experiment.normalize
+    return {"data": shown, **{protocol: score.to_dict() for protocol, score in scores.items()}}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from transkd_lite.planning import PlannedRun, with_variant
-from transkd_lite.runs import METRICS_FILE, is_finished, read_json
+from transkd_lite.runs import METRICS_FILE, RUN_FILE, caveats, is_finished, read_json
 
 __all__ = [
     "Outcome",
@@ -95,7 +95,10 @@ def score_table(outcome: Outcome) -> str:
         gain = f"{statistics.mean(paired):+.2f}" if compared else "-"
         name = with_variant(method, variant)
         rows.append((name, str(len(values)), f"{statistics.mean(values):.2f}", sd, gain))
-    return align(rows) if len(rows) > 1 else ""
+    if len(rows) == 1:
+        return ""
+    finished = [outcome.root / run.folder for run in outcome.runs if is_done(outcome.root, run)]
+    return "\n".join([align(rows), *caveats(read_json(folder / RUN_FILE) for folder in finished)])
 
 
 def number(value: float | None, factor: float = 1.0) -> str:
@@ -121,12 +124,18 @@ def score_line(metrics: dict[str, Any]) -> str:
 
 
 def class_table(scores: dict[str, Any]) -> str:
-    """The mIoU, and the IoU of every class beside it."""
+    """What was scored (see `evaluate_run`), the IoU of every class, and the mIoU beside it."""
+    data = scores["data"]
+    protocols = {name: scores[name] for name in ("full", "paper") if name in scores}
     names = list(scores["full"]["iou"])
     width = max(map(len, names))
-    lines = [f"{'class':<{width}}  " + "  ".join(f"{protocol:>6}" for protocol in scores)]
+    lines = [
+        f"{data['dataset']}, split {data['split']}: {data['images']} images, {data['size'][0]} x {data['size'][1]} "
+        f"(height x width of the first), {'' if data['normalize'] else 'not '}normalized",
+        f"{'class':<{width}}  " + "  ".join(f"{protocol:>6}" for protocol in protocols),
+    ]
     for name in names:
-        values = [scores[protocol]["iou"][name] for protocol in scores]
+        values = [score["iou"][name] for score in protocols.values()]
         cells = [" absent" if v is None else f"{100 * v:7.2f}" for v in values]
         lines.append(f"{name:<{width}} {' '.join(cells)}")
     return "\n".join([*lines, score_line(scores)])

@@ -10,25 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .data.labels import VOID
+from .distill.adapt import resize_labels
 
 __all__ = ["cross_entropy", "label_weight", "match_sizes", "resize_labels"]
-
-
-def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Nearest-neighbour labels (N, h, w) -> (N, *size); the pixel nearest to each centre, as PIL resizes.
-
-    >>> resize_labels(torch.arange(8).view(1, 1, 8), (1, 2))
-    tensor([[[2, 6]]])
-    """
-    if tuple(labels.shape[-2:]) == tuple(size):
-        return labels
-    rows, columns = (_nearest(n, m, labels.device) for n, m in zip(labels.shape[-2:], size, strict=True))
-    return labels[:, rows[:, None], columns]
-
-
-def _nearest(length: int, new_length: int, device: torch.device) -> Tensor:
-    centres = (torch.arange(new_length, device=device) * 2 + 1) * length // (2 * new_length)
-    return centres.clamp(max=length - 1)
 
 
 def match_sizes(logits: Tensor, labels: Tensor, supervise: str) -> tuple[Tensor, Tensor]:

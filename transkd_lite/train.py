@@ -8,6 +8,7 @@ finishes it with ``metrics.json``.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import os
 import time
@@ -26,7 +27,7 @@ from .data.transforms import make_transform
 from .folded_head import folded_heads
 from .interrupts import StopRequest
 from .loading import SampleStore, UnreadableSampleError, batches
-from .metrics import PROTOCOLS, SegMetrics, evaluate
+from .metrics import PROTOCOLS, SegMetrics, evaluate, match_classes, require_scorable
 from .models.output import SegModel
 from .progress import Progress
 from .run_folder import RunFolder
@@ -63,7 +64,7 @@ def fit(
     parameters: Mapping[str, Any] | None = None,
     progress: str = "auto",
 ) -> FitResult:
-    """Train the student in place (it comes back in evaluation mode).
+    """Train the student in place (it comes back in evaluation mode, with the label space of train_data).
 
     train_data, val_data: sequences of {"image": RGB, "label": uint8 train ids}, as `open_dataset` gives them.
     teacher, method: both or neither; the method is a `Distiller`, whose parts are trained along.
@@ -77,7 +78,8 @@ def fit(
     Raises `ValueError` (settings that do not fit each other, the data, or the folder resumed),
     `FileExistsError` (the folder holds a run and resume is False), `RunLockedError` (another process works
     there), `NonFiniteLossError`, `UnreadableSampleError` (a sample whose file is gone) and `OSError` (a disk that
-    is full). SIGTERM and Ctrl-C save first.
+    is full). SIGTERM and Ctrl-C save first. A resumed run keeps the precision that "auto" chose at its beginning,
+    and its number of threads; it warns where this machine has too few cores for them.
     """
     _check_pair(teacher, method)
     # A method may hold parts that a batch does not use (a checkpoint's second squeeze layer).
@@ -85,7 +87,11 @@ def fit(
     # Without a GPU accelerate joins other processes only if it is told to use the CPU.
     cpu = config.device == "cpu" or not torch.accelerator.is_available()
     accelerator = Accelerator(mixed_precision="no", cpu=cpu, kwargs_handlers=[unused])
-    store = SampleStore(train_data, config.cache_mb, student.spec.num_classes)
+    num_classes, space = match_classes(student.spec.num_classes, None, train_data)
+    store = SampleStore(train_data, config.cache_mb, num_classes)
+    student.label_space = space or getattr(student, "label_space", None)
+    if val_data is not None:
+        require_scorable(student, val_data, what="val_data")
     run = _Fit(student, store, config, teacher, method, val_data, accelerator)
     config.check_fits(store.image_size, student.spec.num_classes)
     if out_dir is None:
@@ -132,11 +138,7 @@ class _Fit:
         """What must be the same for a run to be gone on with."""
         values = {f"config.{k}": v for k, v in self.config.to_dict().items() if k not in _FREE}
         values |= {f"parameters.{k}": v for k, v in parameters.items()}
-        values |= {
-            "student": self.student.spec.to_json(),
-            "train_images": len(self.store),
-            "precision": self.precision,
-        }
+        values |= {"student": self.student.spec.to_json(), "train_images": len(self.store)}
         values |= {"teacher": None, "method": None}
         if self.teacher is not None:
             values |= {"teacher": self.teacher.spec.to_json(), "method": self.method.name}
@@ -151,9 +153,11 @@ class _Fit:
             self.student.to(self.accelerator.device).eval()
             return FitResult(history, metrics, int(metrics.get("steps", self.num_steps)), folder.path)
         self.folder = folder
+        state = folder.load_checkpoint() if resume else None
+        if state is not None and self.config.precision == "auto":
+            self.precision = state[1].get("precision", self.precision)
         folder.begin(self._describe(given))
         self.accelerator.wait_for_everyone()
-        state = folder.load_checkpoint() if resume else None
         try:
             return self.go(state, progress)
         except BaseException as error:
@@ -170,7 +174,7 @@ class _Fit:
             "precision": self.precision,
             "device": device_name(self.accelerator.device),
             "processes": self.accelerator.num_processes,
-            "threads": torch.get_num_threads(),
+            "threads": str(torch.get_num_threads()),
             **runs.provenance(),
         }
 
@@ -182,8 +186,10 @@ class _Fit:
         with contextlib.ExitStack() as stack:
             stack.enter_context(own_random_state(self.accelerator.device))
             stack.enter_context(determinism(self.config.deterministic))
+            stack.callback(torch.set_num_threads, torch.get_num_threads())
+            config = dataclasses.replace(self.config, precision=self.precision)
             trainer = make_trainer(
-                self.student, self.teacher, self.method, self.config, self.accelerator, len(self.store)
+                self.student, self.teacher, self.method, config, self.accelerator, len(self.store)
             )
             if checkpoint is not None:
                 self.resumed_from = checkpoint[0]

@@ -8,8 +8,6 @@ reduced together.
 from __future__ import annotations
 
 import contextlib
-import functools
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
-from .distill.adapt import shared_batch
+from .distill.distiller import Distiller
 from .supervision import cross_entropy, label_weight, match_sizes
 
 __all__ = ["TrainStep", "autocast", "resolve_precision", "synced_batch_norm"]
@@ -27,33 +25,12 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """What "auto" means on a device: bf16 where that is fast, fp16 on older GPUs, otherwise fp32."""
+    """What "auto" means on a device: bf16 on a GPU that has it, fp16 on an older one, fp32 on everything else."""
     if precision != "auto":
         return precision
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    return "bf16" if device.type == "cpu" and _cpu_is_fast_at_bf16() else "fp32"
-
-
-@functools.cache
-def _cpu_is_fast_at_bf16() -> bool:
-    """Whether a matrix product in bf16 takes at most 2/3 of the time that fp32 takes.
-
-    The instruction set does not tell: some processors run AVX-512 bf16 at half the rate of fp32, others at twice.
-    Processor time, the best of several, so that a busy machine gives the same answer.
-    """
-    wide = torch.randn(512, 512, generator=torch.Generator().manual_seed(0))
-    narrow = wide.to(torch.bfloat16)
-    return _best_seconds(narrow) < _best_seconds(wide) * 2 / 3
-
-
-def _best_seconds(x: Tensor, rounds: int = 7) -> float:
-    times = []
-    for _ in range(rounds):
-        begun = time.process_time()
-        x @ x
-        times.append(time.process_time() - begun)
-    return min(times)
+    return "fp32"
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -86,10 +63,12 @@ class TrainStep(nn.Module):
     ) -> None:
         super().__init__()
         self.student = student
-        self.method: Any = method  # a Distiller; what it can beside forward is not known to nn.Module
+        self.method: Any = method  # what it can beside forward is not known to nn.Module
         self._outside = (teacher,)
         self.supervise = supervise
         self.precision, self.world_size = precision, world_size
+        if isinstance(method, Distiller):
+            method.join_training(world_size)
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", class_weights, persistent=False)
 
@@ -102,8 +81,7 @@ class TrainStep(nn.Module):
                 with torch.no_grad():
                     target = teacher(images)
             output = self.student(images)
-            with shared_batch(self.world_size):
-                terms = {} if self.method is None else self.method(images, output, target, labels)
+            terms = {} if self.method is None else self.method(images, output, target, labels)
             extra = 0.0 if self.method is None else self.method.combine(terms)
         ce = self.supervised(output.logits, labels)
         return {"total": ce + extra, "ce": ce, **terms}

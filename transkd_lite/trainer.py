@@ -7,7 +7,9 @@ random states follow from (seed, step, process), so the step number in a checkpo
 from __future__ import annotations
 
 import json
+import os
 import time
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -62,6 +64,7 @@ class Trainer:
         )
         self.step = 0
         self.seconds = 0.0
+        self.threads = [(0, torch.get_num_threads())]  # from that step on
         self.history: list[dict[str, float]] = []
         self.names: list[str] = []
         self._pending: list[Tensor] = []  # one vector of terms for each step since the last row
@@ -190,6 +193,8 @@ class Trainer:
         method = self.modules.method
         return {
             "step": self.step,
+            "precision": self.modules.precision,
+            "threads": self.threads,
             "student": self.modules.student.state_dict(),
             "method": {} if method is None else method.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -202,7 +207,21 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Go on from what `state_dict` gave, with as many threads as then where this machine has the cores.
+
+        Warns (`UserWarning`), once for each change, where it has not: the last digits will differ.
+        """
+        self.threads = list(state.get("threads", self.threads))
+        before = self.threads[-1][1]
+        if before <= (os.cpu_count() or 1):
+            torch.set_num_threads(before)
+        if torch.get_num_threads() != before:
+            self.threads.append((state["step"], torch.get_num_threads()))
+            warnings.warn(
+                f"this run had {before} threads and goes on at step {state['step']} with the "
+                f"{torch.get_num_threads()} of this machine: its last digits are not those of a run that never stopped",
+                stacklevel=2,
+            )
         self.modules.student.load_state_dict(state["student"])
         if self.modules.method is not None:
             self.modules.method.load_state_dict(state["method"])

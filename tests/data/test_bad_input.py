@@ -190,7 +190,16 @@ def test_split_lists_are_checked(trees, tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("road\nroad\n", "different classes"), ("#\n", "different classes, got 0"), ("", "is empty")],
+    [
+        ("road\nroad\n", "different classes"),
+        ("#\n", "different classes, got 0"),
+        (
+            "crack\n",
+            r"classes.txt: a label space names 2 to 254 different classes, got 1 \(first \('crack',\)\)",
+        ),
+        ("".join(f"{n}\n" for n in range(255)), "different classes, got 255"),
+        ("", "is empty"),
+    ],
 )
 def test_class_lists_are_checked(trees, tmp_path, text, message):
     root = trees.folder(tmp_path)

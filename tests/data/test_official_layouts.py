@@ -168,6 +168,18 @@ def test_folder_with_split_folders_colours_and_label_map(trees, tmp_path):
     assert label_space(data) == LabelSpace(("road", "parked car"), ((1, 2, 3), (0, 128, 0)))
 
 
+def test_a_mask_of_0_and_255_is_two_classes_where_the_map_says_so(trees, tmp_path):
+    trees.save(trees.image(), tmp_path / "images/train/a.jpg")
+    trees.save(trees.label([0, 255]), tmp_path / "labels/train/a.png")
+    (tmp_path / "classes.txt").write_text("wall\ncrack\n")
+    for label_map, expected in ((None, {0, 255}), ({0: 0, 255: 1}, {0, 1})):
+        data = open_dataset("folder", "train", root=tmp_path, label_map=label_map)
+        assert set(np.unique(np.asarray(data[0]["label"]))) == expected
+    for wrong in ({0: 2}, {0: 300}, {256: 0}, {-1: 0}, {"0": 0}):
+        with pytest.raises(ValueError, match=r"ids map values 0-255 to train ids 0-1 or 255; got"):
+            open_dataset("folder", "train", root=tmp_path, label_map=wrong)
+
+
 def test_size_shrinks_images_smoothly_and_labels_exactly(trees, tmp_path):
     root = trees.camvid(tmp_path)
     full, half = (open_dataset("camvid", "train", root=root, size=size)[0] for size in (None, (6, 10)))
@@ -298,3 +310,11 @@ def test_camvid_photographs():
     )
     assert pixels[11:255].sum() == 0
     assert pixels[:11].argmax() in (1, 3), "building or road covers most of a street"
+
+
+def test_a_hub_dataset_is_not_fetched_for_classes_or_a_map_that_make_no_sense(monkeypatch):
+    monkeypatch.setattr("datasets.load_dataset", lambda *args, **options: pytest.fail("fetched"))
+    with pytest.raises(ValueError, match="2 to 254 different classes, got 1"):
+        open_dataset("hub:one/two", "train", classes=("crack",))
+    with pytest.raises(ValueError, match=r"train ids 0-1 or 255; got 1: 7"):
+        open_dataset("hub:one/two", "train", classes=("wall", "crack"), label_map={1: 7})

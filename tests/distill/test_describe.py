@@ -17,6 +17,8 @@ def test_describe_prints_formula_source_options_and_terms(
     method = METHODS[name]
     assert method.formula in printed
     assert method.source in printed
+    assert method.strength
+    assert method.strength in " ".join(printed.split())
     assert all(f"{option}={default!r}" in printed for option, default in method.options.items())
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from transkd_lite.distill import create_method, losses
 from transkd_lite.distill.features import MaskedGenerator
+from transkd_lite.models import ModelSpec, SegOutput
 
 BY_STAGE = ["at", "cirkd", "fitnet", "ifvd", "mgd", "skd"]
 
@@ -51,7 +52,8 @@ def test_feature_4_is_the_default_and_stages_are_added(lab: Any) -> None:
     def term(**options: Any) -> torch.Tensor:
         return create_method("skd", lab.student, lab.teacher, **options)(images, student, teacher)["skd"]
 
-    torch.testing.assert_close(term(), losses.skd(student.features[3], teacher.features[3]))
+    torch.testing.assert_close(term(), losses.skd(student.features[3], teacher.features[3], pool=1))
+    torch.testing.assert_close(term(pool=2), losses.skd(student.features[3], teacher.features[3]))
     torch.testing.assert_close(term(stages=[2, 4]), term(stages=[2]) + term(stages=[4]))
 
 
@@ -71,3 +73,28 @@ def test_ifvd_knows_the_classes_of_both_networks(lab: Any) -> None:
     labels = torch.full((2, 64, 96), 8)
     terms = method(images, lab.output(lab.student, images), lab.output(wider, images), labels)
     assert terms["ifvd"] > 0
+
+
+@pytest.mark.parametrize(("size", "window"), [((64, 128), 1), ((128, 256), 1), ((256, 512), 2)])
+def test_skd_compares_at_most_as_many_nodes_as_published(
+    lab: Any, size: tuple[int, int], window: int
+) -> None:
+    images = lab.images(1, size)
+    student, teacher = lab.output(lab.student, images), lab.output(lab.teacher, images)
+    term = create_method("skd", lab.student, lab.teacher, stages=[1])(images, student, teacher)["skd"]
+    nodes = losses.skd(student.features[0], teacher.features[0], pool=window)
+    torch.testing.assert_close(term, nodes)
+
+
+def test_mgd_counts_what_the_published_map_would() -> None:
+    """A map of 2048 x 64 x 64 with an error of 1 everywhere has the sum 2048 * 64 * 64; so has every other map."""
+    spec = ModelSpec("four", (4, 4, 4, 4))
+    for size in ((64, 128), (256, 256)):
+        method = create_method("mgd", spec, spec)
+        method.parts["mgd"].adapters["4"] = nn.Identity()
+        features = [torch.zeros(3, 4, *(-(-n // s) for n in size)) for s in spec.strides]
+        tokens = tuple(f.flatten(2).mT for f in features)
+        logits = torch.zeros(3, spec.num_classes, *features[0].shape[2:])
+        student = SegOutput(logits, tuple(features), tokens)
+        teacher = SegOutput(logits, tuple(f + 1 for f in features), tokens)
+        assert method(torch.zeros(3, 3, *size), student, teacher)["mgd"].item() == 2048 * 64 * 64

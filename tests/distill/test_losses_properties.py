@@ -173,6 +173,50 @@ def test_kd_is_tckd_plus_nckd_with_the_weight_that_dkd_takes_away(seed: int, tem
     torch.testing.assert_close(kd, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["kd", "dkd", "dist"])
+def test_one_class_leaves_nothing_to_compare(name: str) -> None:
+    student, teacher = (x[:, :1].requires_grad_() for x in _maps((2, CLASSES, 6, 7), 0))
+    value = LABELLED[name](student, teacher, torch.zeros(2, 6, 7, dtype=torch.long))
+    value.backward()
+    assert value == 0
+    assert (student.grad == 0).all()
+
+
+@every_labelled_loss
+def test_a_mean_over_pixels_can_be_divided_by_the_count_of_all_processes(loss: Callable[..., Tensor]) -> None:
+    student, teacher = _maps((2, CLASSES, 6, 7), 0)
+    labels = _labels(student.shape)
+    options = {"gamma": 0} if loss is losses.dist else {}
+    own = (labels != 255).sum()
+    shared = loss(student, teacher, labels, count=2.0 * own, **options)
+    torch.testing.assert_close(2 * shared, loss(student, teacher, labels, **options))
+
+
+def test_cirkd_holds_blocks_of_similarities_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    student, teacher = _maps((2, CLASSES, 16, 16), 0)
+    student.requires_grad_()
+    found = []
+    for relations in (2**24, 2**12):
+        monkeypatch.setattr(losses, "RELATIONS", relations)
+        kept: list[int] = []
+
+        def keep(x: Tensor, kept: list[int] = kept) -> Tensor:
+            kept.append(x.numel())
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+            value = losses.cirkd(student, teacher)
+        found.append((value, torch.autograd.grad(value, student)[0], sum(kept)))
+    torch.testing.assert_close(found[0][:2], found[1][:2])
+    assert found[1][2] < (2 * 16 * 16) ** 2 < found[0][2]
+
+
+def test_cirkd_pools_large_maps_as_its_authors_do() -> None:
+    student, teacher = _maps((1, 2, 256, 256), 0)
+    pooled = [torch.nn.functional.avg_pool2d(x, 4) for x in (student, teacher)]
+    torch.testing.assert_close(losses.cirkd(student, teacher), losses.cirkd(*pooled, pool=1))
+
+
 def test_dist_looks_at_correlation_alone() -> None:
     probabilities = torch.tensor([0.5, 0.3, 0.2]).reshape(1, 3, 1, 1).expand(1, 3, 2, 2)
     closer_to_uniform = 1 / 3 + 0.1 * (probabilities - 1 / 3)

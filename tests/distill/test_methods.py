@@ -15,10 +15,14 @@ METHODS = [
     *("at", "cirkd", "csf", "cwd", "cwd-features", "dist", "dkd", "fitnet", "ifvd", "kd", "mgd", "pea"),
     *("review", "skd", "transkd-base", "transkd-ea", "transkd-gl"),
 ]
+WITH_KD = [f"{name}+kd" for name in METHODS if name not in ("kd", "cirkd")]
 EVERY = [*METHODS, "transkd-base+kd", "cwd+cwd-features+at"]
 CSF = [f"csf_{stage}" for stage in (1, 2, 3, 4)]
 PEA = [f"pea_{stage}" for stage in (1, 2, 3, 4)]
 every_method = pytest.mark.parametrize("name", EVERY)
+every_precision = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+LABELLED = {"kd", "dkd", "dist", "ifvd"}  # the terms that look at labels
+may_be_idle = pytest.mark.filterwarnings("ignore:.*with respect to the student is 0")
 
 
 def test_list_methods() -> None:
@@ -78,8 +82,9 @@ def test_gallery_the_terms_fall_in_training(lab: Any, name: str) -> None:
         assert last < 0.95 * first, (term, first, last)
 
 
+@may_be_idle
 @every_method
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@every_precision
 @pytest.mark.parametrize(("n", "size"), [(2, (33, 71)), (1, (33, 71)), (1, (32, 32))], ids=str)
 def test_finite_without_gradient_into_the_teacher(
     lab: Any, name: str, n: int, size: tuple[int, int], dtype: torch.dtype
@@ -99,6 +104,7 @@ def test_finite_without_gradient_into_the_teacher(
     assert all(x.grad is None for x in lab.tensors(teacher))
 
 
+@may_be_idle
 @every_method
 @pytest.mark.parametrize("n", [1, 2])
 @pytest.mark.parametrize("make", [torch.zeros, torch.ones])
@@ -116,8 +122,7 @@ def test_constant_outputs_have_finite_gradients(lab: Any, name: str, make: Any, 
 @pytest.mark.parametrize("name", ["kd", "dkd", "dist", "ifvd"])
 def test_what_lies_under_void_pixels_changes_nothing(lab: Any, name: str) -> None:
     images, labels = lab.images(), lab.labels()
-    void = torch.nn.functional.interpolate((labels == 255)[:, None].float(), scale_factor=1 / 4)
-    deep_void = torch.nn.functional.interpolate((labels == 255)[:, None].float(), scale_factor=1 / 32)
+    void, deep_void = ((labels == 255)[:, None, k // 2 :: k, k // 2 :: k].float() for k in (4, 32))
 
     def disturbed(output: SegOutput) -> SegOutput:
         *shallow, deepest = output.features
@@ -131,6 +136,150 @@ def test_what_lies_under_void_pixels_changes_nothing(lab: Any, name: str) -> Non
     after = method(images, disturbed(student), disturbed(teacher), labels)[name]
     assert before > 0
     torch.testing.assert_close(before, after)
+
+
+def _terms_and_gradients(
+    lab: Any, name: str, labels: torch.Tensor, dtype: torch.dtype = torch.float32, num_classes: int = 5
+) -> tuple[dict[str, torch.Tensor], dict[str, list[torch.Tensor]]]:
+    """The terms of one mini-batch, and of each its gradients with respect to the student's outputs."""
+    torch.manual_seed(0)
+    student_spec, teacher_spec = (
+        dataclasses.replace(spec, num_classes=num_classes) for spec in (lab.student, lab.teacher)
+    )
+    images = lab.images()
+    student, teacher = (
+        lab.output(student_spec, images, dtype=dtype),
+        lab.output(teacher_spec, images, dtype=dtype),
+    )
+    method = create_method(name, student_spec, teacher_spec)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        terms = method(images, student, teacher, labels)
+    outputs = lab.tensors(student)
+    gradients = {
+        key: [
+            g
+            for g in torch.autograd.grad(term, outputs, retain_graph=True, allow_unused=True)
+            if g is not None
+        ]
+        for key, term in terms.items()
+    }
+    assert all(term.isfinite() for term in terms.values())
+    assert all(g.isfinite().all() for found in gradients.values() for g in found)
+    return terms, gradients
+
+
+@every_precision
+@pytest.mark.parametrize("name", METHODS + WITH_KD)
+def test_without_labelled_pixels_terms_with_labels_are_zero_and_the_others_unchanged(
+    lab: Any, name: str, dtype: torch.dtype
+) -> None:
+    terms, gradients = _terms_and_gradients(lab, name, torch.full((2, 64, 96), 255), dtype)
+    others, _ = _terms_and_gradients(lab, name, lab.labels(), dtype)
+    for key, term in terms.items():
+        if key in LABELLED:
+            assert term == 0
+            assert all((g == 0).all() for g in gradients[key])
+        else:
+            torch.testing.assert_close(term, others[key])
+
+
+@may_be_idle
+@every_precision
+@pytest.mark.parametrize("name", METHODS + WITH_KD)
+@pytest.mark.parametrize("void", [False, True])
+def test_one_class_makes_comparisons_of_classes_zero(
+    lab: Any, name: str, dtype: torch.dtype, void: bool
+) -> None:
+    labels = torch.full((2, 64, 96), 255 if void else 0)
+    terms, gradients = _terms_and_gradients(lab, name, labels, dtype, num_classes=1)
+    for key in terms.keys() & {"kd", "dkd", "dist"}:
+        assert terms[key] == 0
+        assert all((g == 0).all() for g in gradients[key])
+    assert all(terms[key] > 0 for key in terms.keys() - LABELLED)
+
+
+@every_precision
+@pytest.mark.parametrize("name", METHODS + WITH_KD)
+@pytest.mark.parametrize("label", [5, 44, -1])
+def test_labels_outside_the_classes_are_refused(lab: Any, name: str, dtype: torch.dtype, label: int) -> None:
+    labels = lab.labels()
+    labels[1, 3, 5] = label
+    message = (
+        rf"train ids are 0-4 and 255; got label {label} in the labels for {name.replace('+', '.')}: map the"
+    )
+    with pytest.raises(ValueError, match=message):
+        _terms_and_gradients(lab, name, labels, dtype)
+
+
+@pytest.mark.parametrize("name", sorted(LABELLED))
+def test_processes_that_share_a_mini_batch_divide_by_the_count_of_all(
+    lab: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        torch.distributed, "all_reduce", lambda count: count.mul_(3)
+    )  # the other one has twice as many
+    images, labels = lab.images(), lab.labels()
+    student, teacher = lab.output(lab.student, images), lab.output(lab.teacher, images)
+    method = create_method(name, lab.student, lab.teacher, **({"gamma": 0.0} if name == "dist" else {}))
+    alone = method(images, student, teacher, labels)[name]
+    method.join_training(2)
+    torch.testing.assert_close(method(images, student, teacher, labels)[name], alone * 2 / 3)
+
+
+def test_a_student_may_have_more_classes_where_logits_are_not_compared(lab: Any) -> None:
+    images, labels = lab.images(), lab.labels()
+    labels[:, 32:] = 5
+    wider = dataclasses.replace(lab.student, num_classes=6)
+    method = create_method("ifvd+csf", wider, lab.teacher)
+    assert method(images, lab.output(wider, images), lab.output(lab.teacher, images), labels)["ifvd"] > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "idle"),
+    [
+        *((name, name) for name in ("at", "skd", "ifvd", "cirkd")),
+        *(("cwd-features", "cwd_4"), ("transkd-base+skd", "skd")),
+    ],
+)
+def test_a_term_with_one_position_is_named_once_with_the_size(lab: Any, name: str, idle: str) -> None:
+    method = create_method(name, lab.student, lab.teacher)
+
+    def step(size: tuple[int, int]) -> None:
+        images = lab.images(2, size)
+        student, teacher = lab.output(lab.student, images), lab.output(lab.teacher, images)
+        labels = torch.zeros(2, *size, dtype=torch.long)
+        method.combine(method(images, student, teacher, labels)).backward()
+
+    step((64, 128))
+    with pytest.warns(
+        UserWarning, match=rf"^{name.replace('+', '.')}: the gradient of {idle} with .* 32 x 32"
+    ) as seen:
+        step((32, 32))
+    assert len(seen) == 1
+    assert "take larger images or earlier stages" in str(seen[0].message)
+    step((32, 32))
+    step((32, 16))
+
+
+def test_constant_maps_of_the_teacher_are_named(lab: Any) -> None:
+    images = lab.images()
+    method = create_method("dist+kd", lab.student, lab.teacher)
+    teacher = lab.output(lab.teacher, images, torch.ones)
+    with pytest.warns(
+        UserWarning, match=r"the gradient of dist with respect to the student is 0 on images of 64 x 96"
+    ):
+        method(images, lab.output(lab.student, images), teacher, lab.labels())
+
+
+def test_idle_terms_are_looked_for_at_the_first_labelled_mini_batch(lab: Any) -> None:
+    images = lab.images()
+    method = create_method("dist", lab.student, lab.teacher)
+    student, teacher = lab.output(lab.student, images), lab.output(lab.teacher, images, torch.ones)
+    method(images, student, teacher, torch.full((2, 64, 96), 255))
+    with torch.no_grad():
+        method(images, student, teacher, lab.labels())
+    with pytest.warns(UserWarning, match="the gradient of dist"):
+        method(images, student, teacher, lab.labels())
 
 
 @every_method

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from transkd_lite.distill.reference import load_reference_checkpoint
+from transkd_lite.models import create_model
 from transkd_lite.profiling import count_parameters
 
 # listing: (network, method, millions of parameters where published)
@@ -85,6 +87,84 @@ def test_files_prefixes_and_wrappers_are_accepted(golden: Any, tmp_path: Path) -
         strict=True,
     ):
         assert torch.equal(a, b), name
+
+
+def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def beside(checkpoint: dict[str, Tensor], word: str) -> dict[str, Tensor]:
+    """The student once more, with other values, under a name of its own."""
+    student = {n: t for n, t in checkpoint.items() if n.startswith("student.")}
+    return {n.replace("student.", word): torch.zeros_like(t) for n, t in student.items()}
+
+
+WRAPPINGS: dict[str, Any] = {
+    "torch.compile": lambda c: under("_orig_mod.", c),
+    "a compiled student": lambda c: {n.replace("student.", "student._orig_mod."): t for n, t in c.items()},
+    "a data-parallel student": lambda c: {n.replace("student.", "student.module."): t for n, t in c.items()},
+    "Lightning": lambda c: {"state_dict": under("model.", c), "callbacks": {"ema": {"decay": 0.9}}},
+    "an average beside": lambda c: {"state_dict": c, "state_dict_ema": {n: 0 * t for n, t in c.items()}},
+    "an average alone": lambda c: {"ema_state_dict": under("module.", c) | {"steps": torch.ones(1)}},
+    "a teacher beside": lambda c: c | beside(c, "teacher."),
+    "a teacher of Hugging Face beside": lambda c: (
+        c | {"teacher.segformer.encoder.patch_embeddings.0.proj.weight": torch.ones(2)}
+    ),
+    "all at once": lambda c: {
+        "model": under("module._orig_mod.net.", c)
+        | under("module._orig_mod.net.", beside(c, "teacher.module."))
+        | under("module._orig_mod.ema_net.", c | beside(c, "student.")),
+        "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("listing", "wrapping"),
+    [
+        *(("segformer_b0+transkd-ea", wrapping) for wrapping in WRAPPINGS),
+        ("lvt+transkd-base", "all at once"),
+        ("pvt_v2_b0+transkd-base", "all at once"),
+    ],
+)
+def test_wrappings_are_seen_through(golden: Any, listing: str, wrapping: str) -> None:
+    checkpoint = golden.checkpoint(listing, seed=1)
+    model, distiller = load_reference_checkpoint(checkpoint)
+    seen, seen_distiller = load_reference_checkpoint(WRAPPINGS[wrapping](checkpoint))
+    assert distiller is not None
+    assert seen_distiller is not None
+    for plain, wrapped in ((model, seen), (distiller, seen_distiller)):
+        for name, tensor in wrapped.state_dict().items():
+            assert torch.equal(tensor, plain.state_dict()[name]), name
+
+
+def test_the_student_alone_is_taken_by_create_model(golden: Any, tmp_path: Path) -> None:
+    checkpoint = golden.checkpoint("segformer_b0+transkd-ea", seed=1)
+    torch.save(
+        {"state_dict": under("module.", checkpoint | beside(checkpoint, "teacher."))}, tmp_path / "w.pth"
+    )
+    model = create_model("segformer_b0", 20, pretrained=tmp_path / "w.pth")
+    for name, tensor in load_reference_checkpoint(checkpoint)[0].state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name]), name
+
+
+HOSTILE = "evil\x1b[31m\n" * 100
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c | {HOSTILE + str(i): torch.ones(1) for i in range(500)},
+        lambda c: {n: t for n, t in c.items() if ".fc" not in n},
+        lambda c: {n: torch.cat([t, t]) if t.ndim == 4 and "skfs" in n else t for n, t in c.items()},
+        lambda c: {HOSTILE + n: t for n, t in c.items() if "patch_embed" not in n},
+    ],
+)
+def test_messages_are_short_and_printable(golden: Any, change: Any) -> None:
+    with pytest.raises(ValueError, match="checkpoint") as error:
+        load_reference_checkpoint(change(golden.checkpoint("segformer_b0+transkd-base", seed=1)))
+    assert len(str(error.value)) <= 600
+    assert str(error.value).isprintable()
 
 
 def test_what_is_missing_or_left_over_is_named(golden: Any) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from transkd_lite.models import create_model, save_huggingface
+from transkd_lite.models import create_model, load_model, save_huggingface, save_model
 
 NAMES = [f"name {i}" for i in range(7)]
 
@@ -45,8 +46,131 @@ def test_a_folder_of_hugging_face_is_read_without_transformers(tmp_path: Path) -
     assert json.loads((tmp_path / "config.json").read_text())["depths"] == [2, 2, 2, 2]
 
 
+B2 = {"depths": [3, 4, 6, 3], "hidden_sizes": [64, 128, 320, 512], "decoder_hidden_size": 256}
+HEADS = {"num_attention_heads": [2, 4, 10, 16]}
+
+
+def of_transformers(**settings: Any) -> Any:
+    """A SegFormer of transformers, 7 classes, every parameter and running statistic away from its initial value."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.SegformerConfig(num_labels=7, **settings)
+    theirs = transformers.SegformerForSemanticSegmentation(config).eval()
+    for name, tensor in theirs.state_dict().items():
+        if tensor.is_floating_point():
+            noise = 0.05 * torch.randn_like(tensor)
+            tensor += noise.abs() if name.endswith("running_var") else noise
+    return theirs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("form", "settings", "options"),
+    [
+        ("folder", {}, {}),
+        ("folder", HEADS, {"num_heads": (2, 4, 10, 16)}),
+        ("folder", B2 | HEADS, {"num_heads": (2, 4, 10, 16), "decoder_channels": 256}),
+        ("parts", {"layer_norm_eps": 1e-5, "hidden_dropout_prob": 0.1}, {}),
+        ("state_dict", {}, {}),
+        ("state_dict", B2 | HEADS, {"num_heads": (2, 4, 10, 16), "decoder_channels": 256}),
+        ("Lightning", HEADS, {"num_heads": (2, 4, 10, 16)}),
+    ],
+)
+def test_networks_of_transformers_compute_here_what_they_compute_there(
+    form: str, settings: dict[str, Any], options: dict[str, Any], tmp_path: Path
+) -> None:
+    network = "segformer_b2" if "depths" in settings else "segformer_b0"
+    theirs = of_transformers(**settings)
+    theirs.save_pretrained(tmp_path, max_shard_size="2MB" if form == "parts" else "1GB")
+    source = tmp_path
+    if form in ("state_dict", "Lightning"):
+        state = theirs.state_dict()
+        assert "segformer.stages.0.blocks.0.attention.q_proj.weight" in state
+        wrapped = {"state_dict": {f"model.{n}": t for n, t in state.items()}}
+        source = tmp_path / "weights.ckpt"
+        torch.save(state if form == "state_dict" else wrapped, source)
+    elif form == "parts":
+        assert not (tmp_path / "model.safetensors").exists()
+    ours = create_model(network, 7, pretrained=source).eval()
+    assert ours.spec.options == options | {"norm_eps": 1e-5}
+    images = torch.rand(2, 3, 72, 136)
+    with torch.no_grad():
+        expected, actual = theirs(images).logits, ours(images).logits
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
+    loaded = load_model(save_model(ours, tmp_path / "ours" / "m.safetensors"))
+    with torch.no_grad():
+        assert torch.equal(loaded(images).logits, actual)
+    again = create_model(network, 7, pretrained=save_huggingface(ours, tmp_path / "again"))
+    assert again.spec == ours.spec
+
+
+@pytest.mark.parametrize("base", ["model", "classifier"])
+def test_encoders_of_transformers(base: str, tmp_path: Path) -> None:
+    """`SegformerModel` and `SegformerForImageClassification`, in files and in `state_dict()`."""
+    transformers = pytest.importorskip("transformers")
+    name = {"model": "SegformerModel", "classifier": "SegformerForImageClassification"}[base]
+    theirs = getattr(transformers, name)(transformers.SegformerConfig()).eval()
+    theirs.save_pretrained(tmp_path)
+    torch.save(theirs.state_dict(), tmp_path / "state.pth")
+    encoder = getattr(theirs, "segformer", theirs)
+    images = torch.rand(1, 3, 64, 64)
+    for source in (tmp_path, tmp_path / "state.pth"):
+        ours = create_model("segformer_b0", 3, pretrained=source).eval()
+        with torch.no_grad():
+            expected = encoder(images, output_hidden_states=True).hidden_states
+            for actual, wanted in zip(ours(images).features, expected, strict=True):
+                torch.testing.assert_close(actual, wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "needed"),
+    [
+        ("hidden_act", "relu", "gelu"),
+        ("sr_ratios", [4, 4, 2, 1], "[8, 4, 2, 1]"),
+        ("patch_sizes", [5, 3, 3, 3], "[7, 3, 3, 3]"),
+        ("strides", [2, 2, 2, 2], "[4, 2, 2, 2]"),
+        ("mlp_ratios", [4, 4, 4, 2], "[4, 4, 4, 4]"),
+        ("reshape_last_stage", False, "True"),
+        ("num_channels", 4, "3"),
+        ("depths", [3, 4, 6, 3], "[2, 2, 2, 2]"),
+        ("hidden_sizes", [64, 128, 320, 512], "[32, 64, 160, 256]"),
+        ("num_attention_heads", [1, 2, 3, 8], "divisors of [32, 64, 160, 256]"),
+        ("num_attention_heads", "\x1b[31m" * 200, "divisors of [32, 64, 160, 256]"),
+        ("layer_norm_eps", 1e-3, "1e-06 or 1e-05"),
+    ],
+)
+def test_a_config_that_asks_for_another_network_is_refused(
+    key: str, value: Any, needed: str, tmp_path: Path
+) -> None:
+    folder = save_huggingface(create_model("segformer_b0", 7), tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {key: value}))
+    for source in (folder, folder / "model.safetensors"):
+        with pytest.raises(ValueError, match=f"config.json has {key} = ") as error:
+            create_model("segformer_b0", 7, pretrained=source)
+        assert f", but segformer_b0 needs {needed}: choose the network" in str(error.value)
+        assert len(str(error.value)) <= 600
+        assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "\xff", "[" * 100_000])
+def test_a_damaged_config_is_refused(text: str, tmp_path: Path) -> None:
+    folder = save_huggingface(create_model("segformer_b0", 7), tmp_path)
+    (folder / "config.json").write_text(text, encoding="latin-1")
+    with pytest.raises(ValueError, match=r"config\.json is not a whole JSON object"):
+        create_model("segformer_b0", 7, pretrained=folder)
+
+
+def test_the_constant_of_our_own_folders_is_kept(tmp_path: Path) -> None:
+    ours = create_model("segformer_b0", 7, norm_eps=1e-5, num_heads=(1, 1, 1, 1))
+    back = create_model("segformer_b0", 7, pretrained=save_huggingface(ours, tmp_path))
+    assert back.spec.options == {"norm_eps": 1e-5, "num_heads": (1, 1, 1, 1)}
+    with pytest.raises(ValueError, match=r"num_heads=\[1, 2, 5, 8\] contradicts"):
+        create_model("segformer_b0", 7, pretrained=tmp_path, num_heads=[1, 2, 5, 8])
+
+
 def test_what_transformers_has_no_place_for_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="lvt is no SegFormer"):
-        save_huggingface(create_model("lvt", 7), tmp_path)  # type: ignore[arg-type]
+        save_huggingface(create_model("lvt", 7), tmp_path)
     with pytest.raises(ValueError, match="class_names must have 7 entries, got 1"):
         save_huggingface(create_model("segformer_b0", 7), tmp_path, class_names=["road"])

@@ -4,6 +4,9 @@ name.
 
 from __future__ import annotations
 
+import argparse
+import copy
+import json
 import pickle
 import re
 from pathlib import Path
@@ -14,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from transkd_lite.data import LabelSpace
 from transkd_lite.models import SegModel, create_model, load_model, save_huggingface, save_model
 from transkd_lite.models.files import read_metadata
 from transkd_lite.models.pretrained import load_tensors
@@ -103,6 +107,15 @@ def test_options_are_kept(tmp_path: Path) -> None:
     assert loaded.spec.decoder_channels == 32
 
 
+def test_names_and_colours_of_the_classes_are_kept(tmp_path: Path) -> None:
+    model = create_model("segformer_b0", 3)  # one logit more than classes: void
+    plain = load_model(save_model(model, tmp_path / "plain.safetensors"))
+    assert plain.label_space is None
+    model.label_space = LabelSpace(("road", "car"), ((128, 64, 128), (0, 0, 142)))
+    loaded = load_model(save_model(model, tmp_path / "m.safetensors"))
+    assert loaded.label_space == model.label_space
+
+
 def test_half_precision_halves_the_file(b0: SegModel, tmp_path: Path) -> None:
     whole = save_model(b0, tmp_path / "fp32.safetensors")
     half = save_model(b0, tmp_path / "fp16.safetensors", dtype=torch.float16)
@@ -118,6 +131,178 @@ def test_segformers_of_other_libraries(b0: SegModel, naming: Any, tmp_path: Path
     path = tmp_path / "iter_160000.pth"
     torch.save({"meta": {"epoch": 1}, "state_dict": naming(model.state_dict())}, path)
     assert torch.equal(logits(create_model("segformer_b0", 19, pretrained=path)), logits(model))
+
+
+@pytest.mark.parametrize("naming", [nvidia_names, mmseg_names])
+def test_the_width_of_a_head_is_read_from_the_file(naming: Any, tmp_path: Path) -> None:
+    """mmsegmentation's heads are 256 wide for B2 too, where the published ones have 768."""
+    options = {"decoder_channels": 24, "normed_projections": naming is mmseg_names}
+    model = create_model("segformer_b1", 3, **options).eval()
+    torch.save(naming(model.state_dict()), tmp_path / "w.pth")
+    loaded = create_model("segformer_b1", 3, pretrained=tmp_path / "w.pth")
+    assert torch.equal(logits(loaded), logits(model))
+    assert loaded.spec.decoder_channels == 24
+    assert torch.equal(logits(load_model(save_model(loaded, tmp_path / "m.safetensors"))), logits(model))
+    with pytest.raises(ValueError, match=r"decoder_channels=32 contradicts .*w\.pth, which has 24"):
+        create_model("segformer_b1", 3, pretrained=tmp_path / "w.pth", decoder_channels=32)
+    contrary = not options["normed_projections"]
+    with pytest.raises(ValueError, match=f"normed_projections={contrary} contradicts"):
+        create_model("segformer_b1", 3, pretrained=tmp_path / "w.pth", normed_projections=contrary)
+
+
+def test_what_shapes_do_not_tell_is_read_from_our_own_files(tmp_path: Path) -> None:
+    model = create_model("segformer_b0", 3, num_heads=(2, 4, 10, 16), norm_eps=1e-3).eval()
+    path = save_model(model, tmp_path / "m.safetensors")
+    assert torch.equal(logits(create_model("segformer_b0", 3, pretrained=path)), logits(model))
+    with pytest.raises(ValueError, match=r"num_heads=\(1, 2, 5, 8\) contradicts .*\(2, 4, 10, 16\)"):
+        create_model("segformer_b0", 3, pretrained=path, num_heads=(1, 2, 5, 8))
+    with pytest.raises(ValueError, match=r"four numbers that divide the widths \(32, .*got \(1, 2, 3, 8\)"):
+        create_model("segformer_b0", 3, num_heads=(1, 2, 3, 8))
+
+
+def under(prefix: str, tensors: Tensors) -> Tensors:
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def others(tensors: Tensors) -> Tensors:
+    return {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
+
+
+def compiled(tensors: Tensors) -> Tensors:
+    """As after torch.compile of the backbone alone."""
+    return {n.replace("backbone.", "backbone._orig_mod."): t for n, t in tensors.items()}
+
+
+WRAPPINGS: dict[str, Any] = {
+    "torch.compile": lambda t: under("_orig_mod.", t),
+    "a compiled backbone": compiled,
+    "DataParallel of a compiled network": lambda t: {"model": under("module._orig_mod.", t)},
+    "FSDP": lambda t: under("_fsdp_wrapped_module.", t),
+    "Lightning": lambda t: {
+        "state_dict": under("model.net.", t) | {"criterion.weight": torch.ones(19)},
+        "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(2)}}}],
+        "hyper_parameters": {"lr": 1e-3},
+    },
+    "timm, its average alone": lambda t: {"state_dict_ema": under("module.", t)},
+    "torch's AveragedModel": lambda t: under("module.", t) | {"n_averaged": torch.tensor(3)},
+    "DeiT": lambda t: {
+        "model": t,
+        "model_ema": others(t),
+        "optimizer": {"state": {0: {"step": torch.ones(1)}}},
+    },
+    "mmengine": lambda t: {
+        "state_dict": t,
+        "ema_state_dict": {"steps": torch.tensor(3)} | under("module.", others(t)),
+    },
+    "mmengine, its average alone": lambda t: {
+        "ema_state_dict": {"steps": torch.tensor(3)} | under("module.", t)
+    },
+    "mmcv's average": lambda t: t | {"ema_" + n.replace(".", "_"): x for n, x in others(t).items()},
+    "an average beside": lambda t: under("module.", t) | under("module_ema.module.", others(t)),
+    "mmrazor": lambda t: {"state_dict": under("architecture.", t) | under("teacher.", others(t))},
+    "student and teacher": lambda t: under("student.", t) | under("teacher.", others(t)),
+    "student and teacher, each in a dict": lambda t: {"student": t, "teacher": others(t)},
+    "the average of a student": lambda t: under("student_ema.module.", t) | under("teacher.", others(t)),
+    "a teacher alone": lambda t: under("teacher.", t),
+    "all at once": lambda t: {
+        "state_dict": under("_orig_mod.module.model.student._orig_mod.", t)
+        | under("_orig_mod.module.model.teacher.", others(t))
+        | under("_orig_mod.module.ema_model.student.", others(t))
+        | {"_orig_mod.module.model.skfs.0.conv1.0.weight": torch.ones(2)}
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("naming", "wrapping"),
+    [*((nvidia_names, w) for w in WRAPPINGS), (mmseg_names, "all at once"), (dict, "all at once")],
+)
+def test_what_a_network_is_wrapped_in_is_seen_through(
+    b0: SegModel, naming: Any, wrapping: str, tmp_path: Path
+) -> None:
+    model = b0
+    if naming is mmseg_names:
+        torch.manual_seed(0)
+        model = create_model("segformer_b0", 19, normed_projections=True).eval()
+    torch.save(WRAPPINGS[wrapping](naming(model.state_dict())), tmp_path / "w.pth")
+    loaded = create_model("segformer_b0", 19, pretrained=tmp_path / "w.pth")
+    for name, tensor in loaded.state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("name", ["pvt_v2_b0", "lvt", "timm:convnextv2_atto"])
+def test_wrappings_of_other_networks(name: str, tmp_path: Path) -> None:
+    model = create_model(name, 3)
+    own = model.state_dict()
+    torch.save(
+        {"state_dict": under("model._orig_mod.", own) | under("ema.", others(own))}, tmp_path / "w.pth"
+    )
+    for key, tensor in create_model(name, 3, pretrained=tmp_path / "w.pth").state_dict().items():
+        assert torch.equal(tensor, own[key]), key
+
+
+def test_our_own_file_with_a_prefix(b0: SegModel, tmp_path: Path) -> None:
+    """As this library wrote compiled networks before it saw through them."""
+    metadata = {"transkd_lite": json.dumps({"spec": json.loads(b0.spec.to_json())})}
+    save_file(under("_orig_mod.", b0.state_dict()), tmp_path / "m.safetensors", metadata)
+    assert torch.equal(logits(load_model(tmp_path / "m.safetensors")), logits(b0))
+
+
+def test_an_unknown_network_is_named_before_its_weights_are_read(b0: SegModel, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unknown network 'resnet50'"):
+        create_model("resnet50", 19, pretrained=save_model(b0, tmp_path / "b0.safetensors"))
+
+
+def test_another_width_is_not_another_number_of_classes(b0: SegModel, tmp_path: Path) -> None:
+    path = save_model(b0, tmp_path / "b0.safetensors")
+    expected = r"is not a pvt_v2_b0: 1 tensors differ: head\.classifier\.weight has \(19, 256, 1, 1\) there"
+    own = {name: tensor for name, tensor in b0.state_dict().items() if name.startswith("head.")}
+    with pytest.raises(ValueError, match=expected):
+        load_tensors(create_model("pvt_v2_b0", 19), own, origin=str(path))
+
+
+def test_one_of_two_equal_networks_is_not_guessed(b0: SegModel, tmp_path: Path) -> None:
+    own = b0.state_dict()
+    torch.save(under("first.", own) | under("second.", own), tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=r"holds several networks, below first\., second\.: save the one"):
+        create_model("segformer_b0", 19, pretrained=tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("sign", [".", "/"])
+def test_a_head_under_another_prefix_is_not_lost_in_silence(b0: SegModel, sign: str, tmp_path: Path) -> None:
+    own = {n if "head" in n else f"stages.{n}": t for n, t in nvidia_names(b0.state_dict()).items()}
+    parts: Any = {
+        "encoder": {n.removeprefix("stages."): t for n, t in own.items() if "head" not in n},
+        "decoder": {n.removeprefix("decode_head."): t for n, t in own.items() if "head" in n},
+    }
+    if sign == ".":
+        parts = under("encoder.", parts["encoder"]) | under("decoder.", parts["decoder"])
+    torch.save(parts, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=rf"unexpected decoder{re.escape(sign)}linear_"):
+        create_model("segformer_b0", 19, pretrained=tmp_path / "w.pth")
+
+
+def prepared(model: SegModel) -> torch.nn.Module:
+    accelerate = pytest.importorskip("accelerate")
+    accelerator = accelerate.Accelerator(cpu=True, mixed_precision="bf16")
+    return accelerator.prepare(torch.nn.DataParallel(model))
+
+
+def part_compiled(model: SegModel) -> torch.nn.Module:
+    model.stages[1] = torch.compile(model.stages[1])  # type: ignore[operator]
+    return torch.compile(model)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, torch.nn.DataParallel, prepared, part_compiled])
+def test_a_wrapped_network_is_saved_as_itself(b0: SegModel, wrap: Any, tmp_path: Path) -> None:
+    wrapped = wrap(copy.deepcopy(b0))
+    loaded = load_model(save_model(wrapped, tmp_path / "m.safetensors"))
+    assert loaded.spec == b0.spec
+    assert torch.equal(logits(loaded), logits(b0))
+    again = create_model("segformer_b0", 19, pretrained=save_huggingface(wrapped, tmp_path / "hf"))
+    assert torch.equal(logits(again), logits(b0))
+    with pytest.raises(ValueError, match="expected a network of create_model, got Linear"):
+        save_model(torch.nn.DataParallel(torch.nn.Linear(2, 2)), tmp_path / "l.safetensors")
 
 
 def test_imagenet_encoder_leaves_the_head_new(b0: SegModel, tmp_path: Path) -> None:
@@ -230,6 +415,130 @@ def test_damaged_and_absent_files_are_named(b0: SegModel, tmp_path: Path) -> Non
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="holds neither"):
         create_model("segformer_b0", 19, pretrained=tmp_path / "empty")
+
+
+HOSTILE = "evil\x1b[31m\n\u202e" * 100
+
+
+def text_of(error: pytest.ExceptionInfo[Exception]) -> str:
+    """A message without the two lines of Python that a refused pickle brings along."""
+    message = str(error.value)
+    assert len(message) <= 600, len(message)
+    return message.split("safetensors:\nimport torch")[0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda own: {},
+        lambda own: {"a": 1},
+        lambda own: {f"x.{n}" + HOSTILE: t for n, t in own.items()},
+        lambda own: own | {HOSTILE + str(i): torch.ones(1) for i in range(500)},
+        lambda own: {n: t.reshape(*t.shape, *[1] * 40) for n, t in own.items()},
+        lambda own: under(HOSTILE + "a.", own) | under(HOSTILE + "b.", own),
+        lambda own: {n + HOSTILE: t for n, t in own.items() if "head" not in n} | {"stages.0" + HOSTILE: 3},
+    ],
+)
+def test_messages_are_short_and_printable(b0: SegModel, change: Any, tmp_path: Path) -> None:
+    path = tmp_path / f"{'long' * 40}.pth"
+    torch.save(change(dict(b0.state_dict())), path)
+    with pytest.raises(ValueError, match="long") as error:
+        create_model("segformer_b0", 19, pretrained=path)
+    assert text_of(error).isprintable()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"cos\x1b[31m" + b"m" * 900 + b"\nsystem\n(S'x'\ntR.", b"\x1b[31m\nno pickle", b"", b"\x80\x02}q\x00."],
+)
+def test_messages_about_pickles_are_short_and_printable(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / f"{'long' * 40}.pth"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="long") as error:
+        create_model("segformer_b0", 19, pretrained=path)
+    assert text_of(error).isprintable()
+
+
+@pytest.mark.parametrize("field", ["name", "surprise", "options"])
+def test_messages_about_metadata_are_short_and_printable(b0: SegModel, field: str, tmp_path: Path) -> None:
+    spec = json.loads(b0.spec.to_json())
+    spec[field] = {HOSTILE: 1} if field == "options" else HOSTILE
+    spec |= {HOSTILE: 1} if field == "surprise" else {}
+    metadata = {"transkd_lite": json.dumps({"spec": spec})}
+    save_file(b0.state_dict(), tmp_path / "m.safetensors", metadata)
+    with pytest.raises(ValueError, match=r"evil\?\[31m") as error:
+        load_model(tmp_path / "m.safetensors")
+    assert text_of(error).isprintable()
+
+
+def test_a_refused_pickle_comes_with_its_conversion(b0: SegModel, tmp_path: Path) -> None:
+    path = tmp_path / "it's.pth"
+    torch.save({"model": under("module.", b0.state_dict()), "args": argparse.Namespace(lr=1)}, path)
+    with pytest.raises(ValueError, match=r"argparse\.Namespace.*where you trust it") as error:
+        create_model("segformer_b0", 19, pretrained=path)
+    exec("\n".join(str(error.value).splitlines()[-2:]), {})
+    loaded = create_model("segformer_b0", 19, pretrained=f"{path}.safetensors")
+    assert torch.equal(logits(loaded), logits(b0))
+
+
+def test_a_whole_pickled_network_is_converted_too(b0: SegModel, tmp_path: Path) -> None:
+    torch.save(b0, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=r"SegFormer\); where you trust it") as error:
+        create_model("segformer_b0", 19, pretrained=tmp_path / "w.pth")
+    exec("\n".join(str(error.value).splitlines()[-2:]), {})
+    loaded = create_model("segformer_b0", 19, pretrained=tmp_path / "w.pth.safetensors")
+    assert torch.equal(logits(loaded), logits(b0))
+
+
+def zeros(path: Path, model: SegModel) -> None:
+    write = save_file if path.suffix == ".safetensors" else torch.save
+    write(others(model.state_dict()), path)
+
+
+@pytest.mark.parametrize(
+    ("name", "variants"),
+    [
+        ("pytorch_model.bin", ["pytorch_model.fp16.bin"]),
+        ("model.safetensors", ["model.fp16.safetensors", "zero.safetensors", "pytorch_model.bin"]),
+        ("model.fp16.safetensors", ["pytorch_model.fp16.bin"]),
+    ],
+)
+def test_the_whole_file_of_a_folder_is_preferred(
+    b0: SegModel, name: str, variants: list[str], tmp_path: Path
+) -> None:
+    for variant in variants:
+        zeros(tmp_path / variant, b0)
+    (torch.save if name.endswith("bin") else save_file)(b0.state_dict(), tmp_path / name)
+    assert torch.equal(logits(create_model("segformer_b0", 19, pretrained=tmp_path)), logits(b0))
+
+
+@pytest.mark.parametrize("whole", ["model.safetensors", "pytorch_model.bin"])
+def test_a_checkpoint_in_parts_is_read_by_its_index(b0: SegModel, whole: str, tmp_path: Path) -> None:
+    own = b0.state_dict()
+    suffix = Path(whole).suffix
+    files = {name: f"{'head' if 'head' in name else 'rest'}{suffix}" for name in own}
+    for file in set(files.values()):
+        tensors = {name: tensor for name, tensor in own.items() if files[name] == file}
+        (save_file if suffix == ".safetensors" else torch.save)(tensors, tmp_path / file)
+    zeros(tmp_path / f"stray{suffix}", b0)
+    index = tmp_path / f"{whole}.index.json"
+    index.write_text(json.dumps({"weight_map": files}))
+    assert torch.equal(logits(create_model("segformer_b0", 19, pretrained=tmp_path)), logits(b0))
+    for name in (f"../{tmp_path.name}/head{suffix}", "gone" + HOSTILE):
+        index.write_text(json.dumps({"weight_map": files | {"head.norm.bias": name}}))
+        with pytest.raises(FileNotFoundError, match="must list files that stand beside it") as error:
+            create_model("segformer_b0", 19, pretrained=tmp_path)
+        assert text_of(error).isprintable()
+    index.write_text("{")
+    with pytest.raises(ValueError, match=r"index\.json is not a whole JSON object"):
+        create_model("segformer_b0", 19, pretrained=tmp_path)
+
+
+def test_one_of_several_files_is_not_guessed(b0: SegModel, tmp_path: Path) -> None:
+    for name in ("a.safetensors", "b.safetensors"):
+        zeros(tmp_path / name, b0)
+    with pytest.raises(ValueError, match=r"holds a\.safetensors, b\.safetensors: give the path of one"):
+        create_model("segformer_b0", 19, pretrained=tmp_path)
 
 
 def test_a_failed_write_leaves_the_old_file(

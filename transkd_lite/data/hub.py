@@ -34,7 +34,8 @@ def open_hub(
         classes: names in train-id order, always needed: repositories do not say them in a common way.
         image_column, label_column: what the repository calls its two image columns.
         palette: one colour a class; without it the VOC colours.
-        label_map: {value in the files: train id}; without it they hold train ids. 255 is void.
+        label_map: {value in the files: train id}; without it they hold train ids. 255 is void
+            unless the map says otherwise.
         load_options: for ``datasets.load_dataset``, such as ``revision`` or ``name``.
 
     Raises ValueError without classes, and for a column that is not there or holds no images.
@@ -46,6 +47,8 @@ def open_hub(
         raise ValueError(
             "a hub dataset needs classes, the names in train-id order: pass classes=('road', ...)"
         )
+    space = LabelSpace(tuple(classes), tuple(palette or voc_palette(len(classes) + 1)[1:]))
+    decoder = Decoder(lookup_table(space.num_classes, label_map).tobytes(), size)
     table = datasets.load_dataset(repo, split=split, **load_options)
     for option, column in (("image_column", image_column), ("label_column", label_column)):
         if not isinstance(table.features.get(column), datasets.Image):
@@ -57,6 +60,5 @@ def open_hub(
     table = table.rename_columns({image_column: "image", label_column: "label"})
     for column in ("image", "label"):
         table = table.cast_column(column, datasets.Image(decode=False))
-    space = LabelSpace(tuple(classes), tuple(palette or voc_palette(len(classes) + 1)[1:]))
     table.info.description = space.to_json(dataset=f"hub:{repo}", split=split)
-    return table.with_transform(Decoder(lookup_table(space.num_classes, label_map).tobytes(), size))
+    return table.with_transform(decoder)

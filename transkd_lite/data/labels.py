@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
     import datasets
+    from torch import Tensor
 
 __all__ = [
     "CAMVID",
@@ -31,8 +33,10 @@ __all__ = [
     "VOC",
     "VOID",
     "LabelSpace",
+    "find_label_space",
     "label_space",
     "lookup_table",
+    "require_train_ids",
     "voc_palette",
 ]
 
@@ -60,9 +64,10 @@ class LabelSpace:
                 f"every class needs one colour, but there are {len(self.names)} names and "
                 f"{len(self.palette)} colours: give a palette of {len(self.names)} RGB triples"
             )
-        if not 1 <= len(self.names) <= ILLEGAL:
+        if not 2 <= len(set(self.names)) == len(self.names) <= ILLEGAL:
             raise ValueError(
-                f"a label space holds 1 to {ILLEGAL} classes, got {len(self.names)}: name the classes"
+                f"a label space names 2 to {ILLEGAL} different classes, got {len(self.names)} (first "
+                f"{self.names[:3]}): name each once, and a background too, since void is not scored"
             )
 
     @property
@@ -75,6 +80,13 @@ class LabelSpace:
         table = np.zeros((256, 3), dtype=np.uint8)
         table[: self.num_classes] = self.palette
         return table[np.asarray(label, dtype=np.uint8)]
+
+    def difference(self, other: LabelSpace) -> str:
+        """The first class that is not the same in both, in words, or "" where all are; colours may differ."""
+        for index, names in enumerate(zip_longest(self.names, other.names)):
+            if names[0] != names[1]:
+                return f"class {index} is {names[0]!r} in the one and {names[1]!r} in the other"
+        return ""
 
     def to_json(self, **extra: str) -> str:
         """The text that ``open_dataset`` keeps in ``dataset.info.description``; ``extra`` rides along."""
@@ -107,6 +119,14 @@ def label_space(dataset: datasets.Dataset) -> LabelSpace:
         ) from None
 
 
+def find_label_space(data: Any) -> LabelSpace | None:
+    """The label space of data, or None where they carry none, as a list of samples does."""
+    try:
+        return label_space(data)
+    except (AttributeError, ValueError):
+        return None
+
+
 def voc_palette(num_colours: int) -> tuple[Colour, ...]:
     """The first colours of the VOC rule: the bits of the index, three at a time, fill R, G, B from the top.
 
@@ -123,15 +143,29 @@ def voc_palette(num_colours: int) -> tuple[Colour, ...]:
 def lookup_table(num_classes: int, ids: dict[int, int] | None = None) -> np.ndarray:
     """A (256,) uint8 table from a file's value to its train id; ``ILLEGAL`` where the file may not go.
 
-    Without ``ids`` the file holds train ids already. 255 is void in every file.
+    Without ``ids`` the file holds train ids already. 255 is void, unless ``ids`` say otherwise, as for masks of 0
+    and 255. Raises ValueError for ids that no 8-bit file can hold, and for train ids beyond ``num_classes``.
     """
+    ids = {value: value for value in range(num_classes)} if ids is None else ids
+    for value, train_id in ids.items():
+        if value not in range(256) or train_id not in (*range(num_classes), VOID):
+            raise ValueError(
+                f"ids map values 0-255 to train ids 0-{num_classes - 1} or {VOID}; got {value!r}: {train_id!r}"
+            )
     table = np.full(256, ILLEGAL, dtype=np.uint8)
-    if ids is None:
-        table[:num_classes] = np.arange(num_classes)
-    else:
-        table[list(ids.keys())] = list(ids.values())
     table[VOID] = VOID
+    table[list(ids.keys())] = list(ids.values())
     return table
+
+
+def require_train_ids(labels: Tensor, num_classes: int, where: str) -> None:
+    """Raise `ValueError` naming the first label that is neither a train id nor void."""
+    wrong = labels[(labels < 0) | ((labels >= num_classes) & (labels != VOID))]
+    if wrong.numel():
+        raise ValueError(
+            f"train ids are 0-{num_classes - 1} and {VOID}; got label {int(wrong[0])} in {where}: "
+            "map the labels to train ids, or give the network more classes"
+        )
 
 
 _CITYSCAPES: dict[str, tuple[int, Colour]] = {  # name: (labelId, colour), in train-id order

@@ -185,12 +185,12 @@ def read_classes(root: Path) -> LabelSpace:
         else:
             rows.append((line, None))
     names = tuple(name for name, _ in rows)
-    if not 1 <= len(set(names)) == len(names) <= tables.ILLEGAL:
-        raise DataError(
-            f"{root / 'classes.txt'} should name 1 to 254 different classes, got {len(names)}: mend it"
-        )
     spare = voc_palette(len(names) + 1)[1:]
-    return LabelSpace(names, tuple(colour or other for (_, colour), other in zip(rows, spare, strict=True)))
+    colours = tuple(colour or other for (_, colour), other in zip(rows, spare, strict=True))
+    try:
+        return LabelSpace(names, colours)
+    except ValueError as error:
+        raise DataError(f"{root / 'classes.txt'}: {error}") from None
 
 
 def _cityscapes_labels(

@@ -7,10 +7,8 @@ width) is part of a method.
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterator
-from contextvars import ContextVar
+from collections.abc import Callable
 from typing import Any, ParamSpec
 
 import torch
@@ -18,20 +16,18 @@ import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor
 
+from transkd_lite.data.labels import VOID
+
 __all__ = [
-    "IGNORE_INDEX",
     "count_valid",
     "full_precision",
     "map_size",
+    "pooling_window",
     "resize_labels",
     "resize_map",
     "resize_tokens",
-    "shared_batch",
     "valid_pixels",
 ]
-
-IGNORE_INDEX = 255
-_processes: ContextVar[int] = ContextVar("processes", default=1)
 
 P = ParamSpec("P")
 
@@ -69,6 +65,14 @@ def map_size(feature: Tensor) -> tuple[int, int]:
     return feature.shape[2], feature.shape[3]
 
 
+def pooling_window(size: tuple[int, int], most: int) -> int:
+    """The smallest of 1, 2, 4, 8, … such that windows of that side leave at most `most` positions of a map."""
+    window = 1
+    while -(-size[0] // window) * -(-size[1] // window) > most:
+        window *= 2
+    return window
+
+
 def resize_map(feature: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear resize of (N, C, H, W) to (N, C, *size); the tensor itself where the size is right already."""
     if feature.shape[-2:] == torch.Size(size):
@@ -85,38 +89,40 @@ def resize_tokens(tokens: Tensor, size: tuple[int, int], new_size: tuple[int, in
 
 
 def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Nearest resize of integer labels (N, h, w) to (N, *size), as int64."""
+    """Nearest-neighbour resize of integer labels (N, h, w) to (N, *size), as int64.
+
+    A position takes the label of the pixel in the middle of its cell: pixel 4i + 2 at a quarter of the size, 32i + 16
+    at 1/32. So do Pillow and with it the authors' data loader. This is the one rule for losses, methods and scores.
+    Raises ValueError for another shape.
+
+    >>> resize_labels(torch.arange(8).view(1, 1, 8), (1, 2))
+    tensor([[[2, 6]]])
+    """
     if labels.ndim != 3:
         raise ValueError(f"labels must have shape (N, h, w), got {tuple(labels.shape)}")
-    if labels.shape[-2:] == torch.Size(size):
+    if tuple(labels.shape[1:]) == tuple(size):
         return labels.long()
-    return F.interpolate(labels[:, None].float(), size=size, mode="nearest")[:, 0].long()
+    rows, columns = (
+        (2 * torch.arange(new, device=labels.device) + 1) * old // (2 * new)
+        for old, new in zip(labels.shape[1:], size, strict=True)
+    )
+    return labels[:, rows[:, None], columns].long()
 
 
-def valid_pixels(labels: Tensor | None, like: Tensor, ignore_index: int = IGNORE_INDEX) -> Tensor:
+def valid_pixels(labels: Tensor | None, like: Tensor) -> Tensor:
     """Which positions of a map (N, C, H, W) are not void, (N, H, W) bool; without labels all of them."""
     if labels is None:
         return torch.ones_like(like[:, 0], dtype=torch.bool)
-    return resize_labels(labels, map_size(like)) != ignore_index
+    return resize_labels(labels, map_size(like)) != VOID
 
 
-@contextlib.contextmanager
-def shared_batch(processes: int) -> Iterator[None]:
-    """Within the context the batch is that of all processes of the default group, of which this one has a share."""
-    token = _processes.set(processes)
-    try:
-        yield
-    finally:
-        _processes.reset(token)
-
-
-def count_valid(valid: Tensor) -> Tensor:
+def count_valid(valid: Tensor, processes: int = 1) -> Tensor:
     """How many entries of a bool tensor are valid, at least 1: what a mean over them divides by.
 
-    Where processes share a batch it is the count of all over their number. The mean of the processes' terms, which
-    is what gradients are averaged to, is then the term of the whole batch, however unequal their shares of void.
+    Where processes share a mini-batch it is the count of all over their number. The mean of the processes' terms,
+    which is what gradients are averaged to, is then the term of the whole mini-batch, however unequal their void.
     """
-    count, processes = valid.sum(), _processes.get()
+    count = valid.sum()
     if processes > 1:
         torch.distributed.all_reduce(count)
-    return count.clamp_min(1) / processes if processes > 1 else count.clamp_min(1)
+    return count.clamp_min(1) / processes

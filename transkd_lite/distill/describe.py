@@ -6,6 +6,8 @@ networks.
 
 from __future__ import annotations
 
+from textwrap import fill
+
 import torch
 
 from transkd_lite.distill.methods import create_method, list_methods
@@ -27,11 +29,22 @@ def default_weights(name: str) -> dict[str, float]:
 def _lines(name: str) -> list[str]:
     method = METHODS[name]
     options = ", ".join(f"{option}={value!r}" for option, value in method.options.items())
-    return [name, f"  formula  {method.formula}", f"  source   {method.source}", f"  options  {options}"]
+    weight = fill(method.strength, 110, initial_indent="  weight   ", subsequent_indent=" " * 11)
+    lines = [
+        name,
+        f"  formula  {method.formula}",
+        f"  source   {method.source}",
+        weight,
+        f"  options  {options}",
+    ]
+    return [line for line in lines if line]
 
 
 def describe(name: str) -> None:
     """Print a method's formula, source, options, terms and default weights; of "a+b" those of both.
+
+    The line "weight" tells with which networks, crops and map sizes the default weight was published (where it says
+    "with kd", NAME+kd is the published loss), and how the term grows with the map.
 
     Raises ValueError for an unknown method.
     """

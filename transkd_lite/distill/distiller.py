@@ -8,13 +8,17 @@ It checks what comes in, cuts the teacher out of the graph, asks its parts for t
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from transkd_lite.data.labels import require_train_ids
+from transkd_lite.distill.adapt import valid_pixels
 from transkd_lite.distill.part import Part
+from transkd_lite.models.files import listed
 from transkd_lite.models.output import ModelSpec, SegOutput
 
 __all__ = ["Distiller"]
@@ -62,6 +66,18 @@ def _constant(output: SegOutput) -> SegOutput:
     return SegOutput(cut(output.logits), tuple(map(cut, output.features)), tuple(map(cut, output.embeddings)))
 
 
+def _influence(term: Tensor, outputs: Sequence[Tensor]) -> float:
+    """How much a term changes with the student's outputs, Σ |gradient| |output|; rounding leaves up to 1e-7."""
+    if not term.requires_grad:
+        return 0.0
+    scale = torch.full_like(term, 2.0**16)  # float16 would flush the gradient of a mean over a map to 0
+    gradients = torch.autograd.grad(term, outputs, scale, retain_graph=True, allow_unused=True)
+    pairs = [
+        (g.float(), x.detach().float()) for g, x in zip(gradients, outputs, strict=True) if g is not None
+    ]
+    return sum(float(g.norm() * x.norm().clamp_min(1) / scale) for g, x in pairs)
+
+
 class Distiller(nn.Module):
     """A method for one pair of networks; its parameters exist only during training.
 
@@ -84,7 +100,21 @@ class Distiller(nn.Module):
         self.weights: dict[str, float] = {k: v for part in parts for k, v in part.weights.items()}
         self.terms = tuple(self.weights)
         self.warmup: dict[str, int] = {}
+        self._processes: int | None = None  # known within a training loop alone
+        self._smallest = (
+            torch.inf
+        )  # pixels of the smallest images for which terms without gradient were looked for
+        self._idle: set[str] = set()  # those found
         self.register_buffer("steps_seen", torch.zeros((), dtype=torch.long))
+
+    def join_training(self, processes: int) -> None:
+        """Called by the training loop: so many processes share a mini-batch, and its labels are known to be train ids.
+
+        Labels are not checked any more, since that would wait for the device at every step.
+        """
+        self._processes = processes
+        for part in self.parts.values():
+            part.processes = processes  # type: ignore[assignment]
 
     def forward(
         self, images: Tensor, student: SegOutput, teacher: SegOutput, labels: Tensor | None = None
@@ -92,9 +122,13 @@ class Distiller(nn.Module):
         """Unweighted scalar terms of one batch; no gradient flows into the teacher's output.
 
         images (N, 3, H, W); labels (N, h, w) of any size, 255 = void, or None where no term needs them.
-        Raises ValueError for outputs that are not those of the networks that the method was created for.
+        Raises ValueError for outputs that are not those of the networks that the method was created for, and for
+        labels that are no class of either. Warns once of a term that cannot change the student at this size.
         """
         _check_batch(images, student, teacher, labels)
+        if labels is not None and self._processes is None:
+            classes = max(self.student_spec.num_classes, self.teacher_spec.num_classes)
+            require_train_ids(labels, classes, f"the labels for {self.name}")
         _check_output("student", student, self.student_spec)
         _check_output("teacher", teacher, self.teacher_spec)
         teacher = _constant(teacher)
@@ -103,7 +137,36 @@ class Distiller(nn.Module):
         terms: dict[str, Tensor] = {}
         for part in self.parts.values():
             terms.update(part(images, student, teacher, labels))
+        self._warn_of_idle_terms(images, student, labels, terms)
         return terms
+
+    def _warn_of_idle_terms(
+        self, images: Tensor, student: SegOutput, labels: Tensor | None, terms: Mapping[str, Tensor]
+    ) -> None:
+        """Warn once of every term without gradient with respect to the student. It takes a backward pass through the
+        terms, at the first mini-batch and at the first of smaller images.
+
+        A mini-batch without labelled positions says nothing and is passed over, as is training on several processes,
+        whose gradients wait for each other.
+        """
+        outputs = [x for x in (student.logits, *student.features, *student.embeddings) if x.requires_grad]
+        alone, pixels = self._processes in (None, 1), images.shape[2:].numel()
+        if not (outputs and alone and torch.is_grad_enabled()) or pixels >= self._smallest:
+            return
+        if labels is not None and not valid_pixels(labels, student.features[3]).any():
+            return
+        self._smallest = pixels
+        idle = [name for name in terms.keys() - self._idle if _influence(terms[name], outputs) < 1e-7]
+        self._idle.update(idle)
+        if idle:
+            sizes = ", ".join(f"{f.shape[2]} x {f.shape[3]}" for f in student.features)
+            warnings.warn(
+                f"{self.name}: the gradient of {', '.join(sorted(idle))} with respect to the student is 0 on images of "
+                f"{images.shape[2]} x {images.shape[3]} (features of {sizes}; {student.logits.shape[1]} classes). One "
+                "position, one class or constant maps leave nothing to compare: take larger images or earlier stages, "
+                "or leave the term out",
+                stacklevel=3,
+            )
 
     def _weight(self, term: str) -> float | Tensor:
         """The weight of a term at this step; a warm-up's stays on the device, so that nothing waits for it."""
@@ -118,6 +181,7 @@ class Distiller(nn.Module):
         strange = (set(terms) - set(self.terms)) | (set(self.weights) ^ set(self.terms))
         if strange:
             raise ValueError(
-                f"{self.name} has the terms {', '.join(self.terms)}, each with one weight; check {sorted(strange)}"
+                f"{self.name} has the terms {', '.join(self.terms)}, each with one weight; "
+                f"check {listed(sorted(strange))}"
             )
         return torch.stack([self._weight(name) * term for name, term in terms.items()]).sum()

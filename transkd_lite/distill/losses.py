@@ -5,27 +5,33 @@ compute in float32 at least. The gradient flows into both arguments: that the te
 Distiller's business. KL divergences are written with log-softmax on both sides, so that no 0 · log 0 arises.
 
 TransKD uses `hcl` on fused features and `mse` on embeddings (arXiv 2202.13393, section III); the others are
-its competitors, each with its source.
+its competitors, each with its source. Labels are train ids below the number of classes, or 255 (void), which counts
+nowhere. `count` replaces the number of valid pixels that a mean is divided by, where several processes share a
+mini-batch (`adapt.count_valid`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from transkd_lite.distill.adapt import (
-    IGNORE_INDEX,
     count_valid,
     full_precision,
     map_size,
+    pooling_window,
     resize_labels,
     valid_pixels,
 )
 
 __all__ = ["at", "cirkd", "cwd", "dist", "dkd", "hcl", "ifvd", "kd", "mgd", "mse", "skd"]
+
+RELATIONS = 2**24  # similarities held at a time: 64 MiB each for student and teacher
 
 
 def _check_shapes(student: Tensor, teacher: Tensor, *, channels: bool = True) -> None:
@@ -52,9 +58,9 @@ def _kl(student_logits: Tensor, teacher_logits: Tensor, dim: int) -> Tensor:
     return (log_t.exp() * (log_t - log_s)).sum(dim)
 
 
-def _mean_where(values: Tensor, valid: Tensor) -> Tensor:
+def _mean_where(values: Tensor, valid: Tensor, count: Tensor | None) -> Tensor:
     """Mean of `values` where `valid`; 0, still attached to the graph, where nothing is."""
-    return values.where(valid, 0.0).sum() / count_valid(valid)
+    return values.where(valid, 0.0).sum() / (count_valid(valid) if count is None else count)
 
 
 def _unit(x: Tensor, dim: int, floor: float | Tensor = 0.0) -> Tensor:
@@ -139,7 +145,7 @@ def kd(
     labels: Tensor | None = None,
     *,
     temperature: float = 1.0,
-    ignore_index: int = IGNORE_INDEX,
+    count: Tensor | None = None,
 ) -> Tensor:
     """tau^2 · mean over valid pixels of KL(softmax(z_T / tau) ‖ softmax(z_S / tau)) over classes.
 
@@ -149,7 +155,7 @@ def kd(
     _check_temperature(temperature)
     _check_shapes(student_logits, teacher_logits)
     divergence = _kl(student_logits / temperature, teacher_logits / temperature, dim=1)
-    return temperature**2 * _mean_where(divergence, valid_pixels(labels, student_logits, ignore_index))
+    return temperature**2 * _mean_where(divergence, valid_pixels(labels, student_logits), count)
 
 
 @full_precision
@@ -178,27 +184,28 @@ def dkd(
     alpha: float = 1.0,
     beta: float = 8.0,
     temperature: float = 4.0,
-    ignore_index: int = IGNORE_INDEX,
+    count: Tensor | None = None,
 ) -> Tensor:
     """Decoupled KD: tau^2 · mean over valid pixels of alpha · TCKD + beta · NCKD.
 
     Zhao et al. 2022 (arXiv 2203.08679), pixel by pixel: with p the softmax of z / tau and t the pixel's class,
     TCKD is the KL of (p_t, 1 - p_t) and NCKD that of the softmax over the other classes. KD would be TCKD + (1 - p_t
     of the teacher) · NCKD. alpha, beta and tau are those of the paper's CIFAR-100 runs; it used (1, 0.5, 1) on
-    ImageNet. Shapes: logits (N, K, H, W), labels (N, h, w) of any size.
+    ImageNet. Shapes: logits (N, K, H, W), labels (N, h, w) of any size. 0 with one class.
     """
     _check_temperature(temperature)
     _check_shapes(student_logits, teacher_logits)
-    valid = valid_pixels(labels, student_logits, ignore_index)
+    valid = valid_pixels(labels, student_logits)
     target = resize_labels(labels, map_size(student_logits)).where(valid, 0)[:, None]
     others = torch.ones_like(student_logits, dtype=torch.bool).scatter(1, target, False)
     log_s, log_t = (F.log_softmax(z / temperature, 1) for z in (student_logits, teacher_logits))
     target_s, target_t = log_s.gather(1, target), log_t.gather(1, target)
-    rest_s, rest_t = (z.where(others, -torch.inf).logsumexp(1, keepdim=True) for z in (log_s, log_t))
+    lowest = torch.finfo(log_s.dtype).min  # not -inf: with one class nothing is left, and inf - inf is nan
+    rest_s, rest_t = (z.where(others, lowest).logsumexp(1, keepdim=True) for z in (log_s, log_t))
     tckd = target_t.exp() * (target_t - target_s) + rest_t.exp() * (rest_t - rest_s)
     difference = ((log_t - rest_t) - (log_s - rest_s)).where(others, 0.0)
     nckd = ((log_t - rest_t).where(others, -torch.inf).exp() * difference).sum(1)
-    return temperature**2 * _mean_where(alpha * tckd[:, 0] + beta * nckd, valid)
+    return temperature**2 * _mean_where(alpha * tckd[:, 0] + beta * nckd, valid, count)
 
 
 def _correlation_distance(student: Tensor, teacher: Tensor, dim: int, valid: Tensor) -> Tensor:
@@ -224,7 +231,7 @@ def dist(
     beta: float = 1.0,
     gamma: float = 1.0,
     temperature: float = 1.0,
-    ignore_index: int = IGNORE_INDEX,
+    count: Tensor | None = None,
 ) -> Tensor:
     """DIST: tau^2 · [beta · (1 - inter) + gamma · (1 - intra)], of the softmax of z / tau (arXiv 2205.10536).
 
@@ -235,12 +242,12 @@ def dist(
     """
     _check_temperature(temperature)
     _check_shapes(student_logits, teacher_logits)
-    valid = valid_pixels(labels, student_logits, ignore_index).flatten()
+    valid = valid_pixels(labels, student_logits).flatten()
     student, teacher = (
         (z / temperature).softmax(1).transpose(0, 1).flatten(1) for z in (student_logits, teacher_logits)
     )
     every_class = torch.ones_like(student, dtype=torch.bool)
-    inter = _mean_where(_correlation_distance(student, teacher, 0, every_class), valid)
+    inter = _mean_where(_correlation_distance(student, teacher, 0, every_class), valid, count)
     intra = _correlation_distance(student, teacher, 1, valid[None]).mean()
     return temperature**2 * (beta * inter + gamma * intra)
 
@@ -272,7 +279,7 @@ def ifvd(
     labels: Tensor,
     *,
     num_classes: int,
-    ignore_index: int = IGNORE_INDEX,
+    count: Tensor | None = None,
 ) -> Tensor:
     """Intra-class feature variation: MSE of the maps cosine(f(p), mean feature of p's class in the image).
 
@@ -280,7 +287,7 @@ def ifvd(
     Wang et al. 2020 (ECCV, "Intra-class feature variation distillation"), prototypes per image as in CIRKD.
     """
     _check_shapes(student_feature, teacher_feature, channels=False)
-    valid = valid_pixels(labels, student_feature, ignore_index).flatten(1)
+    valid = valid_pixels(labels, student_feature).flatten(1)
     classes = resize_labels(labels, map_size(student_feature)).flatten(1).where(valid, 0)
     member = F.one_hot(classes, num_classes).to(student_feature.dtype) * valid[..., None]
     mean = member / member.sum(1, keepdim=True).clamp_min(1)
@@ -289,21 +296,34 @@ def ifvd(
         prototypes = member @ (mean.mT @ feature.flatten(2).mT)
         return (_directions(feature) * _unit(prototypes, 2)).sum(2)
 
-    return _mean_where((similarity(student_feature) - similarity(teacher_feature)).square(), valid)
+    return _mean_where((similarity(student_feature) - similarity(teacher_feature)).square(), valid, count)
 
 
 @full_precision
-def cirkd(student_feature: Tensor, teacher_feature: Tensor, *, temperature: float = 0.1) -> Tensor:
+def cirkd(
+    student_feature: Tensor, teacher_feature: Tensor, *, temperature: float = 0.1, pool: int | None = None
+) -> Tensor:
     """Cross-image relations: KL(T ‖ S) of row-softmaxed similarities between the pixels of image pairs.
 
     Mean over the N^2 ordered pairs, (i, i) included, and over rows. Vectors have unit length. Shapes: (N, C,
     H, W), channels may differ. Yang et al. 2022 (arXiv 2204.06986); no factor tau^2, as there.
+
+    Maps are first average-pooled over pool x pool windows. None takes the smallest power of 2 that leaves at most 64 x
+    128 positions, which gives the windows of the authors' runs: 1 at 64 x 128, 4 at 256 x 256. Similarities are held
+    in blocks of rows and computed again for the gradient, so that their memory does not grow with the map.
     """
     _check_temperature(temperature)
     _check_shapes(student_feature, teacher_feature, channels=False)
-    student, teacher = _directions(student_feature), _directions(teacher_feature)
-    rows = [  # one image against all at a time: N maps of (H W)^2, not N^2
-        _kl(student[i] @ student.mT / temperature, teacher[i] @ teacher.mT / temperature, 2).mean()
-        for i in range(len(student))
-    ]
-    return torch.stack(rows).mean()
+    window = pooling_window(map_size(student_feature), 64 * 128) if pool is None else pool
+    student, teacher = (
+        _directions(F.avg_pool2d(f, window, ceil_mode=True)) for f in (student_feature, teacher_feature)
+    )
+
+    def divergence(student_rows: Tensor, teacher_rows: Tensor) -> Tensor:
+        return _kl(student_rows @ student.mT / temperature, teacher_rows @ teacher.mT / temperature, 2).sum()
+
+    count = student.shape[:2].numel()
+    blocks = [x.flatten(0, 1).split(max(1, RELATIONS // count)) for x in (student, teacher)]
+    again = partial(checkpoint, divergence, use_reentrant=False, preserve_rng_state=False)
+    sums = [(divergence if count**2 <= RELATIONS else again)(*rows) for rows in zip(*blocks, strict=True)]
+    return torch.stack(sums).sum() / (len(student) * count)

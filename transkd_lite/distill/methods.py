@@ -8,6 +8,7 @@ from typing import Any
 from transkd_lite.distill import features, logits, relations, transkd  # noqa: F401  (they register methods)
 from transkd_lite.distill.distiller import Distiller
 from transkd_lite.distill.part import METHODS, Method, Part
+from transkd_lite.models.files import listed
 from transkd_lite.models.output import ModelSpec, SegModel
 
 __all__ = ["Distiller", "create_method", "list_methods"]
@@ -64,7 +65,7 @@ def _warmups(terms: list[str], schedule: str | Mapping[str, str], warmup_steps: 
     strange = sorted(set(chosen) - set(terms)) + sorted(set(chosen.values()) - {"constant", "linear"})
     if strange:
         raise ValueError(
-            f'schedule is "constant" or "linear", or one of them for some of {", ".join(terms)}; got {strange}'
+            f'schedule is "constant" or "linear", or one of them for some of {", ".join(terms)}; got {listed(strange)}'
         )
     rising = [term for term, kind in chosen.items() if kind == "linear"]
     if rising and warmup_steps < 1:
@@ -96,7 +97,9 @@ def create_method(
     parts = [p for m in joined for p in m.build(own, other, **_own_options(m, joined, options))]
     terms = _check_terms(name, parts)
     if not set(weights or {}) <= set(terms):
-        raise ValueError(f"weights name the terms {', '.join(terms)} of {name}; got {dict(weights or {})}")
+        raise ValueError(
+            f"weights name the terms {', '.join(terms)} of {name}; got {listed(dict(weights or {}))}"
+        )
     distiller = Distiller(name, parts, own, other)
     distiller.weights.update(weights or {})
     distiller.warmup = _warmups(terms, schedule, warmup_steps)

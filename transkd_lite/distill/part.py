@@ -15,20 +15,35 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from transkd_lite.distill.adapt import map_size, resize_map
+from transkd_lite.distill.adapt import count_valid, map_size, resize_map, valid_pixels
 from transkd_lite.models.output import ModelSpec, SegOutput
 
-__all__ = ["METHODS", "Method", "Part", "SingleTerm", "check_same_classes", "check_stages", "register"]
+__all__ = [
+    "CIRKD",
+    "CIRKD_SEGFORMER",
+    "METHODS",
+    "Method",
+    "Part",
+    "SingleTerm",
+    "check_same_classes",
+    "check_stages",
+    "register",
+]
 
 STAGES = (1, 2, 3, 4)
+# Runs for which several default weights were published (github.com/winycg/CIRKD).
+CIRKD = "CIRKD's runs with DeepLabV3, ResNet-101 -> 18, crops of 512 x 1024, maps of 64 x 128"
+CIRKD_SEGFORMER = "SegFormer-B4 -> B0, crops of 1024 x 1024, decoder maps of 256 x 256"
 
 
 class Part(nn.Module):
     """Some terms of a method, with the modules that exist only to compute them.
 
     `family` names the part inside a Distiller, `weights` holds one default weight for each term that
-    `forward` yields.
+    `forward` yields. `processes` is the number of processes that share a mini-batch; the training loop sets it.
     """
+
+    processes = 1
 
     def __init__(self, family: str, weights: Mapping[str, float]) -> None:
         super().__init__()
@@ -46,7 +61,8 @@ class SingleTerm(Part):
     """One term that bears its method's name: a loss of pairs of maps, added over the stages.
 
     - loss(student map, teacher map), with the labels as a third argument unless `labels` is "unused";
-      "required" refuses a batch without labels.
+      "required" refuses a batch without labels. Where processes share a mini-batch it also gets `count`, the
+      number of valid pixels to divide by (see `adapt.count_valid`).
     - stages: whose features are compared; None means the logits.
     - adapters: by stage, modules that bring the student's map to the teacher's width where the loss needs it.
 
@@ -73,7 +89,14 @@ class SingleTerm(Part):
     def _compare(self, student: Tensor, teacher: Tensor, labels: Tensor | None, adapter: str = "") -> Tensor:
         resized = resize_map(student, map_size(teacher))
         adapted = self.adapters[adapter](resized) if adapter in self.adapters else resized
-        return self.loss(adapted, teacher, *([] if self.labels == "unused" else [labels]))
+        if self.labels == "unused":
+            return self.loss(adapted, teacher)
+        shared = (
+            {"count": count_valid(valid_pixels(labels, teacher), self.processes)}
+            if self.processes > 1
+            else {}
+        )
+        return self.loss(adapted, teacher, labels, **shared)
 
     def forward(
         self, images: Tensor, student: SegOutput, teacher: SegOutput, labels: Tensor | None
@@ -102,6 +125,7 @@ class Method:
     build: Builder
     formula: str
     source: str
+    strength: str
     options: Mapping[str, Any]
 
 
@@ -109,16 +133,17 @@ METHODS: dict[str, Method] = {}
 
 
 def register(
-    name: str, *, formula: str, source: str, options_of: Sequence[Callable[..., Any]] = ()
+    name: str, *, formula: str, source: str, strength: str = "", options_of: Sequence[Callable[..., Any]] = ()
 ) -> Callable[[Builder], Builder]:
     """Decorator: file a function (student spec, teacher spec, *, options) -> list of parts as method `name`.
 
-    `options_of` are the functions that get the builder's `**options`.
+    `strength` says with which networks and map sizes the default weight was published, and how the term grows with the
+    map. `options_of` are the functions that get the builder's `**options`.
     """
 
     def decorate(build: Builder) -> Builder:
         options = {k: v for f in (*options_of, build) for k, v in _keyword_options(f).items()}
-        METHODS[name] = Method(name, build, formula, source, options)
+        METHODS[name] = Method(name, build, formula, source, strength, options)
         return build
 
     return decorate

@@ -7,6 +7,7 @@ naming is in the tables below and in `models.naming`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,14 +16,13 @@ from torch import Tensor
 
 from transkd_lite.distill.methods import Distiller, create_method
 from transkd_lite.models.factory import create_model
-from transkd_lite.models.files import read_tensors, unwrap
+from transkd_lite.models.files import flatten, listed, printable, read_tensors
 from transkd_lite.models.naming import Rules, rename
 from transkd_lite.models.output import ModelSpec, SegModel
-from transkd_lite.models.pretrained import infer_network, load_tensors
+from transkd_lite.models.pretrained import find_authors_network, infer_network, load_tensors
 
 __all__ = ["load_reference_checkpoint"]
 
-STUDENT = "student."
 STAGES = (1, 2, 3, 4)
 PAPER_TEACHER = (64, 128, 320, 512)  # widths of SegFormer-B2 and of PVTv2-B2
 
@@ -40,14 +40,14 @@ def load_reference_checkpoint(
 ) -> tuple[SegModel, Distiller | None]:
     """Build the network, and the method where there is one, that a checkpoint of the authors holds.
 
-    - source: a path, or a state dict; {"state_dict": …} and "module." prefixes are accepted. Nothing is
-      unpickled but tensors.
+    - source: a path, or a state dict. What it is wrapped in ({"state_dict": …}, "module." …), a teacher and a
+      moving average beside it are seen through, as in `create_model`. Nothing is unpickled but tensors.
     - residual: whether a GL-Mixer adds its input, which a file does not tell.
 
     Returns both in evaluation mode; None for the method where the file is a network alone. Raises ValueError
-    where no network or method has these tensors, with the names of those that are missing or left over.
+    where no network or method has these tensors, with the first names of those that are missing or left over.
     """
-    tensors = unwrap(source) if isinstance(source, Mapping) else read_tensors(source)
+    tensors = flatten(source) if isinstance(source, Mapping) else read_tensors(source)
     student, parts = _split(tensors)
     name, num_classes, options = infer_network(student)
     model = create_model(name, num_classes, **options)
@@ -62,11 +62,15 @@ def load_reference_checkpoint(
 
 
 def _split(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The student's tensors without their prefix, and the rest. A file without prefixes is a network alone."""
-    student = {n.removeprefix(STUDENT): t for n, t in tensors.items() if n.startswith(STUDENT)}
-    if not student:
-        return dict(tensors), {}
-    return student, {n: t for n, t in tensors.items() if not n.startswith(STUDENT)}
+    """The student's tensors without their prefix, and the parts beside it. What is no student is a network
+    alone.
+    """
+    network = find_authors_network(tensors)
+    student = re.match(r"(.*)student[./]", network.prefix)
+    if student is None:
+        return network.tensors, {}
+    beside = network.beside.items()
+    return network.tensors, {n.removeprefix(student[1]): t for n, t in beside if n.startswith(student[1])}
 
 
 def _contents(parts: Mapping[str, Tensor], student: ModelSpec, residual: bool) -> Contents:
@@ -114,8 +118,8 @@ def _embedding_stages(
     matching = [stage for stage in STAGES if (teacher[stage - 1], student[stage - 1]) == shape]
     if len(matching) != 1:
         raise ValueError(
-            f"embed1_linearproject.weight has shape {shape}, which is the (teacher, student) width of the stages "
-            f"{matching} of widths {teacher} and {student}: it must be that of exactly one"
+            f"embed1_linearproject.weight has shape {printable(shape)}, which is the (teacher, student) width of the "
+            f"stages {matching} of widths {teacher} and {student}: it must be that of exactly one"
         )
     return (matching[0],)
 
@@ -126,8 +130,13 @@ def _load(distiller: Distiller, parts: Mapping[str, Tensor], contents: Contents)
     missing, unexpected = sorted(set(own) - set(given)), sorted(set(given) - set(own))
     if missing or unexpected:
         raise ValueError(
-            f"the checkpoint looks like {contents.method}, but tensors are missing: {', '.join(missing) or 'none'}; "
-            f"or left over: {', '.join(unexpected) or 'none'}"
+            f"the checkpoint looks like {contents.method}, but tensors are missing: {listed(missing) or 'none'}; "
+            f"or left over: {listed(unexpected) or 'none'}"
+        )
+    wrong = [name for name, tensor in own.items() if tensor.shape != given[name].shape]
+    if wrong:
+        raise ValueError(
+            f"the checkpoint looks like {contents.method}, but these tensors have other shapes there: {listed(wrong)}"
         )
     distiller.parts.load_state_dict(given)
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from transkd_lite.models.files import listed
 from transkd_lite.models.layers import to_map, to_tokens
 from transkd_lite.models.naming import family_of
 from transkd_lite.models.output import SegModel, SegOutput
@@ -90,7 +91,7 @@ def _chosen(model: SegModel, blocks: Sequence[Block] | None) -> list[Block]:
     wrong = [(s, b) for s, b in chosen if not (1 <= s <= len(depths) and 1 <= b <= depths[s - 1])]
     if wrong:
         raise ValueError(
-            f"{model.spec.name} has no (stage, block) {wrong}: its stages hold {depths} blocks, from 1"
+            f"{model.spec.name} has no (stage, block) [{listed(wrong)}]: its stages hold {depths} blocks, from 1"
         )
     return chosen
 

@@ -1,7 +1,7 @@
 """Small parts that several networks share: token and map layouts, stochastic depth, initial weights.
 
-Initial values follow SegFormer (Xie et al. 2021) and PVTv2 (Wang et al. 2021): linear layers from a truncated
-normal of standard deviation 0.02, convolutions from a normal of variance 2 / fan-out, biases zero.
+Initial values of the encoders follow SegFormer (Xie et al. 2021) and PVTv2 (Wang et al. 2021): linear layers from
+a truncated normal of standard deviation 0.02, convolutions from a normal of variance 2 / fan-out, biases zero.
 """
 
 from __future__ import annotations

@@ -3,10 +3,12 @@
 Yang et al., "Lite Vision Transformer with Enhanced Self-Attention", CVPR 2022, in the size that the TransKD
 authors use: stage 1 attends by convolution (convolutional self-attention), stages 2-4 recursively and at
 several dilations (recursive atrous self-attention). No norm after stages; a stage's embedding is taken before
-its norm.
+its norm. Every layer's initial values are those of the authors' code.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +44,8 @@ class ConvolutionalAttention(nn.Module):
         self.attn = nn.Linear(channels, positions**2 * num_heads)
         self.values = nn.Conv2d(positions * channels, positions * channels, 1, groups=positions, bias=False)
         self.proj = nn.Linear(channels, channels)
+        self.apply(initialise)
+        nn.init.normal_(self.values.weight, std=math.sqrt(2 / (positions * channels)))
 
     def weights(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, heads, positions, 9, 9), rows adding up to 1."""
@@ -77,6 +81,8 @@ class RecursiveAtrousAttention(nn.Module):
         self.atrous = nn.Conv2d(channels, channels, 3, groups=channels, bias=False)
         self.sr = nn.Conv2d(channels, channels, reduction, reduction) if reduction > 1 else None
         self.norm = nn.LayerNorm(channels, eps=1e-5) if reduction > 1 else None
+        self.apply(initialise)
+        nn.init.kaiming_uniform_(self.atrous.weight)
 
     def queries(self, x: Tensor) -> Tensor:
         q = to_map(self.q(to_tokens(x)), (x.shape[2], x.shape[3]))
@@ -107,6 +113,9 @@ class MLP(nn.Module):
         self.fc1 = nn.Conv2d(channels, hidden, 1)
         self.dwconv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden) if depthwise else nn.Identity()
         self.fc2 = nn.Conv2d(hidden, channels, 1)
+        for layer in () if depthwise else (self.fc1, self.fc2):  # linear layers, in the authors' code
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.get_parameter("bias"))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.dwconv(self.fc1(x))))
@@ -147,6 +156,7 @@ class Stage(nn.Module):
         size, stride = (3, 2) if stage else (7, 4)
         self.proj = nn.Conv2d(before, CHANNELS[stage], size, stride, padding=size // 2)
         self.norm = nn.LayerNorm(CHANNELS[stage], eps=1e-5)
+        self.proj.apply(initialise)
         self.blocks = nn.ModuleList(Block(stage, rate) for rate in drop_paths)
         self.gradient_checkpointing = checkpointing
 
@@ -176,5 +186,5 @@ class LVT(StagedModel):
         rates = drop_path_rates(drop_path, DEPTHS)
         self.spec = ModelSpec(name, CHANNELS, num_classes=num_classes, num_heads=NUM_HEADS, depths=DEPTHS)
         self.stages = nn.ModuleList(Stage(i, rates[i], gradient_checkpointing) for i in range(len(DEPTHS)))
-        self.stages.apply(initialise)
         self.head = AllMLPHead(CHANNELS, self.spec.decoder_channels, num_classes, dropout=head_dropout)
+        self.head.projections.apply(initialise)

@@ -11,11 +11,16 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor, nn
 
-__all__ = ["ModelSpec", "SegModel", "SegOutput", "StagedModel", "check_images"]
+from transkd_lite.models.files import listed
+
+if TYPE_CHECKING:
+    from transkd_lite.data.labels import LabelSpace
+
+__all__ = ["ModelSpec", "SegModel", "SegOutput", "StagedModel", "bare_network", "check_images"]
 
 NUM_STAGES = 4
 
@@ -62,12 +67,14 @@ class ModelSpec:
 
     @classmethod
     def from_json(cls, text: str) -> ModelSpec:
-        """Read what `to_json` wrote. Raises ValueError for fields that a spec does not have."""
-        fields: dict[str, Any] = json.loads(text)
+        """Read what `to_json` wrote. Raises ValueError for fields that a spec does not have or lacks."""
+        fields = json.loads(text)
+        if not isinstance(fields, dict) or not {"name", "channels", "options"} <= set(fields):
+            raise ValueError("a model spec must hold name, channels and options; the file is not whole")
         unknown = sorted(set(fields) - {f.name for f in dataclasses.fields(cls)})
         if unknown:
             raise ValueError(
-                f"a model spec has no field {unknown}; it was written by a newer version, upgrade"
+                f"a model spec has no field {listed(unknown)}; it was written by a newer version, upgrade"
             )
         return cls(**_lists_to_tuples(fields | {"options": _lists_to_tuples(fields["options"])}))
 
@@ -77,13 +84,28 @@ def _lists_to_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class SegModel(nn.Module):
-    """Base class of the networks: `spec` describes it, `forward` maps images to a `SegOutput`."""
+    """Base class of the networks: `spec` describes it, `forward` maps images to a `SegOutput`.
+
+    `label_space` names the classes of the data that it was trained on, None where that is not known. `fit` sets it,
+    `save_model` keeps it, and whoever scores the network compares it with that of the data.
+    """
 
     spec: ModelSpec
+    label_space: LabelSpace | None = None
 
     def forward(self, images: Tensor) -> SegOutput:
         """Run the network on images (N, 3, H, W)."""
         raise NotImplementedError(f"{type(self).__name__} must define forward(images) -> SegOutput")
+
+
+def bare_network(model: nn.Module) -> SegModel:
+    """The network inside torch.compile, DataParallel and DistributedDataParallel, or the model as it is."""
+    while not isinstance(model, SegModel):
+        inner = getattr(model, "_orig_mod", None) or getattr(model, "module", None)
+        if not isinstance(inner, nn.Module):
+            raise ValueError(f"expected a network of create_model, got {type(model).__name__}")
+        model = inner
+    return model
 
 
 class StagedModel(SegModel):

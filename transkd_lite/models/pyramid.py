@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from transkd_lite.models.files import printable
 from transkd_lite.models.head import AllMLPHead
 from transkd_lite.models.output import ModelSpec, SegModel, SegOutput, check_images
 
@@ -35,7 +36,8 @@ def timm_weights(name: str) -> dict[str, Tensor]:
         return timm.create_model(name, pretrained=True).state_dict()
     except Exception as error:
         raise FileNotFoundError(
-            f"timm's weights of {name} could not be fetched ({error}): check the connection, or give a path"
+            f"timm's weights of {name} could not be fetched ({printable(error, 200)}): check the connection, or give "
+            "a path"
         ) from error
 
 
@@ -109,7 +111,7 @@ def _backbone(name: str, options: dict[str, Any]) -> Any:
         strides = list(trial.feature_info.reduction())
     except (RuntimeError, AttributeError, TypeError, AssertionError, ValueError) as error:
         raise ValueError(
-            f"{backbone_name} cannot give features of its stages with {options}: {error}"
+            f"{backbone_name} cannot give features of its stages with {options}: {printable(error, 200)}"
         ) from error
     # Where two levels have one stride, the deeper one is the stage's output.
     indices = [max((i for i, s in enumerate(strides) if s == stride), default=-1) for stride in STRIDES]

@@ -9,6 +9,7 @@ the published weights.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,6 +25,7 @@ REDUCTIONS = (8, 4, 2, 1)
 PATCH_SIZES = (7, 3, 3, 3)
 PATCH_STRIDES = (4, 2, 2, 2)
 MLP_RATIO = 4
+NORM_EPS = 1e-6  # in blocks and after stages
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,13 @@ SEGFORMERS = {
     "segformer_b4": Variant(WIDE, (3, 8, 27, 3), 768),
     "segformer_b5": Variant(WIDE, (3, 6, 40, 3), 768),
 }
+
+
+def heads_fit(num_heads: Any, channels: tuple[int, ...]) -> bool:
+    """Whether these are numbers of heads, one for each width and each a divisor of it."""
+    if not isinstance(num_heads, tuple | list) or len(num_heads) != len(channels):
+        return False
+    return all(isinstance(h, int) and h > 0 and c % h == 0 for h, c in zip(num_heads, channels, strict=True))
 
 
 class PatchEmbedding(nn.Module):
@@ -98,11 +107,13 @@ class MixFFN(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block: x + attention(norm(x)), then x + MixFFN(norm(x))."""
 
-    def __init__(self, channels: int, num_heads: int, reduction: int, drop_path: float) -> None:
+    def __init__(
+        self, channels: int, num_heads: int, reduction: int, drop_path: float, norm_eps: float
+    ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(channels, eps=1e-6)
+        self.norm1 = nn.LayerNorm(channels, eps=norm_eps)
         self.attn = EfficientAttention(channels, num_heads, reduction)
-        self.norm2 = nn.LayerNorm(channels, eps=1e-6)
+        self.norm2 = nn.LayerNorm(channels, eps=norm_eps)
         self.mlp = MixFFN(channels)
         self.drop_path = DropPath(drop_path)
 
@@ -115,15 +126,15 @@ class Stage(nn.Module):
     """Patch embedding, blocks, norm. Map in, (feature map, embedding tokens) out."""
 
     def __init__(
-        self, index: int, channels: tuple[int, ...], drop_paths: list[float], checkpointing: bool
+        self, index: int, spec: ModelSpec, drop_paths: list[float], checkpointing: bool, norm_eps: float
     ) -> None:
         super().__init__()
-        width, before = channels[index], channels[index - 1] if index else 3
+        width, before = spec.channels[index], spec.channels[index - 1] if index else 3
         self.patch_embed = PatchEmbedding(before, width, PATCH_SIZES[index], PATCH_STRIDES[index])
         self.blocks = nn.ModuleList(
-            Block(width, NUM_HEADS[index], REDUCTIONS[index], rate) for rate in drop_paths
+            Block(width, spec.num_heads[index], REDUCTIONS[index], rate, norm_eps) for rate in drop_paths
         )
-        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.norm = nn.LayerNorm(width, eps=norm_eps)
         self.gradient_checkpointing = checkpointing
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,6 +149,8 @@ class SegFormer(StagedModel):
     - drop_path: the last block's rate of stochastic depth (earlier blocks linearly less).
     - head_dropout: the rate at which the head drops whole channels.
     - decoder_channels: the head's width; None for the published one (256 for B0 and B1, 768 from B2 on).
+    - num_heads: attention heads of each stage, each a divisor of its width.
+    - norm_eps: the constant of the LayerNorms in blocks and after stages.
     - normed_projections: BatchNorm and ReLU after the head's projections, as mmsegmentation has them.
     - gradient_checkpointing: in training, recompute blocks in the backward pass instead of storing them.
 
@@ -154,24 +167,30 @@ class SegFormer(StagedModel):
         drop_path: float = 0.1,
         head_dropout: float = 0.1,
         decoder_channels: int | None = None,
+        num_heads: tuple[int, ...] = NUM_HEADS,
+        norm_eps: float = NORM_EPS,
         normed_projections: bool = False,
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         variant = SEGFORMERS[name]
         width = decoder_channels or variant.decoder_channels
+        if not heads_fit(num_heads, variant.channels):
+            raise ValueError(
+                f"num_heads must be four numbers that divide the widths {variant.channels}, got {num_heads}"
+            )
         self.spec = ModelSpec(
             name=name,
             channels=variant.channels,
             num_classes=num_classes,
-            num_heads=NUM_HEADS,
+            num_heads=tuple(num_heads),
             depths=variant.depths,
             patch_sizes=PATCH_SIZES,
             decoder_channels=width,
         )
         rates = drop_path_rates(drop_path, variant.depths)
         self.stages = nn.ModuleList(
-            Stage(i, variant.channels, rates[i], gradient_checkpointing) for i in range(NUM_STAGES)
+            Stage(i, self.spec, rates[i], gradient_checkpointing, norm_eps) for i in range(NUM_STAGES)
         )
         self.stages.apply(initialise)
         self.head = AllMLPHead(
