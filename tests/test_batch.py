@@ -3,12 +3,13 @@
 import json
 import os
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from quick import FIXTURES, PARAMETERS
-from scipy.stats import spearmanr
 
 from transkd_lite import batch, execution, workers
 from transkd_lite.attempts import kernel_environment
@@ -226,7 +227,7 @@ def test_jobs_take_the_runs_about_in_the_plans_order(monkeypatch, tmp_path):
     import time
 
     def nap(run, root, threads, needed):
-        time.sleep(0.25)
+        time.sleep(0.1)
         return ""
 
     monkeypatch.setattr(workers, "execute", nap)
@@ -234,7 +235,8 @@ def test_jobs_take_the_runs_about_in_the_plans_order(monkeypatch, tmp_path):
     runs = [PlannedRun("student", folder, tmp_path, {}) for folder in folders]
     with StopRequest() as stop:
         done = [runs.index(run) for run, _ in workers.execute_all(runs, tmp_path, 2, None, stop)]
-    assert spearmanr(done, range(len(runs))).statistic > 0.8
+    # A median: a worker that the machine lets wait puts two runs far behind and the others two places forward.
+    assert np.median(np.abs(np.subtract(done, range(len(runs))))) <= 3
     assert sorted(done) == list(range(len(runs)))
 
 
@@ -250,21 +252,22 @@ def test_a_worker_killed_in_mid_notebook_costs_nothing_but_time(tmp_path):
         n_workers=2, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0"
     ) as cluster:
 
-        def kill_first_worker():
-            until = time.monotonic() + 60
-            while time.monotonic() < until and not list(tmp_path.rglob("started")):
-                time.sleep(0.1)
-            busy = next(iter(cluster.scheduler.workers.values()))
-            os.kill(next(w.pid for w in cluster.workers.values() if w.worker_address == busy.address), 9)
+        def kill_a_worker():
+            while not (pids := "".join(path.read_text() for path in tmp_path.rglob("started"))).endswith(
+                "\n"
+            ):
+                time.sleep(0.05)
+            os.kill(int(pids.split()[0]), signal.SIGKILL)  # the process that started the notebook
+            (tmp_path / "quick" / "go").touch()  # until then the notebooks wait
 
-        killer = threading.Thread(target=kill_first_worker)
-        killer.start()
+        threading.Thread(target=kill_a_worker, daemon=True).start()
         outcome = reproduce(
             profile, runs=tmp_path, scheduler=cluster.scheduler_address, echo=lambda line: None
         )
-        killer.join()
     assert not outcome.errors
     assert all(read_run(outcome.root / run.folder).state == "finished" for run in outcome.runs)
+    attempts = [len((outcome.root / run.folder / "started").read_text().split()) for run in outcome.runs]
+    assert sorted(attempts) == [1, 2]
 
 
 def test_outputs_are_stored_in_place_only_when_every_cell_has_run(tmp_path):

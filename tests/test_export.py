@@ -46,8 +46,9 @@ def test_any_size_gives_the_networks_logits(student, file, shape):
 @pytest.mark.slow
 def test_real_scenes_get_the_same_classes_and_scores(student, file, scenes):
     assert parity(student, file, tk.as_batch(scenes["image"])).same_class > 0.999
-    ours, theirs = tk.evaluate(student, scenes), tk.evaluate(OnnxModel(file, threads=1), scenes)
-    assert ours.miou == pytest.approx(theirs.miou, abs=1e-4)
+    ours, theirs = (tk.evaluate(m, scenes).confusion for m in (student, OnnxModel(file, threads=1)))
+    # Pixels, not mIoU: where two classes are equal but for the last digit one pixel may be half of a class.
+    assert (ours - theirs).abs().sum() < 0.002 * ours.sum()
 
 
 @pytest.mark.slow

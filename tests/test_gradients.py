@@ -71,7 +71,7 @@ vectors_and_weights = st.integers(2, 6).flatmap(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(vectors_and_weights)
 def test_any_gram_matrix_agrees_with_its_vectors(case):
     vectors, weights = np.array(case[0]), np.array(case[1])

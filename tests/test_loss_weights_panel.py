@@ -169,7 +169,7 @@ def test_a_trial_trains_both_students_and_shows_their_curves(bench):
     panel = LossWeightsPanel(made_up(), bench, num_steps=3)
     panel.feature.value = 3.0
     panel.train.click()
-    assert panel.wait(120)
+    assert panel.wait()
     assert panel.message.value == ""
     assert panel.status.value == "finished after 3 of 3 steps"
     assert panel.progress.value == panel.progress.max == 3
@@ -191,20 +191,19 @@ def test_cancel_ends_a_trial_after_a_whole_step_and_it_can_be_started_again(benc
     panel = LossWeightsPanel(made_up(), bench, num_steps=1000)
     panel.train.click()
     assert panel.train.disabled
-    deadline = time.monotonic() + 60
-    while panel.progress.value < 1 and time.monotonic() < deadline:
+    while panel.progress.value < 1 and not panel.cancel.disabled:
         time.sleep(0.02)
     panel.feature.value = 0.5  # sliders answer while it trains
     assert (panel.summary.value, panel.table.value) == shown(panel, WeightChoice(feature=0.5))
     panel.cancel.click()
-    assert panel.wait(60)
+    assert panel.wait()
     done = panel.progress.value
     assert 1 <= done < 1000
     assert panel.status.value == f"cancelled after {done} of 1000 steps"
     assert "Cross entropy of the same batches" in panel.result.value
     panel.num_steps = 1
     panel.train.click()
-    assert panel.wait(60)
+    assert panel.wait()
     assert panel.status.value == "finished after 1 of 1 steps"
 
 
@@ -216,7 +215,7 @@ def test_an_error_while_training_is_seen(bench, monkeypatch):
     monkeypatch.setattr(bench, "compare", breaks)
     panel = LossWeightsPanel(made_up(), bench, num_steps=3)
     panel.train.click()
-    assert panel.wait(30)
+    assert panel.wait()
     assert panel.status.value == "failed"
     assert "RuntimeError: the disk &lt;is&gt; gone" in panel.result.value
     assert not panel.train.disabled

@@ -24,9 +24,10 @@ def test_predictions_are_what_evaluate_scores(model, normalize):
     images = [picture(64, 96, k) for k in range(3)]
     maps = tk.predict(model, images, normalize=normalize)
     data = [{"image": image, "label": label} for image, label in zip(images, maps, strict=True)]
-    assert tk.evaluate(model, data, normalize=normalize).pixel_accuracy == 1.0
+    # One image at a time, as `predict` takes them: a mini-batch of three may differ in the last digits.
+    assert tk.evaluate(model, data, normalize=normalize, batch_size=1).pixel_accuracy == 1.0
     assert len(np.unique(maps)) > 1
-    assert tk.evaluate(model, data, normalize=not normalize).pixel_accuracy < 1.0
+    assert tk.evaluate(model, data, normalize=not normalize, batch_size=1).pixel_accuracy < 0.99
 
 
 def test_sizes_may_differ_and_the_mode_is_kept(model):

@@ -11,12 +11,12 @@ import pytest
 from transkd_lite import runs
 
 HOLD = """
-import sys, time
+import signal, sys
 from transkd_lite import runs
 with runs.lock_run(sys.argv[1]):
     runs.write_json(sys.argv[1] + "/run.json", {"state": "running", "pid": 4242})
     print("held", flush=True)
-    time.sleep(60)
+    signal.pause()
 """
 FILL = """
 import resource, signal, sys

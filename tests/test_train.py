@@ -89,14 +89,14 @@ def test_a_run_tells_everything_and_leaves_a_finished_folder(tmp_path: Path) -> 
 
 
 def test_the_network_learns_what_can_be_learned() -> None:
-    config = TrainConfig(steps=80, batch_size=3, lr=1e-3, log_every=20, precision="fp32", augment="none")
+    config = TrainConfig(steps=60, batch_size=3, lr=3e-4, log_every=20, precision="fp32", augment="none")
     flat = [
         {"image": np.full((32, 32, 3), 60 * k, np.uint8), "label": np.full((32, 32), k, np.uint8)}
         for k in range(3)
     ]
-    result = fit(student(), flat, config=config, val_data=flat)
+    result = fit(student(drop_path=0.0, head_dropout=0.0), flat, config=config, val_data=flat)
     assert result.metrics["full"]["miou"] == 1.0
-    assert result.history["loss"].iloc[-1] < 0.5 * result.history["loss"].iloc[0]
+    assert result.history["loss"].iloc[-1] < 0.1 * result.history["loss"].iloc[0]
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not() -> None:
@@ -111,8 +111,10 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not() -> None:
 
 
 def test_bf16_trains_close_to_fp32() -> None:
+    """With steps in proportion to the gradient: where it is nothing but rounding, Adam's own go anywhere."""
     runs_of = [
-        fit(student(), scenes(), config=TrainConfig(**{**QUICK, "precision": p})) for p in ("fp32", "bf16")
+        fit(student(), scenes(), config=TrainConfig(**{**QUICK, "precision": p, "eps": 0.1}))
+        for p in ("fp32", "bf16")
     ]
     fp32, bf16 = (run.history["loss"].tolist() for run in runs_of)
     assert bf16 == pytest.approx(fp32, rel=0.02)
@@ -238,6 +240,7 @@ def test_every_epoch_sees_every_sample_once_and_positions_say_all() -> None:
     assert not torch.equal(seen[:6], seen[6:])
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # two workers on one core, too
 def test_loader_processes_change_nothing() -> None:
     for (image, label), (other, other_label) in zip(plain(5), plain(5, workers=2), strict=True):
         assert torch.equal(image, other)

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from lab_page import STATE_MS
 
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-START_S = 120
+START_S = 300
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def lab(tmp_path_factory):
         yield Lab(url, token, home / "notebooks")
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=120)
 
 
 @pytest.fixture(scope="session")
@@ -100,6 +101,7 @@ def browser():
 @pytest.fixture
 def page(browser):
     context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(STATE_MS)
     yield context.new_page()
     context.close()
 

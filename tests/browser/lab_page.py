@@ -1,10 +1,12 @@
 """A notebook in JupyterLab, for the tests: open it, run it, bring a panel into view, ask what a reader would mind."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-OPEN_MS, RUN_MS = 120_000, 900_000
+# Limits, not pauses: what is waited for is a state, however long the machine takes.
+STATE_MS, RUN_MS = 300_000, 900_000
 IDLE = """() => {
   const panel = window.jupyterapp?.shell.currentWidget;
   return panel?.content?.widgets?.length > 0 && panel.sessionContext.session?.kernel?.status === 'idle';
@@ -37,7 +39,7 @@ CONTRASTS = """
 def open_idle(page, url):
     """Open a notebook and wait until its kernel listens: a run asked for before is lost."""
     page.goto(url)
-    page.wait_for_function(IDLE, timeout=OPEN_MS)
+    page.wait_for_function(IDLE, timeout=STATE_MS)
 
 
 def run_all(page):
@@ -58,11 +60,19 @@ def running(browser, url, cell) -> Iterator[Any]:
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
     open_idle(page, url)
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(STATE_MS)
     run_all(page)
     scroll_to_cell(page, cell)
     yield page
     context.close()
+
+
+def expect_soon(page, read: Callable[[], Any], wanted: Any) -> None:
+    """Read the screen until it says what is wanted: every readout comes by a message of its own."""
+    until = time.monotonic() + STATE_MS / 1000
+    while (found := read()) != wanted and time.monotonic() < until:
+        page.wait_for_timeout(100)
+    assert found == wanted
 
 
 def faint(page, panel, parts):

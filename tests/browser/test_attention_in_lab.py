@@ -2,10 +2,9 @@
 
 import html
 import re
-import time
 
 import pytest
-from lab_page import TOO_WIDE, faint, press, running, scroll_to_cell, slider
+from lab_page import TOO_WIDE, expect_soon, faint, press, running, scroll_to_cell, slider
 
 import transkd_lite as tk
 from transkd_lite.parameters import find_file
@@ -18,8 +17,13 @@ TEACHER = "data/weights/streets-segformer_b1.safetensors"
 PANEL, CELL = ".tk-attention", "AttentionPanel("
 PARTS = ("td", "th", "p", "label", "figcaption", ".widget-readout")
 START = {"image": 0, "stage": 4, "block": 2, "head": 1, "row": 36, "column": 68}
-PICTURES = """() => [...document.querySelectorAll('.tk-attention img')].map(
-  i => ({alt: i.alt, drawn: i.naturalWidth > 0, right: i.getBoundingClientRect().right, width: i.width}))"""
+PICTURES = """
+async () => {
+  const images = [...document.querySelectorAll('.tk-attention img')];
+  await Promise.all(images.map(i => i.decode().catch(() => {})));  // drawn, or not to be drawn
+  return images.map(
+    i => ({alt: i.alt, drawn: i.naturalWidth > 0, right: i.getBoundingClientRect().right, width: i.width}));
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -54,16 +58,13 @@ def expect(page, looks, choice):
     """Wait until the screen tells of this query, then compare the teacher's row with the pure function's."""
     text = readout(looks, choice)
     query = html.unescape(re.sub("<[^>]+>", "", text[text.index("<p") : text.index("</p>")]))
-    page.locator(".tk-attention [data-query]", has_text=query).wait_for(timeout=30_000)
+    page.locator(".tk-attention [data-query]", has_text=query).wait_for()
     (row,) = re.findall(r'<tr data-network="teacher">(.*?)</tr>', text)
     wanted = [html.unescape(cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", row)]
     cells = page.locator(".tk-attention tr[data-network=teacher] td")
     words, numbers = read_all(wanted)
     equal = (words, pytest.approx(numbers, rel=0.02, abs=0.002))
-    until = time.monotonic() + 30
-    while read_all(cells.all_inner_texts()) != equal and time.monotonic() < until:
-        page.wait_for_timeout(100)
-    assert read_all(cells.all_inner_texts()) == equal
+    expect_soon(page, lambda: read_all(cells.all_inner_texts()), equal)
 
 
 def go_home(page, looks):
@@ -133,7 +134,7 @@ def test_one_network_can_be_chosen(panel, looks):
 def test_it_fits_and_is_readable_in_both_themes(panel, looks, pictures, theme):
     change = "theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})"
     panel.evaluate(change, theme)
-    panel.wait_for_function("theme => document.body.dataset.jpThemeName === theme", arg=theme, timeout=30_000)
+    panel.wait_for_function("theme => document.body.dataset.jpThemeName === theme", arg=theme)
     go_home(panel, looks)
     scroll_to_cell(panel, CELL)
     assert panel.evaluate(TOO_WIDE) == []

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from lab_page import open_idle, run_all
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(1200)]
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("*.ipynb"))
 RENDER_ALL = """
 async () => {
@@ -14,8 +14,10 @@ async () => {
   await panel.context.ready;
   for (let k = 0; k < panel.content.widgets.length; k++) {
     await panel.content.scrollToItem(k);
-    await new Promise(done => setTimeout(done, 40));
+    await panel.content.widgets[k].ready;
   }
+  const images = [...document.querySelectorAll('.jp-OutputArea-output img')];
+  await Promise.all(images.map(image => image.decode().catch(() => {})));  // a broken one is told below
   return panel.content.widgets.length;
 }"""
 PICTURES = """() => [...document.querySelectorAll('.jp-OutputArea-output img')].map(

@@ -43,7 +43,7 @@ def test_shapes_types_and_repeatability(augment, crop):
     assert torch.equal(before, torch.random.get_rng_state()), "the global generator must not be touched"
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 10**6),
     height=st.integers(1, 40),
@@ -59,7 +59,7 @@ def test_label_stays_on_its_image(seed, height, width, augment, crop):
     assert (drawn[y == 255] == 0).all(), "what is void here is padding, and padding is black"
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6), height=st.integers(2, 60), width=st.integers(2, 60))
 def test_standard_works_at_any_size(seed, height, width):
     image, label = coded_sample(height, width)

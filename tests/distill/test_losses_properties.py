@@ -53,7 +53,7 @@ shapes = st.tuples(st.integers(1, 3), st.just(CLASSES), st.integers(1, 7), st.in
 seeds = st.integers(0, 2**31)
 every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 every_labelled_loss = pytest.mark.parametrize("loss", LABELLED.values(), ids=LABELLED)
-few = settings(max_examples=15, deadline=None, derandomize=True)
+few = settings(max_examples=15)
 
 
 def _maps(shape: tuple[int, ...], seed: int, count: int = 2) -> list[Tensor]:

@@ -5,9 +5,13 @@
 
 import multiprocessing
 import os
+import resource
+import signal
 import sys
 import time
 import warnings
+from collections import Counter
+from collections.abc import Callable, Mapping
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -22,6 +26,7 @@ from transkd_lite.train import fit
 from transkd_lite.trainer import Trainer
 
 SIZE, NUM_CLASSES = 32, 3
+CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.truncate")
 
 
 class Scenes:
@@ -53,16 +58,45 @@ def networks(method: str | None, dropout: float = 0.1) -> tuple[Any, Any, Any]:
     return student, teacher, create_method(method, student, teacher)
 
 
-def tell_steps(slow_s: float) -> None:
-    """Print every step as it ends, so that the test knows when to strike."""
-    original = Trainer.train_batch
+class Moments:
+    """The clock of a training: the last step that has ended, and how often its folder has changed since.
 
-    def train_batch(self: Trainer, images: torch.Tensor, labels: torch.Tensor) -> None:
-        original(self, images, labels)
-        print("step", self.step, flush=True)
-        time.sleep(slow_s)
+    Every step is printed as it ends; `at` says what the process does to itself then. It is killed before the first
+    change at or after `strike`, a pair (step, change), which is the same on every machine.
+    """
 
-    Trainer.train_batch = train_batch  # type: ignore[method-assign]
+    def __init__(
+        self, folder: Path, at: Mapping[int, Callable[[], Any]], strike: tuple[int, int] | None
+    ) -> None:
+        self.folder, self.at, self.strike = str(folder), at, strike
+        self.step, self.changes = 0, Counter[int]()
+
+    def start(self) -> None:
+        original = Trainer.train_batch
+
+        def train_batch(trainer: Trainer, images: torch.Tensor, labels: torch.Tensor) -> None:
+            original(trainer, images, labels)
+            self.step = trainer.step
+            print("step", self.step, flush=True)
+            self.at.get(self.step, int)()
+
+        Trainer.train_batch = train_batch  # type: ignore[method-assign]
+        sys.addaudithook(self.hear)
+
+    def hear(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """Python calls this before whatever it does to a file."""
+        changes = event in CHANGES or (event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR))
+        if changes and str(arguments[0]).startswith(self.folder):
+            self.changes[self.step] += 1
+            if self.strike is not None and (self.step, self.changes[self.step]) >= self.strike:
+                signal.raise_signal(signal.SIGKILL)
+
+
+def die_in_mid_write() -> None:
+    """From now on the system ends this process when a file of its has 20 MB, which is half a checkpoint."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000_000, 20_000_000))
 
 
 def train(
@@ -76,7 +110,7 @@ def train(
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
     warnings.simplefilter("default")
     torch.set_num_threads(1)
-    tell_steps(options.pop("slow_s", 0.0))
+    moments = Moments(out_dir, options.pop("at", {}), options.pop("strike", None))
     marker, num, scored = options.pop("marker", None), options.pop("num", 6), options.pop("scored", False)
     student, teacher, distiller = networks(options.pop("method", None), options.pop("dropout", 0.1))
     settings = {
@@ -87,6 +121,7 @@ def train(
         "checkpoint_every": 2,
         "precision": "fp32",
     }
+    moments.start()
     result = fit(
         student,
         Scenes(num, Path(marker) if marker else None),
@@ -100,7 +135,8 @@ def train(
     )
     history = result.history.drop(columns="images_per_s").to_dict(orient="list")
     saved = {"student": student.state_dict(), "history": history, "resumed": result.resumed_from}
-    torch.save(saved | {"metrics": {k: result.metrics.get(k) for k in ("full", "paper")}}, weights)
+    saved["metrics"] = {protocol: result.metrics.get(protocol) for protocol in ("full", "paper")}
+    torch.save(saved | {"changes": dict(moments.changes)}, weights)
 
 
 class Process:
@@ -119,10 +155,6 @@ class Process:
             alive = self.process.is_alive()
             time.sleep(0.01)
             assert alive or f"step {step}\n" in self.log, self.log
-
-    def send(self, number: int) -> None:
-        assert self.process.pid is not None
-        os.kill(self.process.pid, number)
 
     def end(self) -> int:
         """The exit code, once it has ended; minus the signal where one ended it."""

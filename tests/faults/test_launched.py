@@ -35,7 +35,8 @@ def test_two_launched_processes_have_the_losses_of_one(tmp_path: Path) -> None:
     expected, found = (pd.read_csv(folder / "history.csv") for folder in (one, two))
     assert {"loss", "ce", "kd", "dkd", "csf_1", "pea_4"} <= set(found)
     for name in expected.drop(columns="images_per_s"):
-        assert found[name].tolist() == pytest.approx(expected[name].tolist(), rel=1e-5), name
+        # Absolute, too: a divergence of nearly equal logits is a small difference of terms of size 1.
+        assert found[name].tolist() == pytest.approx(expected[name].tolist(), rel=1e-5, abs=1e-6), name
     assert runs.read_run(two).info["processes"] == 2
     assert sorted(path.name for path in one.iterdir()) == sorted(path.name for path in two.iterdir())
     assert both.count("mIoU") == 2

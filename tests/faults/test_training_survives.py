@@ -1,11 +1,10 @@
 """Training that is killed, signalled, starved of disk or data, or started twice: real processes, real signals."""
 
 import os
-import random
 import signal
 import subprocess
 import sys
-import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,9 +16,9 @@ from transkd_lite.checkpoint import list_checkpoints
 if os.name == "nt":
     pytest.skip("signals and forked processes are those of POSIX", allow_module_level=True)
 sys.path.insert(0, str(Path(__file__).parent))  # the processes import run_fit by name
-from run_fit import start
+from run_fit import die_in_mid_write, start
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 
 def assert_same(first: Path, second: Path) -> None:
@@ -39,36 +38,50 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_killed_damaged_and_resumed_ends_with_the_same_bits(undisturbed: Path, tmp_path: Path) -> None:
     folder, weights = tmp_path / "run", tmp_path / "weights.pt"
-    process = start(folder, weights, method="transkd-base", slow_s=0.05)
-    process.wait_for_step(5)
-    process.send(signal.SIGKILL)
+    process = start(
+        folder, weights, method="transkd-base", at={5: partial(signal.raise_signal, signal.SIGKILL)}
+    )
     assert process.end() == -signal.SIGKILL
     assert runs.read_run(folder).state == "interrupted"
     saved = list_checkpoints(folder / "checkpoint")
-    assert 1 <= len(saved) <= 2  # the last two are kept
+    assert [int(path.name[5:13]) for path in saved] == [2, 4]
     content = bytearray(saved[-1].read_bytes())
     content[len(content) // 2] ^= 1  # one bit
     saved[-1].write_bytes(bytes(content))
     log = start(folder, weights, method="transkd-base").finish()
     assert "is damaged" in log
     assert saved[-1].name in log
-    assert torch.load(weights, weights_only=True)["resumed"] == int(saved[0].name[5:13])
+    assert torch.load(weights, weights_only=True)["resumed"] == 2
     assert_same(weights, undisturbed)
     assert runs.read_run(folder).state == "finished"
     assert not (folder / "checkpoint").exists()
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_it_ends_with_the_same_bits(undisturbed: Path, tmp_path: Path) -> None:
-    """Strikes at random times until a run gets through; each time it goes on from a whole checkpoint."""
+@pytest.mark.parametrize("step", [0, 2, 4, 6, 8])
+def test_killed_at_any_moment_it_ends_with_the_same_bits(
+    undisturbed: Path, tmp_path: Path, step: int
+) -> None:
+    """Killed before every change of its folder after that step, it goes on from a whole checkpoint each time."""
     folder, weights = tmp_path / "run", tmp_path / "weights.pt"
-    rng = random.Random(0)
-    for _ in range(5):
-        process = start(folder, weights, method="transkd-base", slow_s=0.02)
-        time.sleep(rng.uniform(0.2, 1.5))
-        process.send(signal.SIGKILL)
-        process.end()
+    for change in range(1, 1 + torch.load(undisturbed, weights_only=True)["changes"][step]):
+        process = start(folder, weights, method="transkd-base", strike=(step, change))
+        assert process.end() == -signal.SIGKILL, change
+        if runs.is_finished(folder):
+            break  # only the checkpoints that are no longer needed were left to remove
     start(folder, weights, method="transkd-base").finish()
+    assert_same(weights, undisturbed)
+    assert not list(folder.rglob(".tmp-*"))
+
+
+def test_killed_in_the_middle_of_a_write_it_ends_with_the_same_bits(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    folder, weights = tmp_path / "run", tmp_path / "weights.pt"
+    assert start(folder, weights, method="transkd-base", at={3: die_in_mid_write}).end() == -signal.SIGXFSZ
+    assert [path.stat().st_size for path in folder.rglob(".tmp-*")] == [20_000_000]
+    start(folder, weights, method="transkd-base").finish()
+    assert torch.load(weights, weights_only=True)["resumed"] == 2
     assert_same(weights, undisturbed)
     assert not list(folder.rglob(".tmp-*"))
 
@@ -76,26 +89,25 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(undisturbed: Path, tmp_
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 1)])
 def test_a_signal_saves_first(undisturbed: Path, tmp_path: Path, number: int, code: int) -> None:
     folder, weights = tmp_path / "run", tmp_path / "weights.pt"
-    process = start(folder, weights, method="transkd-base", slow_s=0.3, checkpoint_every=100)
-    process.wait_for_step(3)
-    process.send(number)
+    at = {3: partial(signal.raise_signal, number)}
+    process = start(folder, weights, method="transkd-base", at=at, checkpoint_every=100)
     assert process.end() == code
     assert runs.read_run(folder).state == "interrupted"
     (saved,) = list_checkpoints(folder / "checkpoint")
-    assert 3 <= int(saved.name[5:13]) <= 4
+    assert int(saved.name[5:13]) == 3
     start(folder, weights, method="transkd-base", checkpoint_every=100).finish()
     assert_same(weights, undisturbed)
 
 
 def test_a_second_run_in_the_folder_is_refused_and_does_no_harm(tmp_path: Path) -> None:
     folder, weights = tmp_path / "run", tmp_path / "weights.pt"
-    first = start(folder, weights, steps=40, slow_s=0.2)
+    first = start(folder, weights, at={3: signal.pause})
     first.wait_for_step(3)
-    second = start(folder, tmp_path / "other.pt", steps=40)
+    second = start(folder, tmp_path / "other.pt")
     assert second.end() == 1
     assert f"is held by process {first.process.pid}" in second.log
     assert first.process.is_alive()
-    first.send(signal.SIGKILL)
+    first.process.kill()
     first.end()
     assert runs.read_run(folder).info["pid"] == first.process.pid
 
@@ -104,9 +116,8 @@ def test_a_vanished_file_is_named_and_costs_no_step(tmp_path: Path) -> None:
     marker, folder, weights = tmp_path / "street 2.png", tmp_path / "run", tmp_path / "weights.pt"
     marker.touch()
     options = {"marker": str(marker), "cache_mb": 0, "checkpoint_every": None, "log_every": 1}
-    process = start(folder, weights, slow_s=0.3, **options)
-    process.wait_for_step(3)  # by then sample 2 has been seen, since an epoch has three steps
-    marker.unlink()
+    # By step 3 sample 2 has been seen, since an epoch has three steps.
+    process = start(folder, weights, at={3: marker.unlink}, **options)
     assert process.end() == 1
     assert "UnreadableSampleError: every sample must be readable; number 2 of 6 is not" in process.log
     assert str(marker) in process.log

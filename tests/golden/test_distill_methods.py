@@ -38,10 +38,10 @@ class Step:
     def __init__(self, golden: Any, name: str) -> None:
         self.case = golden.case(name)
         seed, shape = self.case["seed"], self.case["shape"]
-        self.student, distiller = load_reference_checkpoint(golden.checkpoint(CASES[name], seed))
+        student, distiller = load_reference_checkpoint(golden.checkpoint(CASES[name], seed))
         assert distiller is not None
-        self.distiller = distiller
-        teacher, _ = load_reference_checkpoint(golden.checkpoint("segformer_b2", seed + 1))
+        self.student, self.distiller = student.double(), distiller.double()
+        teacher = load_reference_checkpoint(golden.checkpoint("segformer_b2", seed + 1))[0].double()
         self.images, labels = golden.images(seed, shape), golden.labels(seed, shape)
         self.labels = labels.where(labels != VOID_CLASS, 255)
         with torch.no_grad():

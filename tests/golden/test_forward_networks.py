@@ -30,6 +30,7 @@ def test_outputs_equal_the_authors(golden: Any, listing: str) -> None:
     case = golden.case(listing)
     model = create_model(case["arch"], 20).eval()
     load_tensors(model, golden.checkpoint(case["arch"], case["seed"]))
+    model.double()
     with torch.no_grad():
         output = model(golden.images(case["seed"], case["shape"]))
     for name in ("logits", "features", "embeddings"):

@@ -18,7 +18,7 @@ def tensors() -> dict:
     rng = np.random.default_rng([CASE["seed"], 3])
 
     def draw(shape: tuple[int, ...]) -> torch.Tensor:
-        return torch.from_numpy(rng.standard_normal(shape).astype(np.float32))
+        return torch.from_numpy(rng.standard_normal(shape).astype(np.float32)).double()
 
     student, teacher = [draw(s) for s in STUDENT], [draw(s) for s in STUDENT]
     return {"student": student, "teacher": teacher, "a": draw((2, 19, 12, 20)), "b": draw((2, 19, 12, 20))}

@@ -22,6 +22,11 @@ def run(model: SegModel, images: torch.Tensor) -> torch.Tensor:
         return model(images).logits
 
 
+def assert_same_logits(found: torch.Tensor, expected: torch.Tensor) -> None:
+    """Up to the rounding of other kernels, which is that of the largest logits also where they are near 0."""
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
 @pytest.mark.parametrize("name", ["segformer_b0", "pvt_v2_b0", "lvt"])
 @pytest.mark.parametrize("size", [(64, 96), (72, 136), (33, 47)])
 def test_shapes_follow_the_spec_for_any_size(name: str, size: tuple[int, int]) -> None:
@@ -108,13 +113,13 @@ def test_gradient_checkpointing_stores_less() -> None:
 def test_compiles_without_a_graph_break(b0: SegModel) -> None:
     images = torch.rand(1, 3, 64, 64)
     compiled = torch.compile(copy.deepcopy(b0), fullgraph=True, backend="eager")
-    torch.testing.assert_close(run(compiled, images), run(b0, images))
+    assert_same_logits(run(compiled, images), run(b0, images))
 
 
 def test_exports(b0: SegModel) -> None:
     images = torch.rand(2, 3, 64, 96)
     program = torch.export.export(b0, (torch.rand(1, 3, 64, 64),))
-    torch.testing.assert_close(program.module()(images[:1, :, :, :64]).logits, run(b0, images[:1, :, :, :64]))
+    assert_same_logits(program.module()(images[:1, :, :, :64]).logits, run(b0, images[:1, :, :, :64]))
 
 
 @pytest.mark.slow
@@ -122,15 +127,13 @@ def test_exports_for_any_batch_and_size(b0: SegModel) -> None:
     dynamic = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
     program = torch.export.export(b0, (torch.rand(2, 3, 64, 96),), dynamic_shapes=(dynamic,))
     images = torch.rand(3, 3, 72, 136)
-    torch.testing.assert_close(program.module()(images).logits, run(b0, images))
+    assert_same_logits(program.module()(images).logits, run(b0, images))
 
 
 def test_channels_last_gives_the_same(b0: SegModel) -> None:
     images = torch.rand(2, 3, 64, 96)
     last = copy.deepcopy(b0).to(memory_format=torch.channels_last)
-    torch.testing.assert_close(
-        run(last, images.to(memory_format=torch.channels_last)), run(b0, images), rtol=1e-4, atol=1e-5
-    )
+    assert_same_logits(run(last, images.to(memory_format=torch.channels_last)), run(b0, images))
 
 
 @pytest.mark.parametrize("name", ["segformer_b0", "pvt_v2_b0", "lvt"])
