@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 import transkd_lite as tk
-from transkd_lite import conditions, results
+from transkd_lite import conditions, gallery, results
 from transkd_lite.runs import write_json
 
 SIZE = {
@@ -38,7 +38,7 @@ def test_every_network_is_scored_under_every_condition(batch, tmp_path, monkeypa
     assert table.set_index("condition").loc["fog", "miou"] == pytest.approx(tk.evaluate(model, scenes).miou)
     monkeypatch.setattr(results, "DATA", tmp_path)
     assert conditions.load_conditions("runs").empty
-    conditions.save_conditions(batch, tmp_path / "results")
+    gallery.save_results(batch.root, tmp_path / "results")
     pd.testing.assert_frame_equal(conditions.load_conditions("runs"), conditions.score_conditions(batch))
 
 

@@ -74,7 +74,7 @@ def test_the_figure_of_a_batch_names_its_variants_best_first(batch, tmp_path, mo
     drawn = pd.concat([table[table["run"].str.startswith("teacher")], *runs], ignore_index=True)
     figures = []
     monkeypatch.setattr(gallery, "load_batch", lambda root: results.Batch("mine", drawn, batch.history))
-    monkeypatch.setattr(gallery, "save_conditions", lambda *given: None)
+    monkeypatch.setattr(gallery, "score_conditions", lambda batch: pd.DataFrame())
     monkeypatch.setattr("transkd_lite.plots.to_png", lambda figure: figures.append(figure) or b"")
     gallery.save_results(tmp_path, tmp_path / "kept")
     (axis,) = figures[0].axes

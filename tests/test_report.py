@@ -108,7 +108,7 @@ def test_tables_can_be_saved_and_read_where_the_runs_are_not(tmp_path, monkeypat
     batch = results.load_batch(tmp_path / "demo")
     results.save_tables(batch, tmp_path / "data" / "results")
     monkeypatch.setattr(results, "DATA", tmp_path / "data")
-    shipped = results.load_batch(None)
+    shipped = results.load_batch("demo")
     assert shipped.root is None
     assert shipped.table["miou"].tolist() == batch.table["miou"].tolist() == [0.3, 0.3]
     assert shipped.history.to_dict("records") == [
@@ -208,10 +208,7 @@ def test_blocks_are_seeds_or_classes(full):
     seeds = report.score_blocks(full)
     assert list(seeds.columns) == ["none", "kd"]
     assert seeds.loc[2, "kd"] == 0.37
-    classes = report.score_blocks(full, by="class")
-    assert classes.loc["car"].tolist() == pytest.approx([0.5, 0.4])
-    with pytest.raises(ValueError, match=r"by = 'scene'"):
-        report.score_blocks(full, by="scene")
+    assert report.per_class(full).loc["car"].tolist() == pytest.approx([0.5, 0.4])
 
 
 def test_gains_by_class_by_hand(full):

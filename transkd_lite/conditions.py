@@ -6,9 +6,6 @@ under each condition can be taken afterwards; the table of them ships with the o
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import pandas as pd
 
 from transkd_lite import results
@@ -17,9 +14,9 @@ from transkd_lite.metrics import evaluate_by
 from transkd_lite.models import load_model
 from transkd_lite.report import paired_differences
 from transkd_lite.results import Batch, students
-from transkd_lite.runs import STUDENT_FILE, atomic_write, read_run
+from transkd_lite.runs import STUDENT_FILE, read_run
 
-__all__ = ["condition_gains", "load_conditions", "save_conditions", "score_conditions"]
+__all__ = ["condition_gains", "load_conditions", "score_conditions"]
 
 COLUMNS = ["run", "method", "seed", "condition", "images", "miou"]
 
@@ -66,13 +63,6 @@ def score_conditions(
     return pd.DataFrame(found, columns=COLUMNS)
 
 
-def save_conditions(batch: Batch, folder: str | os.PathLike[str]) -> Path | None:
-    """Write `<batch>_conditions.csv`, which `load_conditions` reads; None where the data have no conditions."""
-    table = score_conditions(batch)
-    path = Path(folder) / f"{batch.name}_conditions.csv"
-    return None if table.empty else atomic_write(path, table.to_csv(index=False))
-
-
 def load_conditions(name: str) -> pd.DataFrame:
     """The shipped scores by condition of the table `name`, such as "demo"; empty where there are none."""
     path = results.DATA / "results" / f"{name}_conditions.csv"
@@ -88,8 +78,6 @@ def condition_gains(table: pd.DataFrame, baseline: str = "none") -> pd.DataFrame
     Returns:
         Columns condition, method, pairs, mean, low, high in [-1, 1]; intervals are nan with fewer than two pairs.
     """
-    gains = [
-        paired_differences(part, baseline).assign(condition=condition)
-        for condition, part in table.groupby("condition")
-    ]
-    return pd.concat(gains, ignore_index=True)[["condition", "method", "pairs", "mean", "low", "high"]]
+    gains = {name: paired_differences(part, baseline) for name, part in table.groupby("condition")}
+    rows = pd.concat(gains, names=["condition"]).reset_index("condition")
+    return rows[["condition", "method", "pairs", "mean", "low", "high"]].reset_index(drop=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from transkd_lite.conditions import save_conditions
+from transkd_lite.conditions import score_conditions
 from transkd_lite.data import label_space
 from transkd_lite.data.labels import LabelSpace
 from transkd_lite.experiment import Experiment
@@ -82,6 +82,8 @@ def save_results(root: Path, folder: Path) -> list[Path]:
     runs, best = best_first(label_variants(students(batch.table))), teachers(batch.table)["miou"]
     figure = plots.methods(runs, reference={} if best.empty else {"teacher": best.iloc[0]})
     saved = [*save_tables(batch, folder), atomic_write(folder / f"{batch.name}.png", plots.to_png(figure))]
-    if batch.table["dataset"].iloc[0] == "streets":
-        saved += filter(None, [save_conditions(batch, folder)])  # last, for every network is run again
+    if batch.table["dataset"].iloc[0] == "streets":  # last, for every network is run again
+        scores = score_conditions(batch)
+        if len(scores):
+            saved.append(atomic_write(folder / f"{batch.name}_conditions.csv", scores.to_csv(index=False)))
     return saved

@@ -66,8 +66,8 @@ def claims(table: pd.DataFrame, teacher: float | None = None) -> pd.DataFrame:
             there = paper.loc[upper] - paper.loc[lower]
             found = student_interval(scores[upper] - scores[lower])
             rows.append((f"{upper} above {lower}", "points", *there.round(2), *found, _verdict(found, 0.0)))
-    for method in variants if teacher is not None else ():
-        if {"none", method} <= set(scores):
+    for method in variants:
+        if teacher is not None and {"none", method} <= set(scores):
             there = 100 * (paper.loc[method] - paper.loc["none"]) / (paper.loc["teacher"] - paper.loc["none"])
             gap = (100 * teacher - scores["none"].mean()) / 100
             found = student_interval((scores[method] - scores["none"]) / gap)

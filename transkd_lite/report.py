@@ -14,6 +14,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from transkd_lite.comparison import (
+    Interval,
     bootstrap_interval,
     excludes_zero,
     holm,
@@ -63,57 +64,33 @@ def paired_differences(table: pd.DataFrame, baseline: str = "none") -> pd.DataFr
         ValueError: the baseline is not in the table, or a method has two runs of one seed.
     """
     scores = score_blocks(table)
-    _require(scores, baseline)
+    if baseline not in scores:
+        raise ValueError(f"baseline {baseline!r} has no run here; methods with runs: {', '.join(scores)}")
     rows = []
     for method in scores.columns.drop(baseline):
         difference = (scores[method] - scores[baseline]).dropna()
         means = (*student_interval(difference), *bootstrap_interval(difference)[1:])
         chance = (paired_t(difference), probability_of_superiority(scores[method], scores[baseline]))
         rows.append((method, baseline, len(difference), *means, *chance))
-    names = [
-        "method",
-        "baseline",
-        "pairs",
-        "mean",
-        "low",
-        "high",
-        "boot_low",
-        "boot_high",
-        "p",
-        "superiority",
-    ]
+    names = ["method", "baseline", "pairs", *Interval._fields, "boot_low", "boot_high", "p", "superiority"]
     out = pd.DataFrame(rows, columns=names)
     out.insert(names.index("superiority"), "p_holm", holm(out["p"]))
     return out
 
 
-def _require(scores: pd.DataFrame, baseline: str) -> None:
-    if baseline not in scores:
-        raise ValueError(f"baseline {baseline!r} has no run here; methods with runs: {', '.join(scores)}")
-
-
-def score_blocks(table: pd.DataFrame, by: str = "seed", value: str = "miou") -> pd.DataFrame:
-    """Scores as blocks (rows) of methods (columns), the form that ranks and differences are taken of.
-
-    Args:
-        table: one row a run; one run for each method and seed.
-        by: "seed": a row is a seed, its value the column `value`; "class": a row is a class, its value the mean IoU
-            over seeds. Seeds are independent of each other; classes share images and compete for pixels.
+def score_blocks(table: pd.DataFrame) -> pd.DataFrame:
+    """mIoU of every seed (rows) and method (columns): the blocks that ranks and differences are taken of.
 
     Raises:
-        ValueError: another `by`, or a method that has two runs of one seed.
+        ValueError: a method has two runs of one seed.
     """
-    if by not in ("seed", "class"):
-        raise ValueError(f'by = {by!r}: a block is a "seed" or a "class"')
     if table.duplicated(["method", "seed"]).any():
         raise ValueError(
             "one run for each method and seed is compared; select one dataset, budget and protocol, and tell "
             "variants of a method apart with label_variants"
         )
-    if by == "class":
-        return per_class(table).dropna(how="all")
     order = list(dict.fromkeys(table["method"]))
-    return table.pivot(index="seed", columns="method", values=value)[order].rename_axis(columns=None)
+    return table.pivot(index="seed", columns="method", values="miou")[order].rename_axis(columns=None)
 
 
 def per_class(table: pd.DataFrame) -> pd.DataFrame:
@@ -130,14 +107,13 @@ def class_gains(table: pd.DataFrame, baseline: str = "none") -> pd.DataFrame:
         Columns class, method, mean, low, high in [-1, 1], classes in the data's order; intervals are nan with fewer
         than two pairs. With many classes and methods some intervals exclude zero by luck alone: 1 in 20 at 95%.
     """
-    rows = []
-    for column in (name for name in table if name.startswith("iou_")):
-        scores = score_blocks(table, value=column)
-        _require(scores, baseline)
-        for method in scores.columns.drop(baseline):
-            found = student_interval(scores[method] - scores[baseline])
-            rows.append((column.removeprefix("iou_"), method, *found))
-    return pd.DataFrame(rows, columns=["class", "method", "mean", "low", "high"])
+    gains = {
+        column.removeprefix("iou_"): paired_differences(table.assign(miou=table[column]), baseline)
+        for column in table
+        if column.startswith("iou_")
+    }
+    rows = pd.concat(gains, names=["class"]).reset_index("class")
+    return rows[["class", "method", "mean", "low", "high"]].reset_index(drop=True)
 
 
 def budget_gains(tables: Mapping[str, pd.DataFrame], baseline: str = "none") -> pd.DataFrame:
@@ -173,14 +149,16 @@ def verdict(table: pd.DataFrame, differences: pd.DataFrame, teacher: float | Non
     single = "is not known on one seed, which says nothing about chance"
     told: dict[str, list[str]] = {sure: [], unsure: [], single: []}
     for row in differences.sort_values("mean", ascending=False).itertuples():
-        gain, ends = (
-            f"**{row.method}** {100 * row.mean:+.1f}",
-            f"{100 * row.low:+.1f} to {100 * row.high:+.1f}",
-        )
+        gain = f"**{row.method}** {100 * row.mean:+.1f}"
         if math.isnan(row.low):
             told[single].append(gain)
         else:
-            told[sure if excludes_zero(row.low, row.high) else unsure].append(f"{gain} ({ends})")
-    heads = f"- The 95% interval of the difference to **{'**, **'.join(differences['baseline'].unique())}**, in points,"
-    lines = [f"{heads} {head}: {', '.join(gains)}." for head, gains in told.items() if gains]
-    return "\n".join([text, "", *lines])
+            head = sure if excludes_zero(row.low, row.high) else unsure
+            told[head].append(f"{gain} ({100 * row.low:+.1f} to {100 * row.high:+.1f})")
+    baseline = next(iter(differences["baseline"]), "")
+    lines = [
+        f"- The 95% interval of the difference to **{baseline}**, in points, {head}: {', '.join(gains)}."
+        for head, gains in told.items()
+        if gains
+    ]
+    return "\n".join([text, "", *lines]).strip()

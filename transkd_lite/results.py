@@ -35,8 +35,6 @@ __all__ = [
 ]
 
 DATA = Path(__file__).resolve().parents[1] / "data"
-SHIPPED = "demo"  # the batch that `make reproduce` runs
-_LARGEST = "streets-steady"  # every method, five seeds; what the comparison reads where it is here
 _NEEDED = {"protocol", "method", "seed", "run", "miou"}  # what makes a file of data/results such a table
 _PARAMETERS = ("train_images", "seed", "steps", "batch_size", "lr", "augment", "height", "width")
 # Parameters of a run that have a column of their own, or do not say how it was trained.
@@ -53,8 +51,8 @@ class Batch:
     root: Path | None = None
 
 
-def load_batch(source: str | os.PathLike[str] | None) -> Batch:
-    """Read a folder of run folders, a shipped table by its name, or, for None, the demo's.
+def load_batch(source: str | os.PathLike[str]) -> Batch:
+    """Read a folder of run folders, or a shipped table by its name.
 
     Args:
         source: `runs/demo`, or a name of `shipped_tables` such as "demo"; a folder of that name goes first.
@@ -62,9 +60,9 @@ def load_batch(source: str | os.PathLike[str] | None) -> Batch:
     Raises:
         FileNotFoundError: nothing finished lies there, with the tables that exist.
     """
-    if source is not None and (Path(source).is_dir() or os.fspath(source) != Path(source).name):
+    if Path(source).is_dir() or os.fspath(source) != Path(source).name:
         return Batch(Path(source).name, results_table(source), _histories(source), Path(source))
-    name = os.fspath(source or SHIPPED)
+    name = os.fspath(source)
     path = DATA / "results" / f"{name}.csv"
     if not path.is_file():
         listed = ", ".join(shipped_tables()["table"]) or "none"
@@ -83,8 +81,8 @@ def read_table(path: Path, **options: Any) -> pd.DataFrame:
 
 
 def default_table() -> str:
-    """The shipped table that has every method, or the demo's where that is missing."""
-    return _LARGEST if (DATA / "results" / f"{_LARGEST}.csv").is_file() else SHIPPED
+    """The shipped table that has every method, or that of `make reproduce` where the former is missing."""
+    return "streets-steady" if (DATA / "results" / "streets-steady.csv").is_file() else "demo"
 
 
 def shipped_tables() -> pd.DataFrame:
@@ -149,8 +147,9 @@ def _histories(root: str | os.PathLike[str]) -> pd.DataFrame:
                 images = parameters.get("batch_size", 1) * history["step"].diff().fillna(history["step"])
                 seconds = (images / history["images_per_s"]).cumsum().round(2)
                 kept = kept.assign(val_miou=history["val_miou"], seconds=seconds)
-            own = {name: parameters.get(name) for name in ("method", "seed")}
-            parts.append(kept.assign(**own, run=run.name))
+            parts.append(
+                kept.assign(method=parameters.get("method"), seed=parameters.get("seed"), run=run.name)
+            )
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
