@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 import transkd_lite as tk
-from transkd_lite import conditions, report, results
+from transkd_lite import conditions, gallery, results
 from transkd_lite.runs import write_json
 
 SIZE = {
@@ -24,7 +24,7 @@ def batch(tmp_path):
         write_json(folder / "run.json", {"parameters": {**SIZE, "method": "none", "seed": seed}})
         write_json(folder / "metrics.json", {"full": {"miou": 0.1, "pixel_accuracy": 0.1, "iou": {}}})
         tk.save_model(tk.create_model("segformer_b0", 19), folder / "student.safetensors")
-    return report.load_batch(tmp_path / "runs")
+    return results.load_batch(tmp_path / "runs")
 
 
 def test_every_network_is_scored_under_every_condition(batch, tmp_path, monkeypatch):
@@ -38,7 +38,7 @@ def test_every_network_is_scored_under_every_condition(batch, tmp_path, monkeypa
     assert table.set_index("condition").loc["fog", "miou"] == pytest.approx(tk.evaluate(model, scenes).miou)
     monkeypatch.setattr(results, "DATA", tmp_path)
     assert conditions.load_conditions("runs").empty
-    conditions.save_conditions(batch, tmp_path / "results")
+    gallery.save_results(batch.root, tmp_path / "results")
     pd.testing.assert_frame_equal(conditions.load_conditions("runs"), conditions.score_conditions(batch))
 
 
@@ -54,5 +54,5 @@ def test_gains_by_hand():
     (gain,) = conditions.condition_gains(table).itertuples()
     assert (gain.condition, gain.method, gain.pairs) == ("fog", "kd", 3)
     assert gain.high - gain.mean == pytest.approx(0.0248414, rel=1e-5)
-    with pytest.raises(ValueError, match="baseline 'at' has no score by condition"):
+    with pytest.raises(ValueError, match="baseline 'at' has no run here"):
         conditions.condition_gains(table, "at")

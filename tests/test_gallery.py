@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import transkd_lite as tk
-from transkd_lite import gallery, report
+from transkd_lite import gallery, results
 from transkd_lite.runs import write_json
 
 
@@ -23,7 +23,7 @@ def batch(tmp_path):
         write_json(tmp_path / name / "run.json", {"parameters": parameters})
         tk.save_model(tk.create_model("segformer_b0", 19), tmp_path / name / "student.safetensors")
         write_json(tmp_path / name / "metrics.json", {"full": scores, "paper": scores})
-    return report.load_batch(tmp_path)
+    return results.load_batch(tmp_path)
 
 
 def test_networks_see_the_validation_images_as_in_training(batch, monkeypatch):
@@ -43,8 +43,8 @@ def test_networks_see_the_validation_images_as_in_training(batch, monkeypatch):
 
 
 def test_teachers_and_students_share_the_table(batch):
-    assert list(report.teachers(batch.table)["run"]) == ["teacher-none-s0-0a"]
-    assert list(report.students(batch.table)["run"]) == ["student-none-s0-0b"]
+    assert list(results.teachers(batch.table)["run"]) == ["teacher-none-s0-0a"]
+    assert list(results.students(batch.table)["run"]) == ["student-none-s0-0b"]
 
 
 def test_what_stays_of_a_batch_includes_its_scores_by_condition_and_the_checksums_of_its_networks(
@@ -73,8 +73,8 @@ def test_the_figure_of_a_batch_names_its_variants_best_first(batch, tmp_path, mo
     ]
     drawn = pd.concat([table[table["run"].str.startswith("teacher")], *runs], ignore_index=True)
     figures = []
-    monkeypatch.setattr(gallery, "load_batch", lambda root: report.Batch("mine", drawn, batch.history))
-    monkeypatch.setattr(gallery, "save_conditions", lambda *given: None)
+    monkeypatch.setattr(gallery, "load_batch", lambda root: results.Batch("mine", drawn, batch.history))
+    monkeypatch.setattr(gallery, "score_conditions", lambda batch: pd.DataFrame())
     monkeypatch.setattr("transkd_lite.plots.to_png", lambda figure: figures.append(figure) or b"")
     gallery.save_results(tmp_path, tmp_path / "kept")
     (axis,) = figures[0].axes
@@ -85,4 +85,4 @@ def test_the_figure_of_a_batch_names_its_variants_best_first(batch, tmp_path, mo
 
 def test_the_networks_that_ship_with_the_course_are_shown_for_streets_alone(batch):
     table = batch.table.assign(dataset="camvid")
-    assert gallery.load_gallery(report.Batch("camvid (shipped tables)", table, batch.history)) is None
+    assert gallery.load_gallery(results.Batch("camvid (shipped tables)", table, batch.history)) is None

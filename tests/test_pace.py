@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from transkd_lite import pace, report
+from transkd_lite import pace, results
 from transkd_lite.runs import HISTORY_FILE, METRICS_FILE, write_json
 
 
@@ -26,8 +26,8 @@ def batch(tmp_path):
         full = {"miou": scores[1] + 0.1, "pixel_accuracy": 0.5, "iou": {"road": 0.5}}
         write_json(folder / METRICS_FILE, {"full": full, "wall_s": 160 / speed})
         (folder / "student.safetensors").touch()
-    found = report.load_batch(tmp_path)
-    return found.history, report.students(found.table)
+    found = results.load_batch(tmp_path)
+    return found.history, results.students(found.table)
 
 
 def test_one_run_on_a_busy_machine_does_not_move_the_clock(batch):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from transkd_lite import report
+from transkd_lite import report, results, variants
 from transkd_lite.distill import method_table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,7 +35,7 @@ def test_make_targets_exist():
 
 def labelled(name):
     """The students of a shipped table, variants by their labels."""
-    return report.label_variants(report.students(report.load_batch(name).table))
+    return variants.label_variants(results.students(results.load_batch(name).table))
 
 
 def score(row):
@@ -61,7 +61,7 @@ def test_results_are_the_shipped_tables(name):
 
 
 def test_the_table_of_methods_has_the_searched_rates_beside_it():
-    table = report.students(report.load_batch("streets-grid").table)
+    table = results.students(results.load_batch("streets-grid").table)
     gains = report.paired_differences(table).set_index("method")
     for method, row in report.summary(table).iterrows():
         told = f"| {score(row)} | "
@@ -72,8 +72,8 @@ def test_the_table_of_methods_has_the_searched_rates_beside_it():
 
 
 def test_the_table_of_budgets_is_the_shipped_one():
-    table = report.students(report.load_batch("streets-budgets").table)
-    for rows in report.cells(table).values():
+    table = results.students(results.load_batch("streets-budgets").table)
+    for rows in variants.cells(table).values():
         means = report.summary(rows)
         order = ("none", "kd", "review", "transkd-base")
         scores = [score(means.loc[m]) for m in order]
@@ -98,7 +98,7 @@ def test_what_is_said_of_the_parts_is_what_the_shipped_runs_tell():
     to_whole = report.paired_differences(table, "transkd-base").set_index("method")
     told_apart = {"csf", "pea", "transkd-base+kd", "transkd-gl", "transkd-gl (residual True)", "none", "kd"}
     assert set(to_whole.index[to_whole["p_holm"] < 0.05]) == told_apart
-    curves = report.label_history(report.load_batch("streets-ablation").history, table)
+    curves = variants.label_history(results.load_batch("streets-ablation").history, table)
     ends = curves[curves["step"] > curves["step"].max() - 20].groupby("method").mean(numeric_only=True)
     prose = " ".join(README.split())
     for term, digits in {"csf_1": 2, "pea_2": 2, "pea_3": 2, "ce": 3}.items():

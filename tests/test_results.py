@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from transkd_lite import report, results
+from transkd_lite import report, results, variants
 from transkd_lite.runs import write_json
 
 
@@ -19,7 +19,7 @@ def rows(*settings):
 
 
 def labels(*settings):
-    return report.label_variants(rows(*settings))["method"].tolist()
+    return variants.label_variants(rows(*settings))["method"].tolist()
 
 
 @pytest.fixture
@@ -35,26 +35,26 @@ def shipped(tmp_path, monkeypatch):
 
 
 def test_a_table_is_read_by_its_name_with_or_without_curves(shipped):
-    batch = report.load_batch("mine")
+    batch = results.load_batch("mine")
     assert batch.root is None
     assert batch.table["method"].tolist() == ["none", "kd", "kd"]
     assert batch.history["method"].tolist() == ["none"]
     (shipped / "mine_history.csv").unlink()
-    assert report.load_batch("mine").history.empty
+    assert results.load_batch("mine").history.empty
 
 
 def test_an_unknown_table_lists_those_that_exist(shipped):
     with pytest.raises(FileNotFoundError, match=r"no shipped table 'camvid'.*tables that exist: mine\. Run"):
-        report.load_batch("camvid")
+        results.load_batch("camvid")
 
 
 def test_a_path_is_no_name(shipped, tmp_path):
     with pytest.raises(FileNotFoundError, match="no finished training run"):
-        report.load_batch(tmp_path / "runs" / "mine")
+        results.load_batch(tmp_path / "runs" / "mine")
 
 
 def test_tables_are_listed_a_line_each_and_other_files_are_not(shipped):
-    (line,) = report.shipped_tables().to_dict("records")
+    (line,) = results.shipped_tables().to_dict("records")
     assert line == {
         **{"table": "mine", "dataset": "streets", "methods": 2, "seeds": 2, "runs": 3},
         **{"commit": "01234567, fedcba98", "torch": "2.15.0", "device": "cpu"},
@@ -62,13 +62,13 @@ def test_tables_are_listed_a_line_each_and_other_files_are_not(shipped):
 
 
 def test_the_largest_table_is_taken_where_it_is_here(shipped):
-    assert report.default_table() == "demo"
+    assert results.default_table() == "demo"
     (shipped / "mine.csv").rename(shipped / "streets-steady.csv")
-    assert report.default_table() == "streets-steady"
+    assert results.default_table() == "streets-steady"
 
 
 def test_rows_say_where_they_come_from(shipped):
-    origin = report.origin(report.load_batch("mine").table)
+    origin = results.origin(results.load_batch("mine").table)
     assert origin["runs"].tolist() == [2, 1]
     assert origin.loc[0, ["commit", "torch", "device", "precision"]].tolist() == [
         "01234567",
@@ -129,7 +129,7 @@ def test_variants_make_rows_unique_and_pairs_possible():
     )
     with pytest.raises(ValueError, match="label_variants"):
         report.paired_differences(table)
-    found = report.paired_differences(report.label_variants(table)).set_index("method")["mean"]
+    found = report.paired_differences(variants.label_variants(table)).set_index("method")["mean"]
     assert found.to_dict() == pytest.approx({"kd": 0.1, "kd (beta 1)": 0.2})
 
 
@@ -139,22 +139,22 @@ def test_parameters_without_a_column_are_kept_and_named(tmp_path):
         folder = tmp_path / f"student-none-s0-{k}"
         write_json(folder / "run.json", {"parameters": parameters})
         write_json(folder / "metrics.json", {"full": {"miou": 0.1, "pixel_accuracy": 0.2, "iou": {}}})
-    table = report.results_table(tmp_path)
+    table = results.results_table(tmp_path)
     assert [json.loads(text) for text in table["settings"]] == [
         {"pretrained": None},
         {"pretrained": "data/weights/b0.safetensors"},
     ]
-    assert report.label_variants(table)["method"].tolist() == ["none", "none (pretrained b0)"]
+    assert variants.label_variants(table)["method"].tolist() == ["none", "none (pretrained b0)"]
 
 
 def test_budgets_split_a_table_only_where_a_method_had_several():
     table = rows({"method": "none", "steps": 100}, {"method": "kd"}, {"method": "kd", "seed": 1})
-    assert list(report.cells(table)) == ["one budget"]
+    assert list(variants.cells(table)) == ["one budget"]
     several = rows(
         {"method": "none"}, {"method": "none", "steps": 900}, {"method": "none", "steps": 900, "train_images": 512},
         {"method": "kd", "steps": 900},
     )  # fmt: skip
-    found = report.cells(several)
+    found = variants.cells(several)
     assert {label: len(part) for label, part in found.items()} == {
         "train_images 128, steps 900": 2,
         "train_images 128, steps 300": 1,
@@ -164,9 +164,7 @@ def test_budgets_split_a_table_only_where_a_method_had_several():
 
 
 def test_curves_follow_their_runs_labels():
-    table = report.label_variants(rows({"method": "kd"}, {"method": "kd", "lr": 0.1}, {"method": "none"}))
+    table = variants.label_variants(rows({"method": "kd"}, {"method": "kd", "lr": 0.1}, {"method": "none"}))
     curves = pd.DataFrame({"step": 1, "method": "kd", "run": ["student-0", "student-1", "another"]})
-    assert report.label_history(curves, table)["method"].tolist() == ["kd", "kd (lr 0.1)"]
-    unnamed = curves.drop(columns="run").assign(method=["kd", "none", "cwd"])
-    assert report.label_history(unnamed, table)["method"].tolist() == ["kd", "none"]
-    assert report.label_history(pd.DataFrame(), table).empty
+    assert variants.label_history(curves, table)["method"].tolist() == ["kd", "kd (lr 0.1)"]
+    assert variants.label_history(pd.DataFrame(), table).empty

@@ -6,9 +6,6 @@ under each condition can be taken afterwards; the table of them ships with the o
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import pandas as pd
 
 from transkd_lite import results
@@ -17,15 +14,15 @@ from transkd_lite.metrics import evaluate_by
 from transkd_lite.models import load_model
 from transkd_lite.report import paired_differences
 from transkd_lite.results import Batch, students
-from transkd_lite.runs import STUDENT_FILE, atomic_write, read_run
+from transkd_lite.runs import STUDENT_FILE, read_run
 
-__all__ = ["condition_gains", "load_conditions", "save_conditions", "score_conditions"]
+__all__ = ["condition_gains", "load_conditions", "score_conditions"]
 
-COLUMNS = ("run", "method", "seed", "condition", "images", "miou")
+COLUMNS = ["run", "method", "seed", "condition", "images", "miou"]
 
 
 def score_conditions(
-    batch: Batch, rows: pd.DataFrame | None = None, data_root: str | None = None, column: str = "condition"
+    batch: Batch, rows: pd.DataFrame | None = None, data_root: str | None = None
 ) -> pd.DataFrame:
     """Score the students of a folder of runs on each condition of their validation images ("full" protocol).
 
@@ -35,11 +32,10 @@ def score_conditions(
         batch: runs whose folder is here.
         rows: only the runs of these rows of its table; all students by default.
         data_root: where the data set lies, for those that need it.
-        column: the text column of the data to group by.
 
     Returns:
         Columns run, method, seed, condition, images, miou: a row for each run and condition; no row for a run whose
-        network is gone, and none where the data have no such column.
+        network is gone, and none where the data have no column "condition".
 
     Raises:
         ValueError: the batch is a shipped table, without networks.
@@ -51,31 +47,26 @@ def score_conditions(
     found, data = [], None
     rows = students(batch.table) if rows is None else rows
     for run in tqdm(rows.itertuples(), "scores by condition", len(rows), unit="network", delay=5):
-        if not (batch.root / run.run / STUDENT_FILE).is_file():
+        weights = batch.root / run.run / STUDENT_FILE
+        if not weights.is_file():
             continue
-        parameters = read_run(batch.root / run.run).info["parameters"]
+        parameters = read_run(weights.parent).info["parameters"]
         experiment = Experiment.from_parameters({**parameters, "data_root": data_root})
-        data = experiment.open_split("val", experiment.val_images) if data is None else data
-        if column not in data.column_names:
+        data = data or experiment.open_split("val", experiment.val_images)
+        if "condition" not in data.column_names:
             break
-        images = pd.Series(data.select_columns([column])[column]).value_counts()
-        model = load_model(batch.root / run.run / STUDENT_FILE)
-        for value, scores in evaluate_by(model, data, column, normalize=experiment.normalize).items():
-            found.append((run.run, run.method, run.seed, value, int(images[value]), scores.miou))
-    return pd.DataFrame(found, columns=list(COLUMNS))
-
-
-def save_conditions(batch: Batch, folder: str | os.PathLike[str]) -> Path | None:
-    """Write `<batch>_conditions.csv`, which `load_conditions` reads; None where the data have no conditions."""
-    table = score_conditions(batch)
-    path = Path(folder) / f"{batch.name}_conditions.csv"
-    return None if table.empty else atomic_write(path, table.to_csv(index=False))
+        images = pd.Series(data["condition"]).value_counts()
+        scores = evaluate_by(load_model(weights), data, normalize=experiment.normalize)
+        found += [
+            (run.run, run.method, run.seed, name, int(images[name]), own.miou) for name, own in scores.items()
+        ]
+    return pd.DataFrame(found, columns=COLUMNS)
 
 
 def load_conditions(name: str) -> pd.DataFrame:
     """The shipped scores by condition of the table `name`, such as "demo"; empty where there are none."""
     path = results.DATA / "results" / f"{name}_conditions.csv"
-    return results.read_table(path) if path.is_file() else pd.DataFrame(columns=list(COLUMNS))
+    return results.read_table(path) if path.is_file() else pd.DataFrame(columns=COLUMNS)
 
 
 def condition_gains(table: pd.DataFrame, baseline: str = "none") -> pd.DataFrame:
@@ -87,12 +78,6 @@ def condition_gains(table: pd.DataFrame, baseline: str = "none") -> pd.DataFrame
     Returns:
         Columns condition, method, pairs, mean, low, high in [-1, 1]; intervals are nan with fewer than two pairs.
     """
-    if baseline not in set(table["method"]):
-        raise ValueError(
-            f"baseline {baseline!r} has no score by condition; there are {sorted(set(table['method']))}"
-        )
-    gains = [
-        paired_differences(part, baseline).assign(condition=condition)
-        for condition, part in table.groupby("condition")
-    ]
-    return pd.concat(gains, ignore_index=True)[["condition", "method", "pairs", "mean", "low", "high"]]
+    gains = {name: paired_differences(part, baseline) for name, part in table.groupby("condition")}
+    rows = pd.concat(gains, names=["condition"]).reset_index("condition")
+    return rows[["condition", "method", "pairs", "mean", "low", "high"]].reset_index(drop=True)

@@ -7,25 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from transkd_lite.conditions import save_conditions
+from transkd_lite.conditions import score_conditions
 from transkd_lite.data import label_space
 from transkd_lite.data.labels import LabelSpace
 from transkd_lite.experiment import Experiment
 from transkd_lite.models import load_model
 from transkd_lite.prediction import predict
-from transkd_lite.report import (
-    DATA,
-    Batch,
-    best_first,
-    label_variants,
-    load_batch,
-    save_tables,
-    students,
-    teachers,
-)
+from transkd_lite.report import best_first
+from transkd_lite.results import DATA, Batch, load_batch, save_tables, students, teachers
 from transkd_lite.runs import STUDENT_FILE, atomic_write, read_run
+from transkd_lite.variants import label_variants
 
 __all__ = ["Gallery", "load_gallery", "save_results"]
 
@@ -55,42 +49,26 @@ def load_gallery(batch: Batch, num_images: int = 5, data_root: str | None = None
     Returns:
         None where no weights are here.
     """
-    networks = _networks_of(batch)
+    rows = batch.table.sort_values("seed", kind="stable")
+    first = batch.table.iloc[0]
+    if batch.root is None:
+        networks = SHIPPED_NETWORKS if first["dataset"] == "streets" else {}
+        parameters = {"dataset": first["dataset"], **{name: int(first[name]) for name in ("height", "width")}}
+    else:
+        named = pd.concat([teachers(rows).assign(method="teacher"), students(rows)])
+        lowest = named.drop_duplicates("method").itertuples()
+        networks = {row.method: batch.root / row.run / STUDENT_FILE for row in lowest}
+        parameters = read_run(batch.root / first["run"]).info["parameters"]
     networks = {name: path for name, path in networks.items() if path.is_file()}
     if not networks:
         return None
-    experiment = _experiment_of(batch, data_root)
+    experiment = Experiment.from_parameters({**parameters, "data_root": data_root})
     data = experiment.open_split("val", num_images)
     images = [sample["image"] for sample in data]
-    rows = {"label": [np.asarray(sample["label"]) for sample in data]}
-    rows |= {
-        name: predict(load_model(path), images, normalize=experiment.normalize)
-        for name, path in networks.items()
-    }
-    return Gallery(images, rows, label_space(data))
-
-
-def _networks_of(batch: Batch) -> dict[str, Path]:
-    """The teacher's weights, and those of the lowest seed of every method, in the table's order, or the shipped."""
-    if batch.root is None:
-        return SHIPPED_NETWORKS if batch.table["dataset"].iloc[0] == "streets" else {}
-    rows = batch.table.sort_values("seed", kind="stable")
-    networks: dict[str, Path] = {}
-    for row in rows.itertuples():
-        name = "teacher" if row.run.startswith("teacher-") else row.method
-        networks.setdefault(name, batch.root / row.run / STUDENT_FILE)
-    return {name: networks[name] for name in sorted(networks, key=lambda name: name != "teacher")}
-
-
-def _experiment_of(batch: Batch, data_root: str | None) -> Experiment:
-    """How the runs saw their images: data set, size, normalisation."""
-    first = batch.table.iloc[0]
-    if batch.root is not None:
-        parameters = read_run(batch.root / first["run"]).info["parameters"]
-    else:
-        size = {name: int(first[name]) for name in ("height", "width")}
-        parameters = {"dataset": first["dataset"], **size}
-    return Experiment.from_parameters({**parameters, "data_root": data_root})
+    maps = {"label": [np.asarray(sample["label"]) for sample in data]}
+    for name, path in networks.items():
+        maps[name] = predict(load_model(path), images, normalize=experiment.normalize)
+    return Gallery(images, maps, label_space(data))
 
 
 def save_results(root: Path, folder: Path) -> list[Path]:
@@ -104,6 +82,8 @@ def save_results(root: Path, folder: Path) -> list[Path]:
     runs, best = best_first(label_variants(students(batch.table))), teachers(batch.table)["miou"]
     figure = plots.methods(runs, reference={} if best.empty else {"teacher": best.iloc[0]})
     saved = [*save_tables(batch, folder), atomic_write(folder / f"{batch.name}.png", plots.to_png(figure))]
-    if batch.table["dataset"].iloc[0] == "streets":
-        saved += filter(None, [save_conditions(batch, folder)])  # last, for every network is run again
+    if batch.table["dataset"].iloc[0] == "streets":  # last, for every network is run again
+        scores = score_conditions(batch)
+        if len(scores):
+            saved.append(atomic_write(folder / f"{batch.name}_conditions.csv", scores.to_csv(index=False)))
     return saved

@@ -30,10 +30,9 @@ def score_curves(
     if "val_miou" not in history:
         return pd.DataFrame(columns=["method", "step", "seconds", "mean", "low", "high", "runs"])
     points = history.dropna(subset="val_miou")
-    ends = table[table["run"].isin(set(points["run"]))]
-    ends = ends.rename(columns={"steps": "step", "wall_s": "seconds", "miou": "val_miou"})
-    columns = ["method", "step", "seconds", "val_miou"]
-    groups = pd.concat([points[columns], ends[columns]]).groupby(["method", "step"], sort=False)
+    ends = table.rename(columns={"steps": "step", "wall_s": "seconds", "miou": "val_miou"})
+    both = pd.concat([points, ends[ends["run"].isin(points["run"])]], join="inner")
+    groups = both.groupby(["method", "step"], sort=False)
     curves = groups.agg(
         seconds=("seconds", "median"),
         mean=("val_miou", "mean"),

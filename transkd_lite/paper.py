@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from itertools import combinations
 
 import pandas as pd
 
 from transkd_lite.comparison import Interval, student_interval
-from transkd_lite.results import DATA
+from transkd_lite.results import DATA, read_table
 
 __all__ = ["beside_the_paper", "claims", "published"]
 
 
 def published() -> pd.DataFrame:
-    """The paper's own numbers (mIoU in %), with their source: a table to set beside, never to mix with, ours."""
-    return pd.read_csv(DATA / "paper.csv")
+    """The paper's own numbers (mIoU in %), with their source: a table to set beside, never to mix with, ours.
+
+    Its column `method` is the row's name here.
+    """
+    return read_table(DATA / "paper.csv")
 
 
 def beside_the_paper(table: pd.DataFrame, teacher: float | None, teacher_name: str = "") -> pd.DataFrame:
@@ -26,36 +29,19 @@ def beside_the_paper(table: pd.DataFrame, teacher: float | None, teacher_name: s
         teacher: the teacher's mIoU in [0, 1], if it was scored.
         teacher_name: which network taught here, for it need not be the paper's.
     """
-    means, counts = table.groupby("method")["miou"].mean(), table.groupby("method")["miou"].count()
-    rows = []
-    columns = ["network", "cityscapes_miou", "acdc_miou"]
-    for network, cityscapes, acdc in published()[columns].itertuples(index=False):
-        method = _method_of(network)
-        here = "not run"
-        if method == "teacher" and teacher is not None:
-            here = f"measured, {100 * teacher:.2f}" + (f" ({teacher_name})" if teacher_name else "")
-        elif method in means:
-            here = f"measured, {100 * means[method]:.2f} (mean of {counts[method]})"
-        there = {
-            "published, Cityscapes": f"published, {cityscapes:.2f}",
-            "published, ACDC": f"published, {acdc:.2f}",
+    paper = published()
+    scores = table.groupby("method")["miou"]
+    here = {name: f"measured, {100 * own.mean():.2f} (mean of {own.count()})" for name, own in scores}
+    if teacher is not None:
+        here["teacher"] = f"measured, {100 * teacher:.2f}" + (f" ({teacher_name})" if teacher_name else "")
+    return pd.DataFrame(
+        {
+            "network": paper["network"],
+            "published, Cityscapes": paper["cityscapes_miou"].map("published, {:.2f}".format),
+            "published, ACDC": paper["acdc_miou"].map("published, {:.2f}".format),
+            "measured here": paper["method"].map(here).fillna("not run"),
         }
-        rows.append({"network": network, **there, "measured here": here})
-    return pd.DataFrame(rows)
-
-
-_PAPER_ROWS = {
-    "teacher SegFormer-B2": "teacher",
-    "student SegFormer-B0": "none",
-    "+ TransKD-Base": "transkd-base",
-    "+ TransKD-GL": "transkd-gl",
-    "+ TransKD-EA": "transkd-ea",
-}
-
-
-def _method_of(network: str) -> str:
-    """The method's name here of a row of the paper, such as "+ TransKD-Base (CSF + PEA)"."""
-    return _PAPER_ROWS[network.split(" (")[0].split(",")[0]]
+    )
 
 
 def claims(table: pd.DataFrame, teacher: float | None = None) -> pd.DataFrame:
@@ -71,41 +57,24 @@ def claims(table: pd.DataFrame, teacher: float | None = None) -> pd.DataFrame:
     Returns:
         Columns claim, unit, cityscapes, acdc, mean, low, high, verdict; a claim without its runs is left out.
     """
-    numbers = published().set_index("network")[["cityscapes_miou", "acdc_miou"]]
-    numbers.index = numbers.index.map(_method_of)
+    paper = published().set_index("method")[["cityscapes_miou", "acdc_miou"]]
     scores = 100 * table.pivot(index="seed", columns="method", values="miou")
-    rows = [*_differences(scores, numbers)]
-    if teacher is not None:
-        rows += _shares(scores, numbers, 100 * teacher)
+    variants = [name for name in paper.index if name.startswith("transkd-")]
+    rows = []
+    for lower, upper in (*(("none", name) for name in variants), *combinations(variants, 2)):
+        if {lower, upper} <= set(scores):
+            there = paper.loc[upper] - paper.loc[lower]
+            found = student_interval(scores[upper] - scores[lower])
+            rows.append((f"{upper} above {lower}", "points", *there.round(2), *found, _verdict(found, 0.0)))
+    for method in variants:
+        if teacher is not None and {"none", method} <= set(scores):
+            there = 100 * (paper.loc[method] - paper.loc["none"]) / (paper.loc["teacher"] - paper.loc["none"])
+            gap = (100 * teacher - scores["none"].mean()) / 100
+            found = student_interval((scores[method] - scores["none"]) / gap)
+            held = _verdict(found, there["cityscapes_miou"])
+            rows.append((f"{method} closes the gap to the teacher", "%", *there.round(1), *found, held))
     columns = ["claim", "unit", "cityscapes", "acdc", "mean", "low", "high", "verdict"]
     return pd.DataFrame(rows, columns=columns)
-
-
-_VARIANTS = ("transkd-base", "transkd-gl", "transkd-ea")
-_CLAIMED = (
-    *(("none", variant) for variant in _VARIANTS),
-    *(("transkd-base", "transkd-gl"), ("transkd-base", "transkd-ea"), ("transkd-gl", "transkd-ea")),
-)
-
-
-def _differences(scores: pd.DataFrame, numbers: pd.DataFrame) -> Iterator[tuple]:
-    """Who is above whom, lower one first in `_CLAIMED`."""
-    for lower, upper in _CLAIMED:
-        if {lower, upper} <= set(scores):
-            there = numbers.loc[upper] - numbers.loc[lower]
-            found = student_interval((scores[upper] - scores[lower]).dropna())
-            yield (f"{upper} above {lower}", "points", *there.round(2), *found, _verdict(found, 0.0))
-
-
-def _shares(scores: pd.DataFrame, numbers: pd.DataFrame, teacher: float) -> Iterator[tuple]:
-    """How much of the distance from the student alone to the teacher each variant covers."""
-    for method in (name for name in _VARIANTS if {"none", name} <= set(scores)):
-        there = (numbers.loc[method] - numbers.loc["none"]) / (numbers.loc["teacher"] - numbers.loc["none"])
-        found = student_interval((scores[method] - scores["none"]).dropna())
-        found = Interval(*(100 * value / (teacher - scores["none"].mean()) for value in found))
-        share = 100 * there
-        held = _verdict(found, share["cityscapes_miou"])
-        yield (f"{method} closes the gap to the teacher", "%", *share.round(1), *found, held)
 
 
 def _verdict(found: Interval, claimed: float) -> str:

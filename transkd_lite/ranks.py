@@ -1,33 +1,18 @@
 """Ranks of methods over blocks, the difference that they must have to count, and a winner measured afresh.
 
-A block is what all methods went through alike: a seed, a class, a budget. Sources: Friedman 1937, Nemenyi 1963, Iman
-and Davenport 1980; Demsar 2006, *Statistical comparisons of classifiers over multiple data sets*.
+A block is what all methods went through alike: a seed, a class, a budget. Sources: Friedman 1937, Nemenyi 1963;
+Demsar 2006, *Statistical comparisons of classifiers over multiple data sets*.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-__all__ = [
-    "Friedman",
-    "average_ranks",
-    "check_level",
-    "critical_difference",
-    "friedman",
-    "held_out_winner",
-    "indistinct_groups",
-]
-
-
-def check_level(level: float) -> None:
-    """Refuse a level that is no share, such as 95 for 95%."""
-    if not 0 < level < 1:
-        raise ValueError(f"level = {level}: it must lie between 0 and 1, such as 0.95")
+__all__ = ["average_ranks", "critical_difference", "friedman", "held_out_winner", "indistinct_groups"]
 
 
 def _complete(blocks: pd.DataFrame) -> pd.DataFrame:
@@ -57,39 +42,27 @@ def average_ranks(blocks: pd.DataFrame) -> pd.Series:
     return _complete(blocks).rank(axis=1, ascending=False).mean().sort_values(kind="stable")
 
 
-class Friedman(NamedTuple):
-    """Friedman's chi squared with its p, and Iman and Davenport's F with its p, which is less timid."""
-
-    chi2: float
-    p: float
-    f: float
-    f_p: float
-
-
-def friedman(blocks: pd.DataFrame) -> Friedman:
-    """Do the methods differ at all? The test that comes before any comparison of two of them (Demsar 2006, eq. 7-9).
-
-    Corrected for ties. All nan with one block; F is infinite where every block ranks alike.
+def friedman(blocks: pd.DataFrame) -> tuple[float, float]:
+    """Do the methods differ at all? The test that comes before any comparison of two of them (Demsar 2006, eq. 7).
 
     Args:
         blocks: as for `average_ranks`; the blocks must be independent of each other.
+
+    Returns:
+        Chi squared, corrected for ties, and its p; nan with one block or where all methods tie.
     """
-    ranks = _complete(blocks).rank(axis=1, ascending=False).to_numpy()
+    ranks = _complete(blocks).rank(axis=1)
     n, k = ranks.shape
     centred = ranks - (k + 1) / 2
-    spread = float((centred**2).sum())
+    spread = (centred**2).to_numpy().sum()
     if n < 2 or spread == 0:
-        return Friedman(math.nan, math.nan, math.nan, math.nan)
-    chi2 = float((k - 1) * (centred.sum(0) ** 2).sum() / spread)
-    rest = n * (k - 1) - chi2
-    f = math.inf if rest < 1e-9 else (n - 1) * chi2 / rest
-    return Friedman(
-        chi2, float(stats.chi2.sf(chi2, k - 1)), f, float(stats.f.sf(f, k - 1, (k - 1) * (n - 1)))
-    )
+        return math.nan, math.nan
+    chi2 = float((k - 1) * (centred.sum() ** 2).sum() / spread)
+    return chi2, float(stats.chi2.sf(chi2, k - 1))
 
 
-def critical_difference(num_methods: int, num_blocks: int, level: float = 0.95) -> float:
-    r"""Nemenyi's critical difference of average ranks: q sqrt(k (k + 1) / (6 N)) (Demsar 2006, section 3.2.2).
+def critical_difference(num_methods: int, num_blocks: int) -> float:
+    r"""Nemenyi's critical difference of average ranks at 95%: q sqrt(k (k + 1) / (6 N)) (Demsar 2006, section 3.2.2).
 
     q is the quantile of the studentised range for k methods and infinitely many degrees of freedom, over sqrt 2. Two
     methods whose average ranks differ by less are not told apart, all pairs taken together.
@@ -99,8 +72,7 @@ def critical_difference(num_methods: int, num_blocks: int, level: float = 0.95) 
     """
     if num_methods < 2 or num_blocks < 1:
         raise ValueError(f"at least two methods and one block; got {num_methods} and {num_blocks}")
-    check_level(level)
-    q = float(stats.studentized_range.ppf(level, num_methods, np.inf)) / math.sqrt(2)
+    q = float(stats.studentized_range.ppf(0.95, num_methods, np.inf)) / math.sqrt(2)
     return q * math.sqrt(num_methods * (num_methods + 1) / (6 * num_blocks))
 
 

@@ -9,27 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from transkd_lite.runs import (
-    BATCH_FILE,
-    HISTORY_FILE,
-    STUDENT_FILE,
-    Run,
-    atomic_write,
-    list_runs,
-    read_json,
-)
+from transkd_lite.metrics import PROTOCOLS
+from transkd_lite.runs import BATCH_FILE, HISTORY_FILE, STUDENT_FILE, Run, atomic_write, list_runs, read_json
 from transkd_lite.variants import TOLD_APART
 
 __all__ = [
     "DATA",
-    "PROTOCOLS",
     "Batch",
     "default_table",
     "load_batch",
@@ -42,24 +34,11 @@ __all__ = [
     "teachers",
 ]
 
-PROTOCOLS = ("full", "paper")
 DATA = Path(__file__).resolve().parents[1] / "data"
-SHIPPED = "demo"  # the batch that `make reproduce` runs
-_LARGEST = "streets-steady"  # every method, five seeds; what the comparison reads where it is here
 _NEEDED = {"protocol", "method", "seed", "run", "miou"}  # what makes a file of data/results such a table
 _PARAMETERS = ("train_images", "seed", "steps", "batch_size", "lr", "augment", "height", "width")
 # Parameters of a run that have a column of their own, or do not say how it was trained.
-_KNOWN = {
-    *TOLD_APART,
-    "network",
-    "method",
-    "options",
-    "seed",
-    "epochs",
-    "device",
-    "deterministic",
-    "compile",
-}
+_KNOWN = {*TOLD_APART, "network", "method", "options", "seed", "epochs", "device", "deterministic", "compile"}
 
 
 @dataclass(frozen=True)
@@ -72,8 +51,8 @@ class Batch:
     root: Path | None = None
 
 
-def load_batch(source: str | os.PathLike[str] | None) -> Batch:
-    """Read a folder of run folders, a shipped table by its name, or, for None, the demo's.
+def load_batch(source: str | os.PathLike[str]) -> Batch:
+    """Read a folder of run folders, or a shipped table by its name.
 
     Args:
         source: `runs/demo`, or a name of `shipped_tables` such as "demo"; a folder of that name goes first.
@@ -81,10 +60,10 @@ def load_batch(source: str | os.PathLike[str] | None) -> Batch:
     Raises:
         FileNotFoundError: nothing finished lies there, with the tables that exist.
     """
-    if source is not None and (Path(source).is_dir() or os.fspath(source) != Path(source).name):
+    if Path(source).is_dir() or os.fspath(source) != Path(source).name:
         return Batch(Path(source).name, results_table(source), _histories(source), Path(source))
-    name = os.fspath(source or SHIPPED)
-    path = _results() / f"{name}.csv"
+    name = os.fspath(source)
+    path = DATA / "results" / f"{name}.csv"
     if not path.is_file():
         listed = ", ".join(shipped_tables()["table"]) or "none"
         raise FileNotFoundError(
@@ -96,47 +75,38 @@ def load_batch(source: str | os.PathLike[str] | None) -> Batch:
     return Batch(f"{name} (shipped tables)", read_table(path), history)
 
 
-def _results() -> Path:
-    return DATA / "results"
-
-
 def read_table(path: Path, **options: Any) -> pd.DataFrame:
     """A table of `data/results`, in which "none" is a method and not a missing value."""
     return pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"threads": str}, **options)
 
 
 def default_table() -> str:
-    """The shipped table that has every method, or the demo's where that is missing."""
-    return _LARGEST if (_results() / f"{_LARGEST}.csv").is_file() else SHIPPED
+    """The shipped table that has every method, or that of `make reproduce` where the former is missing."""
+    return "streets-steady" if (DATA / "results" / "streets-steady.csv").is_file() else "demo"
 
 
 def shipped_tables() -> pd.DataFrame:
     """One line for every table in `data/results`: table, dataset, methods, seeds, runs, commit, torch, device."""
     lines = []
-    for path in sorted(_results().glob("*.csv")):
+    for path in sorted((DATA / "results").glob("*.csv")):
         if set(read_table(path, nrows=0)) >= _NEEDED:
             rows = students(read_table(path))
+            told = rows[["dataset", "commit", "torch", "device"]].astype("string")
+            told["commit"] = told["commit"].str[:8]
             counts = {"methods": rows["method"].nunique(), "seeds": rows["seed"].nunique(), "runs": len(rows)}
-            shown = {name: _distinct(rows, name) for name in ("dataset", "commit", "torch", "device")}
-            lines.append({"table": path.stem, "dataset": shown.pop("dataset"), **counts, **shown})
+            words = {name: ", ".join(values.dropna().unique()) or "unknown" for name, values in told.items()}
+            lines.append({"table": path.stem, **counts, **words})
     return pd.DataFrame(
         lines, columns=["table", "dataset", "methods", "seeds", "runs", "commit", "torch", "device"]
     )
 
 
-def _distinct(rows: pd.DataFrame, name: str) -> str:
-    """What a column holds, each once; commits in eight digits."""
-    values = rows[name].dropna().astype(str) if name in rows else pd.Series(dtype=str)
-    return ", ".join(dict.fromkeys(v[:8] if name == "commit" else v for v in values)) or "unknown"
-
-
 def origin(table: pd.DataFrame) -> pd.DataFrame:
     """Where the rows come from: runs for each commit, version of torch, device, precision and number of threads."""
     columns = [name for name in ("commit", "torch", "device", "precision", "threads") if name in table]
-    shown = table.drop_duplicates("run")[[*columns, "run"]].fillna("unknown")
-    if "commit" in shown:
-        shown["commit"] = shown["commit"].str[:8]
-    return shown.groupby(columns, sort=False)["run"].count().rename("runs").reset_index()
+    shown = table.drop_duplicates("run")[columns].fillna("unknown")
+    shown["commit"] = shown["commit"].str[:8]
+    return shown.groupby(columns, sort=False).size().reset_index(name="runs")
 
 
 def save_tables(batch: Batch, folder: str | os.PathLike[str]) -> list[Path]:
@@ -149,19 +119,15 @@ def save_tables(batch: Batch, folder: str | os.PathLike[str]) -> list[Path]:
         "_history": batch.history.to_csv(index=False, float_format="%.6g"),
     }
     if batch.root is not None:
-        texts["_networks"] = _networks(batch.root, batch.table["run"].unique()).to_csv(index=False)
+        networks = []
+        for run in batch.table["run"].unique():
+            path = batch.root / run / STUDENT_FILE
+            if path.is_file():
+                content = path.read_bytes()  # one at a time: a batch may hold a gigabyte
+                networks.append((run, path.name, len(content), hashlib.sha256(content).hexdigest()))
+        table = pd.DataFrame(networks, columns=["run", "file", "bytes", "sha256"])
+        texts["_networks"] = table.to_csv(index=False)
     return [atomic_write(Path(folder) / f"{batch.name}{end}.csv", text) for end, text in texts.items()]
-
-
-def _networks(root: Path, runs: Iterable[str]) -> pd.DataFrame:
-    """Run, file, bytes and SHA-256 of every network of a batch that is on this disk."""
-    rows = []
-    for run in runs:
-        path = root / run / STUDENT_FILE
-        if path.is_file():
-            content = path.read_bytes()  # one at a time: a batch may hold a gigabyte
-            rows.append((run, path.name, len(content), hashlib.sha256(content).hexdigest()))
-    return pd.DataFrame(rows, columns=["run", "file", "bytes", "sha256"])
 
 
 def _histories(root: str | os.PathLike[str]) -> pd.DataFrame:
@@ -174,21 +140,17 @@ def _histories(root: str | os.PathLike[str]) -> pd.DataFrame:
     for run in _finished(root):
         path = run.folder / HISTORY_FILE
         if run.name.startswith("student-") and path.is_file():
-            parameters = run.info.get("parameters", {})
-            own = {"method": parameters.get("method"), "seed": parameters.get("seed"), "run": run.name}
-            parts.append(_curve(pd.read_csv(path), parameters.get("batch_size", 1)).assign(**own))
+            parameters, history = run.info.get("parameters", {}), pd.read_csv(path)
+            terms = [name for name in history if f"weight_{name}" in history]
+            kept = history[["step", "loss", "ce", *terms]]
+            if "val_miou" in history:
+                images = parameters.get("batch_size", 1) * history["step"].diff().fillna(history["step"])
+                seconds = (images / history["images_per_s"]).cumsum().round(2)
+                kept = kept.assign(val_miou=history["val_miou"], seconds=seconds)
+            parts.append(
+                kept.assign(method=parameters.get("method"), seed=parameters.get("seed"), run=run.name)
+            )
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-
-
-def _curve(history: pd.DataFrame, batch_size: int) -> pd.DataFrame:
-    """What is kept of one run's history; its speeds are summed up to seconds."""
-    terms = [name for name in history if f"weight_{name}" in history]
-    kept = history[["step", "loss", "ce", *terms]]
-    if "val_miou" not in history:
-        return kept
-    images = batch_size * history["step"].diff().fillna(history["step"])
-    seconds = (images / history["images_per_s"]).cumsum()
-    return kept.assign(val_miou=history["val_miou"], seconds=seconds.round(2))
 
 
 def results_table(root: str | os.PathLike[str]) -> pd.DataFrame:
@@ -208,8 +170,37 @@ def results_table(root: str | os.PathLike[str]) -> pd.DataFrame:
         FileNotFoundError: no finished training run lies below `root`.
     """
     runs = _finished(root)
-    varying = _varying([run for run in runs if run.name.startswith("student-")])
-    rows = [row for run in runs for row in _rows(run, varying)]
+    trained = [run.info.get("parameters", {}) for run in runs if run.name.startswith("student-")]
+    texts = pd.DataFrame([{k: json.dumps(v, sort_keys=True) for k, v in given.items()} for given in trained])
+    varying = [name for name in texts if name not in _KNOWN and texts[name].nunique() > 1]
+    rows = []
+    for run, protocol in product(runs, PROTOCOLS):
+        info, given, scores = run.info, run.info.get("parameters", {}), run.metrics.get(protocol)
+        if not scores:
+            continue
+        settings = json.dumps({name: given.get(name) for name in varying}, sort_keys=True)
+        row = {
+            "dataset": given.get("dataset"),
+            "protocol": protocol,
+            "teacher": given.get("teacher") or "",
+            "student": given.get("network"),
+            "method": given.get("method", "none"),
+            "options": json.dumps(given.get("options", {}), sort_keys=True),
+            **{name: given.get(name) for name in _PARAMETERS},
+            "steps": info.get("num_steps") or given.get("steps"),
+            "precision": info.get("precision"),
+            "threads": info.get("threads") and str(info["threads"]),
+            "initial_values": info.get("initial_values"),
+            "device": info.get("device"),
+            "torch": info.get("versions", {}).get("torch"),
+            "commit": info.get("commit"),
+            "run": run.name,
+            "wall_s": run.metrics.get("wall_s"),
+            **({"settings": settings} if varying else {}),
+            "miou": scores["miou"],
+            "pixel_accuracy": scores["pixel_accuracy"],
+        }
+        rows.append(row | {f"iou_{name}": value for name, value in scores["iou"].items()})
     if not rows:
         raise FileNotFoundError(
             f"{root} holds no finished training run: make some with `transkd reproduce PROFILE`, or give the "
@@ -225,47 +216,6 @@ def _finished(root: str | os.PathLike[str]) -> list[Run]:
         run for run in list_runs(root) if run.state == "finished" and (named is None or run.name in named)
     ]
     return sorted(runs, key=lambda run: run.info.get("parameters", {}).get("method", "none") != "none")
-
-
-def _varying(runs: Iterable[Run]) -> list[str]:
-    """Parameters without a column in which the runs differ."""
-    seen: dict[str, set[str]] = {}
-    for run in runs:
-        for name, value in run.info.get("parameters", {}).items():
-            if name not in _KNOWN:
-                seen.setdefault(name, set()).add(json.dumps(value, sort_keys=True))
-    return [name for name, values in seen.items() if len(values) > 1]
-
-
-def _rows(run: Run, varying: list[str]) -> Iterator[dict[str, Any]]:
-    parameters, info = run.info.get("parameters", {}), run.info
-    settings = {name: parameters.get(name) for name in varying}
-    for protocol in PROTOCOLS:
-        scores = run.metrics.get(protocol)
-        if not scores:
-            continue
-        yield {
-            "dataset": parameters.get("dataset"),
-            "protocol": protocol,
-            "teacher": parameters.get("teacher") or "",
-            "student": parameters.get("network"),
-            "method": parameters.get("method", "none"),
-            "options": json.dumps(parameters.get("options", {}), sort_keys=True),
-            **{name: parameters.get(name) for name in _PARAMETERS},
-            "steps": info.get("num_steps") or parameters.get("steps"),
-            "precision": info.get("precision"),
-            "threads": None if info.get("threads") is None else str(info["threads"]),
-            "initial_values": info.get("initial_values"),
-            "device": info.get("device"),
-            "torch": info.get("versions", {}).get("torch"),
-            "commit": info.get("commit"),
-            "run": run.name,
-            "wall_s": run.metrics.get("wall_s"),
-            **({"settings": json.dumps(settings, sort_keys=True)} if varying else {}),
-            "miou": scores["miou"],
-            "pixel_accuracy": scores["pixel_accuracy"],
-            **{f"iou_{name}": value for name, value in scores["iou"].items()},
-        }
 
 
 def students(table: pd.DataFrame, protocol: str = "full") -> pd.DataFrame:

@@ -7,7 +7,6 @@ name that says so. Another number of steps or labelled images is another budget,
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ def cells(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
         Label such as "steps 300, train_images 128" -> rows; one entry with the label "one budget" if there is but one.
     """
     by_method = table.groupby("method", sort=False)
-    varies = [name for name in _BUDGET if name in table and (by_method[name].nunique(dropna=False) > 1).any()]
+    varies = [name for name in _BUDGET if (by_method[name].nunique(dropna=False) > 1).any()]
     if not varies:
         return {"one budget": table}
     groups = table.groupby(varies, sort=False, dropna=False)
@@ -52,46 +51,25 @@ def label_variants(table: pd.DataFrame) -> pd.DataFrame:
     Args:
         table: rows of students, one protocol.
     """
-    given = _settings(table)
-    usual = {name: _usual(given[name], name) for name in given}
+    parts = [table[list(TOLD_APART)]]
+    for column in (name for name in ("options", "settings") if name in table):
+        parsed = [json.loads(text) if isinstance(text, str) else {} for text in table[column]]
+        parts.append(pd.DataFrame(parsed, table.index, dtype=object).add_prefix(f"{column}."))
+    given = pd.concat(parts, axis=1).map(_text)
+    usual = {name: values.value_counts(sort=False).idxmax() for name, values in given.items()}
+    usual |= {name: "" for name in given if name.startswith("options.")} | dict.fromkeys(_BUDGET)
+    if (own := given["teacher"].str.startswith("run:")).any():
+        usual["teacher"] = given["teacher"][own].value_counts(sort=False).idxmax()
     labels = table["method"].astype(str).copy()
     for _, rows in given.groupby(table["method"], sort=False):
-        varies = _telling_apart(rows)
+        varies = [name for name in rows if rows[name].nunique() > 1]
+        others = [name for name in varies if name != "lr"]
+        if others and (rows.groupby(others)["lr"].nunique() == 1).all():
+            varies = others
         for index, row in rows[varies].iterrows():
-            told = [_phrase(name, row[name]) for name in varies if row[name] != usual[name]]
-            if told:
+            if told := [_phrase(name, row[name]) for name in varies if row[name] != usual[name]]:
                 labels[index] += f" ({', '.join(told)})"
     return table.assign(method=labels)
-
-
-def _telling_apart(rows: pd.DataFrame) -> list[str]:
-    """The parameters that differ between rows of one method, without a learning rate that only follows the others."""
-    varies = [name for name in rows if rows[name].nunique() > 1]
-    others = [name for name in varies if name != "lr"]
-    follows = others and "lr" in varies and (rows.groupby(others)["lr"].nunique() == 1).all()
-    return others if follows else varies
-
-
-def _settings(table: pd.DataFrame) -> pd.DataFrame:
-    """Everything that can tell two rows of a method apart, as text; an option that is not given is ""."""
-    columns = {name: table[name] for name in TOLD_APART if name in table}
-    for column in ("options", "settings"):
-        if column in table:
-            parsed = [json.loads(text) if isinstance(text, str) else {} for text in table[column]]
-            names = dict.fromkeys(name for mapping in parsed for name in mapping)
-            for name in names:
-                values = [mapping.get(name, "") for mapping in parsed]
-                columns[f"{column}.{name}"] = pd.Series(values, table.index, dtype=object)
-    return pd.DataFrame({name: values.map(_text) for name, values in columns.items()}, table.index)
-
-
-def _usual(values: pd.Series, name: str) -> str | None:
-    """The value not worth naming: no budget, an option not given, the batch's teacher, or else the most common."""
-    if name in _BUDGET:
-        return None
-    if name == "teacher" and (own := values[values.str.startswith("run:")]).size:
-        values = own
-    return "" if name.startswith("options.") else str(values.value_counts(sort=False).idxmax())
 
 
 def _text(value: Any) -> str:
@@ -110,11 +88,9 @@ def _phrase(name: str, text: str) -> str:
 
 
 def label_history(history: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """The curves of the runs in `rows`, under the labels that these have; by method where the curves name no run."""
+    """The curves, or scores by condition, of the runs in `rows`, under the labels that these have."""
     if history.empty:
         return history
-    if "run" not in history:
-        return history[history["method"].isin(set(rows["method"]))]
-    labels: Mapping[str, str] = dict(zip(rows["run"], rows["method"], strict=True))
-    known = history[history["run"].isin(set(labels))]
+    labels = rows.set_index("run")["method"]
+    known = history[history["run"].isin(labels.index)]
     return known.assign(method=known["run"].map(labels))

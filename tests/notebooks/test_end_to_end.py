@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from transkd_lite import report
+from transkd_lite import results
 from transkd_lite.batch import execute_notebook
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,8 +38,8 @@ def folders(batch):
 def test_a_batch_ends_with_finished_folders_a_table_and_a_report(place):
     folder, printed = place
     batch = folder / "runs" / "smoke"
-    table = report.results_table(batch)
-    assert set(report.students(table)["method"]) == {"none", "transkd-base"}
+    table = results.results_table(batch)
+    assert set(results.students(table)["method"]) == {"none", "transkd-base"}
     assert table["miou"].between(0, 1).all()
     for name in ("transkd-base", "mIoU", "report.html"):
         assert name in printed
@@ -62,7 +62,7 @@ def test_the_report_is_whole_and_asks_nothing_of_the_network(place):
 
 
 def test_curves_and_scores_are_those_of_the_runs(place):
-    batch = report.load_batch(place[0] / "runs" / "smoke")
+    batch = results.load_batch(place[0] / "runs" / "smoke")
     last = batch.history[batch.history["step"] == batch.history["step"].max()]
     assert set(last["method"]) == {"none", "transkd-base"}
     for row in batch.table.itertuples():
@@ -105,7 +105,7 @@ def test_the_same_batch_runs_on_photographs(tmp_path):
         )
     done = transkd("reproduce", "camvid", "--data-root", root, "--smoke", "--runs", tmp_path, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    table = report.results_table(tmp_path / "camvid-smoke")
+    table = results.results_table(tmp_path / "camvid-smoke")
     assert set(table["dataset"]) == {"camvid"}
     assert pd.notna(table["iou_bicyclist"]).any()
     assert (tmp_path / "camvid-smoke" / "report.html").is_file()
