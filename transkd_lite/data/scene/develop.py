@@ -13,21 +13,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from transkd_lite.data.scene.canvas import (
-    BUILDING,
-    CAR,
-    FAR,
-    POLE,
-    ROAD,
-    SIDEWALK,
-    SKY,
-    TERRAIN,
-    VEGETATION,
-    Camera,
-    Canvas,
-    Colour,
-    Dice,
-)
+from transkd_lite.data.scene.canvas import FAR, Camera, Canvas, Colour, Dice, Id
 from transkd_lite.data.scene.weather import Mood
 
 __all__ = ["develop"]
@@ -135,7 +121,7 @@ def _paint_sky(plate: Plate) -> None:
     cloud = np.maximum(_crop(_noise(12), rows, plate.camera.width, plate.dice).astype(np.int32) + 10, 0)
     cloud = np.minimum(cloud * mood.clouds >> 6, 200)
     sky = sky + (((70 if mood.night else 236) - sky) * cloud >> 8)
-    plate.image[:, :rows] = np.where(plate.label[:rows] == SKY, sky, plate.image[:, :rows])
+    plate.image[:, :rows] = np.where(plate.label[:rows] == Id.SKY, sky, plate.image[:, :rows])
 
 
 def _lay_snow(plate: Plate) -> None:
@@ -143,8 +129,8 @@ def _lay_snow(plate: Plate) -> None:
     if not plate.mood.cover:
         return
     dice, share = plate.dice, np.zeros(256, np.int32)
-    share[[ROAD, SIDEWALK, TERRAIN]] = (dice.integer(10, 60), dice.integer(60, 95), 100)
-    share[[BUILDING, VEGETATION, CAR]] = (6, dice.integer(8, 34), 10)
+    share[[Id.ROAD, Id.SIDEWALK, Id.TERRAIN]] = (dice.integer(10, 60), dice.integer(60, 95), 100)
+    share[[Id.BUILDING, Id.VEGETATION, Id.CAR]] = (6, dice.integer(8, 34), 10)
     cover = (share * plate.mood.cover // 100)[plate.label]
     patches = (plate.grain(4) + plate.ground // 2) // 2 * (cover > 20)
     plate.blend(_SNOW, np.clip(cover + patches, 0, 236))
@@ -166,7 +152,9 @@ def _mirror(plate: Plate) -> None:
         return
     height, image = plate.camera.height, plate.image
     rows = np.clip(2 * plate.camera.horizon - np.arange(height), 0, height - 1)
-    puddle = np.clip(plate.mood.wet + plate.ground // 2, 20, 220).astype(np.int32) * (plate.label <= SIDEWALK)
+    puddle = np.clip(plate.mood.wet + plate.ground // 2, 20, 220).astype(np.int32) * (
+        plate.label <= Id.SIDEWALK
+    )
     image += (image[:, rows] - image) * puddle >> 8
 
 
@@ -174,7 +162,7 @@ def _shade_ground(plate: Plate, shadow: NDArray[np.uint8]) -> None:
     """Let cast shadows fall on the ground, the haze lie over it, and our headlights reach it at night."""
     top, mood = plate.camera.horizon, plate.mood
     image, label, depth = plate.image[:, top:], plate.label[top:], plate.depth[top:]
-    flat = (label <= SIDEWALK) | (label == TERRAIN)
+    flat = (label <= Id.SIDEWALK) | (label == Id.TERRAIN)
     image -= image * ((shadow[top:].astype(np.int32) * mood.shadow >> 8) * flat) >> 8
     mist = 256 * depth // (depth + mood.visibility) * flat
     image += (_plane(mood.haze) - image) * mist >> 8
@@ -210,7 +198,7 @@ def _shine(plate: Plate, canvas: Canvas) -> None:
     power = {"night": 230, "rain": 90, "fog": 90}.get(plate.mood.condition, 0)
     height, width = plate.label.shape
     for column, row, reach, colour, owner in canvas.lamps() if power else ():
-        if owner == POLE and not plate.mood.night:
+        if owner == Id.POLE and not plate.mood.night:
             continue
         radius = max(2, min(reach, height // 3))
         top, left = max(0, row - radius), max(0, column - radius)
