@@ -79,8 +79,10 @@ def facade(
     _windows(front, dice.fork(), length, height, wall, night)
     roof = dice.colour(ROOF)
     if gable:
-        inner, point = x + (-depth // 2 if x < 0 else depth // 2), canvas.camera.point
-        slope = [point(x, height, z0), point(x, height, z1), point(inner, ridge, z1), point(inner, ridge, z0)]
+        inner = x + (-depth // 2 if x < 0 else depth // 2)
+        slope = canvas.camera.project(
+            [(x, height, z0), (x, height, z1), (inner, ridge, z1), (inner, ridge, z0)]
+        )
         canvas.pen.polygon(slope, front.ink(roof))
     else:
         front.rectangle(0, height - 45, length, height, shade(wall, 125))

@@ -9,7 +9,7 @@ colour and label at once, so the two cannot disagree by a pixel.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeAlias, TypeVar
 
 import numpy as np
@@ -98,11 +98,20 @@ class Camera:
         # The road bends by this many cm at 50 m, growing with the square of the distance.
         self.bend = dice.pick((0, 0, 1, 1, 1)) * dice.integer(-700, 700)
 
-    def point(self, x: int, y: int, z: int) -> tuple[int, int]:
-        """Return the pixel (column, row) of a point of the world."""
-        z = max(z, NEAR)
-        x += self.bend * z * z // 25_000_000
-        return self.centre + x * self.focal // z, self.horizon + (self.eye - y) * self.focal // z
+    def project(self, points: Iterable[tuple[int, int, int]]) -> list[Point]:
+        """Return the pixels (column, row) of points (x, y, z) of the world: the inner loop of all drawing."""
+        centre, horizon, eye, focal, bend = self.centre, self.horizon, self.eye, self.focal, self.bend
+        pixels = []
+        for x, y, z in points:
+            z = z if z > NEAR else NEAR
+            pixels.append(
+                (centre + (x + bend * z * z // 25_000_000) * focal // z, horizon + (eye - y) * focal // z)
+            )
+        return pixels
+
+    def point(self, x: int, y: int, z: int) -> Point:
+        """Return the pixel of one point of the world."""
+        return self.project([(x, y, z)])[0]
 
 
 class Canvas:
@@ -140,21 +149,20 @@ class Canvas:
     def _strip(self, x0: int, x1: int, z0: int, z1: int) -> list[tuple[int, int]]:
         inner = (400, 600, 900, 1300, 1900, 2800, 4000, 6000, 9000, 14_000)
         depths = [z0, *(z for z in inner if z0 < z < z1), z1]
-        point = self.camera.point
-        return [point(x0, 0, z) for z in depths] + [point(x1, 0, z) for z in reversed(depths)]
+        return self.camera.project([(x0, 0, z) for z in depths] + [(x1, 0, z) for z in reversed(depths)])
 
 
 class Face:
     """A flat upright surface of one class: u runs along the street (`along`) or across it, v up; both in cm."""
 
     def __init__(
-        self, canvas: Canvas, x: int, z: int, label: int, *, along: int = 0, flip: bool = False, lift: int = 0
+        self, canvas: Canvas, x: int, z: int, label: int, *, along: int = 0, flip: bool = False
     ) -> None:
         """`along` is the face's length where it runs along the street: the haze is that of its first third."""
         self.canvas, self.x, self.z, self.label = canvas, x, z, label
-        self.along, self.lift, self.sign = along, lift, -1 if flip else 1
+        self.along, self.sign = along, -1 if flip else 1
         self.focal, self.depth = canvas.camera.focal, max(z, NEAR)
-        self.foot = canvas.camera.point(x, lift, z)
+        self.foot = canvas.camera.point(x, 0, z)
         self.mist = canvas.mist(z + along // 3)
 
     def ink(self, colour: Colour) -> Ink:
@@ -174,12 +182,10 @@ class Face:
         )
 
     def pixels(self, *points: Point) -> list[Point]:
-        """Return the pixels (column, row) of (u, v) points: the inner loop of all drawing."""
-        sign, lift = self.sign, self.lift
+        """Return the pixels (column, row) of (u, v) points."""
+        sign, (column, row), focal, depth = self.sign, self.foot, self.focal, self.depth
         if self.along:
-            point, x, z = self.canvas.camera.point, self.x, self.z
-            return [point(x, lift + v, z + sign * u) for u, v in points]
-        (column, row), focal, depth = self.foot, self.focal, self.depth
+            return self.canvas.camera.project([(self.x, v, self.z + sign * u) for u, v in points])
         return [(column + sign * u * focal // depth, row - v * focal // depth) for u, v in points]
 
     def span(self, length: int) -> int:
@@ -226,7 +232,7 @@ class Face:
         """Fill many flat ellipses (u, v, half width), as foliage has them (on a face across the street)."""
         ink, centres = self.ink(colour), self.pixels(*((u, v) for u, v, _ in blobs))
         for (column, row), (_, _, wide) in zip(centres, blobs, strict=True):
-            a = self.span(wide)
+            a = wide * self.focal // self.depth
             b = a * 4 // 5
             self.canvas.pen.ellipse((column - a, row - b, column + a, row + b), ink)
 

@@ -40,11 +40,11 @@ class Plate:
     Channels come first, for NumPy broadcasts a map over whole planes several times faster.
     """
 
-    image: Ints
-    label: NDArray[np.uint8]
-    camera: Camera
+    canvas: Canvas
     mood: Mood
     dice: Dice
+    image: Ints
+    label: NDArray[np.uint8]
     depth: Ints
     ground: Noise
 
@@ -54,7 +54,7 @@ class Plate:
 
     def grain(self, radius: int) -> Noise:
         """Return noise (H, W) with blobs of `radius` pixels."""
-        return _crop(_noise(radius), self.camera.height, self.camera.width, self.dice)
+        return _crop(_noise(radius), *self.label.shape, self.dice)
 
 
 def develop(canvas: Canvas, mood: Mood, dice: Dice) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -62,15 +62,9 @@ def develop(canvas: Canvas, mood: Mood, dice: Dice) -> tuple[NDArray[np.uint8], 
     painted = np.array(canvas.picture)
     image = np.ascontiguousarray(painted[..., :3].transpose(2, 0, 1)).astype(np.int32)
     label = np.ascontiguousarray(painted[..., 3])
-    plate = Plate(image, label, canvas.camera, mood, dice, *_lie_flat(canvas.camera))
-    _paint_sky(plate)
-    _lay_snow(plate)
-    _texture(plate)
-    _mirror(plate)
-    _shade_ground(plate, np.array(canvas.shadow))
-    _expose(plate)
-    _shine(plate, canvas)
-    _precipitate(plate)
+    plate = Plate(canvas, mood, dice, image, label, *_lie_flat(canvas.camera))
+    for process in (paint_sky, lay_snow, texture, mirror, shade_ground, expose, shine, precipitate):
+        process(plate)
     plate.image += plate.grain(0) * np.int16(mood.grain) >> 5
     pixels = np.clip(plate.image, 0, 255).astype(np.uint8)
     return np.ascontiguousarray(pixels.transpose(1, 2, 0)), label
@@ -113,18 +107,20 @@ def _plane(colour: Colour) -> Ints:
     return np.array(colour, np.int32)[:, None, None]
 
 
-def _paint_sky(plate: Plate) -> None:
+def paint_sky(plate: Plate) -> None:
     """Fill the sky with a gradient from zenith to haze, and clouds."""
-    mood, rows = plate.mood, max(1, min(plate.camera.height, plate.camera.horizon + 2))
+    mood, rows = plate.mood, max(1, min(plate.canvas.camera.height, plate.canvas.camera.horizon + 2))
     mix = (np.arange(rows, dtype=np.int32) * 256 // rows)[None, :, None]
     sky = (_plane(mood.zenith) * (256 - mix) + _plane(mood.haze) * mix) >> 8
-    cloud = np.maximum(_crop(_noise(12), rows, plate.camera.width, plate.dice).astype(np.int32) + 10, 0)
+    cloud = np.maximum(
+        _crop(_noise(12), rows, plate.canvas.camera.width, plate.dice).astype(np.int32) + 10, 0
+    )
     cloud = np.minimum(cloud * mood.clouds >> 6, 200)
     sky = sky + (((70 if mood.night else 236) - sky) * cloud >> 8)
     plate.image[:, :rows] = np.where(plate.label[:rows] == Id.SKY, sky, plate.image[:, :rows])
 
 
-def _lay_snow(plate: Plate) -> None:
+def lay_snow(plate: Plate) -> None:
     """Whiten the ground: verges most, the road least, in patches."""
     if not plate.mood.cover:
         return
@@ -136,7 +132,7 @@ def _lay_snow(plate: Plate) -> None:
     plate.blend(_SNOW, np.clip(cover + patches, 0, 236))
 
 
-def _texture(plate: Plate) -> None:
+def texture(plate: Plate) -> None:
     """Give each class its own grain, relative to its brightness; on the ground it fades with distance."""
     delta = plate.grain(0) * _FINE[plate.label]
     delta += plate.grain(2) * _LEAFY[plate.label]
@@ -146,38 +142,34 @@ def _texture(plate: Plate) -> None:
     plate.image += plate.image * ((delta >> 6) * np.int16(strength) // 6).astype(np.int32) >> 8
 
 
-def _mirror(plate: Plate) -> None:
+def mirror(plate: Plate) -> None:
     """Let a wet road mirror what stands above the horizon."""
     if not plate.mood.wet:
         return
-    height, image = plate.camera.height, plate.image
-    rows = np.clip(2 * plate.camera.horizon - np.arange(height), 0, height - 1)
+    height, image = plate.canvas.camera.height, plate.image
+    rows = np.clip(2 * plate.canvas.camera.horizon - np.arange(height), 0, height - 1)
     puddle = np.clip(plate.mood.wet + plate.ground // 2, 20, 220).astype(np.int32) * (
         plate.label <= Id.SIDEWALK
     )
     image += (image[:, rows] - image) * puddle >> 8
 
 
-def _shade_ground(plate: Plate, shadow: NDArray[np.uint8]) -> None:
+def shade_ground(plate: Plate) -> None:
     """Let cast shadows fall on the ground, the haze lie over it, and our headlights reach it at night."""
-    top, mood = plate.camera.horizon, plate.mood
+    camera, mood, top = plate.canvas.camera, plate.mood, plate.canvas.camera.horizon
     image, label, depth = plate.image[:, top:], plate.label[top:], plate.depth[top:]
     flat = (label <= Id.SIDEWALK) | (label == Id.TERRAIN)
-    image -= image * ((shadow[top:].astype(np.int32) * mood.shadow >> 8) * flat) >> 8
+    shadow = np.array(plate.canvas.shadow)[top:].astype(np.int32)
+    image -= image * ((shadow * mood.shadow >> 8) * flat) >> 8
     mist = 256 * depth // (depth + mood.visibility) * flat
     image += (_plane(mood.haze) - image) * mist >> 8
-    if mood.night:
-        image += image * _headlights(plate.camera, depth) >> 8
+    if mood.night:  # a cone ahead, brightest at some ten metres
+        across = np.abs(np.arange(camera.width, dtype=np.int32) - camera.centre)[None] * 100 // camera.focal
+        reach = 200 * depth // (depth + 500) * 1200 // (depth + 1200)
+        image += image * (np.maximum(60 - across, 0) * 4 * reach >> 8) >> 8
 
 
-def _headlights(camera: Camera, depth: Ints) -> Ints:
-    """Return how much (256ths) our own headlights add: a cone ahead, brightest at some ten metres."""
-    across = np.abs(np.arange(camera.width, dtype=np.int32) - camera.centre)[None] * 100 // camera.focal
-    reach = 200 * depth // (depth + 500) * 1200 // (depth + 1200)
-    return np.maximum(60 - across, 0) * 4 * reach >> 8
-
-
-def _expose(plate: Plate) -> None:
+def expose(plate: Plate) -> None:
     """Apply the colour of the light; at night all is dark but what shines (brighter than the ceiling)."""
     image = np.clip(plate.image, 0, 255)
     plate.image = image * _plane(plate.mood.gain) >> 8
@@ -193,11 +185,11 @@ def _halo(radius: int) -> Ints:
     return np.maximum(fall, 0) ** 3 >> 16
 
 
-def _shine(plate: Plate, canvas: Canvas) -> None:
+def shine(plate: Plate) -> None:
     """Add the halo of every lamp that is not hidden: all at night, those of traffic also in fog and rain."""
     power = {"night": 230, "rain": 90, "fog": 90}.get(plate.mood.condition, 0)
     height, width = plate.label.shape
-    for column, row, reach, colour, owner in canvas.lamps() if power else ():
+    for column, row, reach, colour, owner in plate.canvas.lamps() if power else ():
         if owner == Id.POLE and not plate.mood.night:
             continue
         radius = max(2, min(reach, height // 3))
@@ -207,9 +199,9 @@ def _shine(plate: Plate, canvas: Canvas) -> None:
         patch += glow * (_plane(colour) * power >> 8) >> 8
 
 
-def _precipitate(plate: Plate) -> None:
+def precipitate(plate: Plate) -> None:
     """Draw falling rain or snow over the picture."""
-    height = plate.camera.height
+    height = plate.canvas.camera.height
     if plate.mood.condition == "rain":
         drops = plate.grain(0)
         drops = np.where(drops > 62, drops, 0)

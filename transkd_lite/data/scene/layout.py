@@ -35,18 +35,18 @@ def paint_street(size: tuple[int, int], mood: Mood, dice: Dice) -> Canvas:
     paint_ground(street)
     buildings.skyline(canvas, dice.fork())
     for side in (-1, 1):
-        _line_side(street, side)
-        _furnish(street, side)
-        _park(street, side)
-    _drive(street)
-    _cross(street)
+        line_side(street, side)
+        furnish(street, side)
+        park(street, side)
+    drive(street)
+    cross(street)
     for *_, draw in sorted(street.things, key=lambda thing: thing[:3]):
         draw()
-    _paint_bonnet(street)
+    paint_bonnet(street)
     return canvas
 
 
-def _line_side(street: Street, side: int) -> None:
+def line_side(street: Street, side: int) -> None:
     """Stand houses, walls, fences, hedges and trees along one side, out of the way of the side street."""
     dice, night = street.dice.fork(), street.mood.night
     edge = street.right + street.pavement[1] if side > 0 else street.pavement[0] - street.left
@@ -93,7 +93,7 @@ def _grove(street: Street, dice: Dice, side: int, edge: int, setback: int, z0: i
             street.stand(GARDEN, roadside.bush, x, z)
 
 
-def _furnish(street: Street, side: int) -> None:
+def furnish(street: Street, side: int) -> None:
     """Put poles, lamps, signs, trees, people and bicycles on one pavement."""
     dice, mood = street.dice.fork(), street.mood
     kerb = street.right if side > 0 else -street.left
@@ -120,7 +120,7 @@ def _furnish(street: Street, side: int) -> None:
         street.stand(PAVEMENT, kind, x, z, ridden=False, crossing=dice.chance(65))
 
 
-def _park(street: Street, side: int) -> None:
+def park(street: Street, side: int) -> None:
     """Fill the parking lane of one side, where there is one."""
     if not street.parking[side > 0]:
         return
@@ -137,7 +137,7 @@ def _park(street: Street, side: int) -> None:
         z += dice.integer(520, 640)
 
 
-def _drive(street: Street) -> None:
+def drive(street: Street) -> None:
     """Put traffic on the lanes: oncoming on the left, ahead of us on ours and to the right."""
     dice = street.dice.fork()
     far_left = max(street.left + 230 * street.parking[0] + 150, -665)
@@ -167,7 +167,7 @@ def _vehicle(street: Street, dice: Dice, x: int, z: int, *, oncoming: bool = Fal
         street.stand(LANES, people.bicycle, x + 110, z, ridden=True, crossing=False)
 
 
-def _cross(street: Street) -> None:
+def cross(street: Street) -> None:
     """Let people, riders and cars cross the road ahead."""
     dice = street.dice.fork()
     left, right = street.left + 230 * street.parking[0], street.right - 230 * street.parking[1]
@@ -185,7 +185,7 @@ def _cross(street: Street) -> None:
         street.add(LANES, vehicles.car, dice.integer(-1200, 900), z, crossing=True)
 
 
-def _paint_bonnet(street: Street) -> None:
+def paint_bonnet(street: Street) -> None:
     """Sometimes show the bonnet of our own car, which has no class (255)."""
     dice, camera = street.dice.fork(), street.canvas.camera
     if not dice.chance(35):
