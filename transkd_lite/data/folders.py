@@ -8,7 +8,7 @@ here.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ __all__ = [
     "pair_up",
     "read_lines",
     "read_list",
-    "require_fold",
 ]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
@@ -38,6 +37,11 @@ class Pair:
     label: Path
     condition: str | None = None
 
+    @property
+    def files(self) -> dict[str, dict[str, str]]:
+        """Both files as `read_files` takes them."""
+        return {"image": {"path": str(self.image)}, "label": {"path": str(self.label)}}
+
 
 @dataclass(frozen=True)
 class Listing:
@@ -49,41 +53,46 @@ class Listing:
     ids: dict[int, int] | None = None  # file value -> train id; None: the files hold train ids
     conditions: dict[str, str] = field(default_factory=dict)
 
-    def unpaired(self) -> tuple[list[Path], list[Path]]:
-        """Images without a label, and labels without an image."""
-        without_label = [path for key, path in self.images.items() if key not in self.labels]
-        return without_label, [path for key, path in self.labels.items() if key not in self.images]
+    def unpaired(self) -> list[tuple[str, Path, str]]:
+        """What has no partner: images first, then labels, each with its file and with what is wrong."""
+        found = []
+        for kind, partner, own, others in (
+            ("image", "label", self.images, self.labels),
+            ("label", "image", self.labels, self.images),
+        ):
+            for path in (path for key, path in own.items() if key not in others):
+                rule = f"every {kind} needs its {partner} of the same name, but {path} has none"
+                found.append((kind, path, f"{rule}: add the {partner} or remove the {kind}"))
+        return found
 
     def pairs(self) -> list[Pair]:
         """The samples that have both files, in the order of their keys."""
         keys = sorted(self.images.keys() & self.labels.keys())
         return [Pair(self.images[key], self.labels[key], self.conditions.get(key)) for key in keys]
 
-    def only(self, keys: Iterable[str]) -> Listing:
+    def only(self, keys: Collection[str]) -> Listing:
         """The samples that a split list names; DataError for a name that has no image."""
-        wanted = dict.fromkeys(keys)
-        for key in wanted:
-            if key not in self.images:
-                raise DataError(
-                    f"a split list names {key!r}, but {self.where} lacks it: add the image or remove the line"
-                )
-        return self.without((self.images.keys() | self.labels.keys()) - wanted.keys())
+        if missing := [key for key in keys if key not in self.images]:
+            raise DataError(
+                f"a split list names {missing[0]!r}, but {self.where} lacks it: add the image or remove the line"
+            )
+        return self.without((self.images.keys() | self.labels.keys()) - set(keys))
 
     def without(self, keys: Collection[str]) -> Listing:
         """All samples but these."""
-        images = {key: path for key, path in self.images.items() if key not in keys}
-        return replace(
-            self, images=images, labels={k: path for k, path in self.labels.items() if k not in keys}
+        images, labels = (
+            {key: path for key, path in files.items() if key not in keys}
+            for files in (self.images, self.labels)
         )
+        return replace(self, images=images, labels=labels)
 
 
 def pair_up(listing: Listing) -> list[Pair]:
     """The samples of a split; DataError when it is empty or a file has no partner."""
-    without_label, without_image = listing.unpaired()
-    if without_label:
-        raise DataError(unpaired_message("image", "label", without_label), "pair")
-    if without_image:
-        raise DataError(unpaired_message("label", "image", without_image), "pair")
+    if unpaired := listing.unpaired():
+        _, _, message = unpaired[0]
+        more = f" (one of {len(unpaired)} files without partner)" if len(unpaired) > 1 else ""
+        raise DataError(message + more, "pair")
     if not listing.images:
         raise DataError(
             f"a split holds at least one image, but {listing.where} holds none: unpack the files there"
@@ -91,32 +100,21 @@ def pair_up(listing: Listing) -> list[Pair]:
     return listing.pairs()
 
 
-def require_fold(fold: Any, split: str) -> tuple[int, int]:
-    """``fold`` as (index, count); ValueError for anything else, and for a split that has no folds."""
+def fold_pairs(pairs: Sequence[Pair], split: str, fold: Any) -> list[Pair]:
+    """The part (index, count) = ``fold`` of train that is held out, for split "val", or all else, for "train".
+
+    Parts follow the order of the samples, so that neighbouring frames of a video stay on one side of a cut.
+    """
     if split not in ("train", "val"):
         raise ValueError(f"folds are made of train: with fold={fold!r} open train or val, got {split!r}")
     numbers = tuple(fold) if isinstance(fold, Sequence) else ()
     if len(numbers) != 2 or not all(type(n) is int for n in numbers) or not 0 <= numbers[0] < numbers[1] > 1:
         raise ValueError(f"fold is (index from 0, count from 2), got {fold!r}: for example fold=(0, 3)")
-    return numbers
-
-
-def fold_pairs(pairs: Sequence[Pair], split: str, index: int, count: int) -> list[Pair]:
-    """The part ``index`` of ``count`` that is held out, for split "val", or all else, for "train".
-
-    Parts follow the order of the samples, so that neighbouring frames of a video stay on one side of a cut.
-    """
+    index, count = numbers
     if len(pairs) < count:
         raise ValueError(f"train has {len(pairs)} samples, too few for {count} folds: ask for fewer")
     low, high = (len(pairs) * k // count for k in (index, index + 1))
     return list(pairs[low:high] if split == "val" else [*pairs[:low], *pairs[high:]])
-
-
-def unpaired_message(kind: str, partner: str, paths: list[Path]) -> str:
-    """What `pair_up` says of files without a partner."""
-    more = f" (and {len(paths) - 1} more)" if len(paths) > 1 else ""
-    advice = f"add the {partner} or remove the {kind}"
-    return f"every {kind} needs its {partner} of the same name, but {paths[0]}{more} has none: {advice}"
 
 
 def existing_folder(path: Path, what: str, hint: str) -> Path:
@@ -137,10 +135,23 @@ def files_by_key(folder: Path, *, ending: str = "", recursive: bool = False) -> 
 
     Raises DataError when two files share a key, a folder cannot be listed or a name is not valid Unicode.
     """
+
+    def stop(error: OSError) -> None:
+        raise DataError(f"folder {error.filename} cannot be listed ({error.strerror}): mend its permissions")
+
+    paths, seen = list[Path](), set[str]()
+    for parent, folders, names in os.walk(folder, onerror=stop, followlinks=True):
+        real = os.path.realpath(parent)
+        if not recursive or real in seen:
+            folders.clear()
+        paths += [Path(parent, name) for name in names if real not in seen]
+        seen.add(real)
     found: dict[str, Path] = {}
-    for path in sorted(_walk(folder, recursive)):
+    for path in sorted(paths):
         if path.suffix.lower() not in SUFFIXES or not path.stem.endswith(ending) or path.name.startswith("."):
             continue
+        if os.fsencode(path).decode(errors="replace") != str(path):
+            raise DataError(f"file names are valid UTF-8, but {os.fsencode(path)!r} is not: rename the file")
         key = path.relative_to(folder).as_posix().removesuffix(path.suffix).removesuffix(ending)
         if key in found:
             raise DataError(
@@ -172,38 +183,13 @@ def read_list(path: Path) -> list[str]:
 
     A suffix goes, and so does what surrounds the name in "/JPEGImages/a.jpg /SegmentationClassAug/a.png".
     """
-    keys = [_key(line) for line in read_lines(path, "names of images")]
+    keys = []
+    for line in read_lines(path, "names of images"):
+        name = line.split(" /")[0].rsplit("/", 1)[-1] if line.startswith("/") else line
+        keys.append(str(Path(name).with_suffix("")) if Path(name).suffix.lower() in SUFFIXES else name)
     if len(set(keys)) < len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)
         raise DataError(
             f"a split lists every image once, but {path} lists {twice!r} again: remove the double line"
         )
     return keys
-
-
-def _key(line: str) -> str:
-    name = line.split(" /")[0].rsplit("/", 1)[-1] if line.startswith("/") else line
-    return str(Path(name).with_suffix("")) if Path(name).suffix.lower() in SUFFIXES else name
-
-
-def _walk(folder: Path, recursive: bool) -> list[Path]:
-    def stop(error: OSError) -> None:
-        raise DataError(f"folder {error.filename} cannot be listed ({error.strerror}): mend its permissions")
-
-    found, seen = [], set[str]()
-    for parent, folders, names in os.walk(folder, onerror=stop, followlinks=True):
-        real = os.path.realpath(parent)
-        folders[:] = [] if real in seen or not recursive else folders
-        found += [Path(parent, name) for name in names if real not in seen]
-        seen.add(real)
-    return [_utf8(path) for path in found]
-
-
-def _utf8(path: Path) -> Path:
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        raise DataError(
-            f"file names are valid UTF-8, but {os.fsencode(path)!r} is not: rename the file"
-        ) from None
-    return path

@@ -5,7 +5,8 @@ Part of the synthetic `streets` data. Source: this project's own.
 
 from __future__ import annotations
 
-from transkd_lite.data.scene.canvas import Canvas, Colour, Dice, Face, Id, colours, shade
+from transkd_lite.data.labels import Colour, colours
+from transkd_lite.data.scene.canvas import Canvas, Dice, Face, Id, shade
 from transkd_lite.data.scene.roadside import LEAVES, LIT, STEEL
 
 __all__ = ["facade", "fence", "skyline", "wall"]

@@ -15,9 +15,10 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 from PIL import Image, ImageDraw
 
-__all__ = ["FAR", "NEAR", "Camera", "Canvas", "Colour", "Dice", "Face", "Id", "Point", "colours", "shade"]
+from transkd_lite.data.labels import Colour
 
-Colour: TypeAlias = tuple[int, int, int]
+__all__ = ["FAR", "NEAR", "Camera", "Canvas", "Colour", "Dice", "Face", "Id", "Point", "shade"]
+
 Ink: TypeAlias = tuple[int, int, int, int]
 Point: TypeAlias = tuple[int, int]
 T = TypeVar("T")
@@ -245,13 +246,6 @@ class Face:
         ((column, row),), camera = self.pixels((u, v)), self.canvas.camera
         if 0 <= column < camera.width and 0 <= row < camera.height:
             self.canvas.lit.append((column, row, self.span(reach), colour, self.ink(colour)))
-
-
-def colours(digits: str) -> tuple[Colour, ...]:
-    """Return the colours that are written as six hexadecimal digits each."""
-    return tuple(
-        (code >> 16, code >> 8 & 255, code & 255) for code in (int(word, 16) for word in digits.split())
-    )
 
 
 def shade(colour: Colour, percent: int) -> Colour:

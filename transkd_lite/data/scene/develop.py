@@ -13,7 +13,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from transkd_lite.data.scene.canvas import FAR, Camera, Canvas, Colour, Dice, Id
+from transkd_lite.data.labels import Colour
+from transkd_lite.data.scene.canvas import FAR, Camera, Canvas, Dice, Id
 from transkd_lite.data.scene.weather import Mood
 
 __all__ = ["develop"]

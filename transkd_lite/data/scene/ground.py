@@ -5,7 +5,8 @@ Part of the synthetic `streets` data. Source: this project's own.
 
 from __future__ import annotations
 
-from transkd_lite.data.scene.canvas import FAR, NEAR, Colour, Dice, Id, colours, shade
+from transkd_lite.data.labels import Colour, colours
+from transkd_lite.data.scene.canvas import FAR, NEAR, Dice, Id, shade
 from transkd_lite.data.scene.plan import Street
 
 __all__ = ["paint_ground"]

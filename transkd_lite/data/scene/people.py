@@ -5,7 +5,8 @@ Part of the synthetic `streets` data. Source: this project's own.
 
 from __future__ import annotations
 
-from transkd_lite.data.scene.canvas import Canvas, Dice, Face, Id, colours, shade
+from transkd_lite.data.labels import colours
+from transkd_lite.data.scene.canvas import Canvas, Dice, Face, Id, shade
 from transkd_lite.data.scene.vehicles import CHROME, LIVERY, PAINT, RED_LIGHT, RUBBER, WHITE_LIGHT, wheel
 
 __all__ = ["bicycle", "motorcycle", "person"]

@@ -5,7 +5,8 @@ Part of the synthetic `streets` data. Source: this project's own.
 
 from __future__ import annotations
 
-from transkd_lite.data.scene.canvas import Canvas, Colour, Dice, Face, Id, Point, colours, shade
+from transkd_lite.data.labels import Colour, colours
+from transkd_lite.data.scene.canvas import Canvas, Dice, Face, Id, Point, shade
 
 __all__ = ["car", "tram", "truck_or_bus", "wheel"]
 

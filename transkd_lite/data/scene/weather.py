@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from transkd_lite.data.scene.canvas import Colour, Dice, colours
+from transkd_lite.data.labels import Colour, colours
+from transkd_lite.data.scene.canvas import Dice
 
 __all__ = ["CONDITIONS", "Mood", "draw_mood"]
 
