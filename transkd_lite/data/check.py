@@ -19,12 +19,7 @@ from transkd_lite.data.verify import over_pairs
 
 __all__ = ["Report", "SplitReport", "check_dataset"]
 
-KINDS = {
-    "pair": "without partner",
-    "file": "unreadable",
-    "size": "sizes differ",
-    "label": "labels out of range",
-}
+KINDS = {"pair": "without partner", "file": "unreadable", "size": "sizes differ", "label": "wrong labels"}
 SHOWN = 3  # examples of each kind of problem
 
 
@@ -45,7 +40,7 @@ class SplitReport:
         self.num_images = len(listing.images)
         if not listing.images:
             self.missing = f"no image in {listing.where}"
-        for kind, _, message in listing.unpaired():
+        for kind, message in listing.unpaired():
             if kind == "label" or not hidden:
                 self.problems["pair"].append(message)
         table = lookup_table(space.num_classes, listing.ids)

@@ -58,9 +58,7 @@ def open_dataset(
     """
     sides = (size,) if isinstance(size, int) else size or ()
     if not all(isinstance(side, int) and side > 0 for side in sides) or len(sides) > 2:
-        raise ValueError(
-            f"size is None, the shorter side or (height, width) in pixels, got {size!r}: try size=(180, 240)"
-        )
+        raise ValueError(f"size is None, the shorter side or (height, width), got {size!r}: try (180, 240)")
     if name == "streets":
         from transkd_lite.data.streets import open_streets
 

@@ -58,7 +58,7 @@ def open_files(files: Files) -> dict[str, Image.Image]:
 
     Raises DataError for a file that cannot be read, for colour, 16-bit or lossy labels, and where sizes differ.
     """
-    pictures = {}
+    pictures: dict[str, Image.Image] = {}
     for kind, source in files.items():
         path, data = source.get("path"), source.get("bytes")
         if data is None and path and not os.path.exists(path):

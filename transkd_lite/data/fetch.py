@@ -49,9 +49,7 @@ def fetch(name: str, root: str | Path) -> str:
         return f"CamVid is in {fetch_camvid(root)}: open it with root={str(root)!r}"
     if name not in INSTRUCTIONS:
         known = ", ".join(("camvid", *INSTRUCTIONS))
-        raise ValueError(
-            f"data fetch knows {known}, got {name!r}: streets needs no files, folder and hub are yours"
-        )
+        raise ValueError(f"data fetch knows {known}, got {name!r}: streets needs no files, others are yours")
     return dedent(INSTRUCTIONS[name]).strip().format(root=root)
 
 

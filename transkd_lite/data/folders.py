@@ -53,17 +53,18 @@ class Listing:
     ids: dict[int, int] | None = None  # file value -> train id; None: the files hold train ids
     conditions: dict[str, str] = field(default_factory=dict)
 
-    def unpaired(self) -> list[tuple[str, Path, str]]:
-        """What has no partner: images first, then labels, each with its file and with what is wrong."""
-        found = []
-        for kind, partner, own, others in (
-            ("image", "label", self.images, self.labels),
-            ("label", "image", self.labels, self.images),
-        ):
-            for path in (path for key, path in own.items() if key not in others):
-                rule = f"every {kind} needs its {partner} of the same name, but {path} has none"
-                found.append((kind, path, f"{rule}: add the {partner} or remove the {kind}"))
-        return found
+    def unpaired(self) -> list[tuple[str, str]]:
+        """What has no partner, images first, then labels: which of the two, and a message about its file."""
+        files = {"image": self.images, "label": self.labels}
+        return [
+            (
+                kind,
+                f"every {kind} needs its {other} of the same name, but {path} has none: add it or remove the {kind}",
+            )
+            for kind, other in (("image", "label"), ("label", "image"))
+            for key, path in files[kind].items()
+            if key not in files[other]
+        ]
 
     def pairs(self) -> list[Pair]:
         """The samples that have both files, in the order of their keys."""
@@ -73,30 +74,23 @@ class Listing:
     def only(self, keys: Collection[str]) -> Listing:
         """The samples that a split list names; DataError for a name that has no image."""
         if missing := [key for key in keys if key not in self.images]:
-            raise DataError(
-                f"a split list names {missing[0]!r}, but {self.where} lacks it: add the image or remove the line"
-            )
+            advice = "add the image or remove the line"
+            raise DataError(f"a split list names {missing[0]!r}, but {self.where} lacks it: {advice}")
         return self.without((self.images.keys() | self.labels.keys()) - set(keys))
 
     def without(self, keys: Collection[str]) -> Listing:
         """All samples but these."""
-        images, labels = (
-            {key: path for key, path in files.items() if key not in keys}
-            for files in (self.images, self.labels)
-        )
-        return replace(self, images=images, labels=labels)
+        images = {key: path for key, path in self.images.items() if key not in keys}
+        return replace(self, images=images, labels={k: p for k, p in self.labels.items() if k not in keys})
 
 
 def pair_up(listing: Listing) -> list[Pair]:
     """The samples of a split; DataError when it is empty or a file has no partner."""
     if unpaired := listing.unpaired():
-        _, _, message = unpaired[0]
-        more = f" (one of {len(unpaired)} files without partner)" if len(unpaired) > 1 else ""
-        raise DataError(message + more, "pair")
+        more = f" (and {len(unpaired) - 1} more files)" if len(unpaired) > 1 else ""
+        raise DataError(unpaired[0][1] + more, "pair")
     if not listing.images:
-        raise DataError(
-            f"a split holds at least one image, but {listing.where} holds none: unpack the files there"
-        )
+        raise DataError(f"a split has at least one image, but {listing.where} holds none: unpack its files")
     return listing.pairs()
 
 
@@ -154,25 +148,19 @@ def files_by_key(folder: Path, *, ending: str = "", recursive: bool = False) -> 
             raise DataError(f"file names are valid UTF-8, but {os.fsencode(path)!r} is not: rename the file")
         key = path.relative_to(folder).as_posix().removesuffix(path.suffix).removesuffix(ending)
         if key in found:
-            raise DataError(
-                f"files are matched by name, but {found[key]} and {path} share one: remove one of them"
-            )
+            raise DataError(f"files are matched by name, but {found[key]} and {path} share one: remove one")
         found[key] = path
     return found
 
 
 def read_lines(path: Path, what: str) -> list[str]:
     """The lines of a small text file without blanks; errors name the file and say ``what`` it should hold."""
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"{what} should be in {path}, but it does not exist: write one a line")
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"{what} should be in {path}, but it does not exist: write one a line"
-        ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path} cannot be read ({error}): it should hold {what}, one a line, in UTF-8"
-        ) from None
+        raise DataError(f"{path} cannot be read ({error}): write {what} into it, in UTF-8") from None
     if not any(lines):
         raise DataError(f"{path} is empty: it should hold {what}, one a line")
     return [line for line in lines if line]
@@ -189,7 +177,5 @@ def read_list(path: Path) -> list[str]:
         keys.append(str(Path(name).with_suffix("")) if Path(name).suffix.lower() in SUFFIXES else name)
     if len(set(keys)) < len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise DataError(
-            f"a split lists every image once, but {path} lists {twice!r} again: remove the double line"
-        )
+        raise DataError(f"a split lists every image once, but {path} lists {twice!r} again: remove it")
     return keys

@@ -127,7 +127,6 @@ def voc_palette(num_colours: int) -> tuple[Colour, ...]:
     >>> voc_palette(3)
     ((0, 0, 0), (128, 0, 0), (0, 128, 0))
     """
-
     index, channel = np.ogrid[:num_colours, :3]
     levels = sum((index >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(8))
     return tuple((red, green, blue) for red, green, blue in np.asarray(levels).tolist())
@@ -142,12 +141,11 @@ def lookup_table(num_classes: int, ids: dict[int, int] | None = None) -> np.ndar
     ids = {value: value for value in range(num_classes)} if ids is None else ids
     for value, train_id in ids.items():
         if value not in range(256) or train_id not in (*range(num_classes), VOID):
-            raise ValueError(
-                f"ids map values 0-255 to train ids 0-{num_classes - 1} or {VOID}; got {value!r}: {train_id!r}"
-            )
+            rule = f"ids map values 0-255 to train ids 0-{num_classes - 1} or {VOID}"
+            raise ValueError(f"{rule}; got {value!r}: {train_id!r}")
     table = np.full(256, ILLEGAL, dtype=np.uint8)
     table[VOID] = VOID
-    table[list(ids.keys())] = list(ids.values())
+    table[list(ids)] = list(ids.values())
     return table
 
 

@@ -57,27 +57,23 @@ def acdc(
     photos, truth = existing_folder(root / "rgb_anon", "ACDC images", hint), root / "gt"
     if split != "test":
         existing_folder(truth, "ACDC labels", hint)
-    parts = tuple(f"{condition}/{split}/" for condition in chosen)
-    listing = _numbered(photos, truth, ("_rgb_anon", "_gt_"), label_ids, parts)
+    parts = [f"{condition}/{split}/" for condition in chosen]
+    listing = _numbered(photos, truth, ("_rgb_anon", "_gt_"), label_ids, *parts)
     return replace(listing, conditions={key: key.split("/", 1)[0] for key in listing.images})
 
 
 def _numbered(
-    photos: Path,
-    truth: Path,
-    endings: tuple[str, str],
-    label_ids: bool | None,
-    parts: tuple[str, ...] = ("",),
+    photos: Path, truth: Path, endings: tuple[str, str], label_ids: bool | None, *parts: str
 ) -> Listing:
     """labelTrainIds where they pair with as many images as labelIds do; ``label_ids`` decides when given."""
 
     def find(base: Path, ending: str) -> dict[str, Path]:
-        folders = {part: base / part for part in parts if (base / part).is_dir()}
-        return {
-            part + key: path
-            for part, folder in folders.items()
-            for key, path in files_by_key(folder, ending=ending, recursive=True).items()
-        }
+        found: dict[str, Path] = {}
+        for part in parts or ("",):
+            if (base / part).is_dir():
+                inside = files_by_key(base / part, ending=ending, recursive=True)
+                found |= {part + key: path for key, path in inside.items()}
+        return found
 
     images = find(photos, endings[0])
     by_train_id = {} if label_ids else find(truth, f"{endings[1]}labelTrainIds")

@@ -72,11 +72,9 @@ def _matlab(path: str | Path, variable: str) -> np.ndarray:
 def _explained(path: str | Path, expected: str) -> Iterator[None]:
     if not Path(path).is_file():
         raise FileNotFoundError(
-            f"{path} should be {expected}, but it does not exist: see `transkd data fetch nyuv2`"
+            f"{path} should be {expected}, but does not exist: see transkd data fetch nyuv2"
         )
     try:
         yield
     except (KeyError, OSError, ValueError, TypeError, IndexError, NotImplementedError) as error:
-        raise DataError(
-            f"{path} should be {expected}, but reading it failed ({error}): download it again"
-        ) from None
+        raise DataError(f"{path} should be {expected}, but gave {error!r}: download it again") from None

@@ -122,14 +122,13 @@ def open_streets(
 
 def _require_size(size: Sequence[int]) -> tuple[int, int]:
     if len(size) != 2 or not all(MIN_SIZE <= side <= MAX_SIZE for side in size):
-        raise ValueError(
-            f"size is (height, width), each {MIN_SIZE}..{MAX_SIZE} pixels, got {tuple(size)}: try (128, 256)"
-        )
+        bounds = f"each {MIN_SIZE}..{MAX_SIZE} pixels"
+        raise ValueError(f"size is (height, width), {bounds}, got {tuple(size)}: try (128, 256)")
     return size[0], size[1]
 
 
 def _require(value: str, known: Any, what: str) -> None:
     if value not in known:
         raise ValueError(
-            f"a {what} of streets is one of {', '.join(known)}, got {value!r}: choose one of these"
+            f"a {what} of streets is one of {', '.join(known)}, got {value!r}: take one of these"
         )

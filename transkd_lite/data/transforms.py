@@ -14,7 +14,7 @@ label are
 are void
 - ``standard``     random scale 0.5 to 2, crop in which no class covers more than 3/4, flip, colour jitter
 
-Built on torchvision v2 (``tv_tensors`` and functional kernels). Source of ``paper``: the published training
+Built on the functional kernels of torchvision v2. Source of ``paper``: the published training
 scripts; ``standard`` follows the usual recipe of SegFormer (Xie et al. 2021).
 """
 
@@ -57,14 +57,12 @@ class Transform:
     def __call__(self, image: Tensor, label: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """image (3, H, W) and label (H, W), both uint8 -> float32 (3, h, w) and int64 (h, w)."""
         if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
-            raise ValueError(
-                f"image must be uint8 (3, H, W), got {image.dtype} {tuple(image.shape)}: decode it as RGB"
-            )
+            got = f"{image.dtype} {tuple(image.shape)}"
+            raise ValueError(f"image must be uint8 (3, H, W), got {got}: decode it as RGB")
         if label.dtype != torch.uint8 or label.shape != image.shape[-2:]:
-            raise ValueError(
-                f"label must be uint8 {tuple(image.shape[-2:])} like its image, "
-                f"got {label.dtype} {tuple(label.shape)}: decode it as 8-bit train ids"
-            )
+            rule = f"label must be uint8 {tuple(image.shape[-2:])} like its image"
+            got = f"{label.dtype} {tuple(label.shape)}"
+            raise ValueError(f"{rule}, got {got}: decode it as 8-bit train ids")
         image, label = self._augmented(image, label[None], generator)
         pixels = F.to_dtype(image, torch.float32, scale=True)
         if self.normalize:
@@ -132,14 +130,12 @@ def make_transform(
     """
     if augment not in AUGMENTATIONS:
         raise ValueError(
-            f"augment must be one of {', '.join(AUGMENTATIONS)}, got {augment!r}: choose one of these"
+            f"augment is one of {', '.join(AUGMENTATIONS)}, got {augment!r}: choose one of these"
         )
     if crop is not None:
         crop = tuple(crop)  # type: ignore[assignment]
         if len(crop) != 2 or not all(isinstance(side, int) and side > 0 for side in crop):
-            raise ValueError(
-                f"crop is (height, width) in positive pixels, got {crop!r}: for example crop=(512, 512)"
-            )
+            raise ValueError(f"crop is (height, width) in positive pixels, got {crop!r}: try (512, 512)")
     return Transform(augment, crop, normalize, ignore_index)
 
 

@@ -53,9 +53,16 @@ class Plate:
         """Mix `share` (H, W; 256ths) of one colour in."""
         self.image += (_plane(colour) - self.image) * share.astype(np.int32) >> 8
 
-    def grain(self, radius: int) -> Noise:
-        """Return noise (H, W) with blobs of `radius` pixels."""
-        return _crop(_noise(radius), *self.label.shape, self.dice)
+    def grain(self, radius: int, rows: int | None = None) -> Noise:
+        """Return noise (H or `rows`, W) with blobs of `radius` pixels, enlarged for large images."""
+        height, width = rows or self.label.shape[0], self.label.shape[1]
+        zoom, tile = max(1, height // 128), _noise(radius)
+        top, left = self.dice.integer(0, 127), self.dice.integer(0, 127)
+        bottom, right = top - (-height // zoom), left - (-width // zoom)
+        if max(bottom, right) > _TILE:
+            tile = tile[np.arange(bottom) % _TILE][:, np.arange(right) % _TILE]
+        window = tile[top:bottom, left:right]
+        return window if zoom == 1 else window.repeat(zoom, 0).repeat(zoom, 1)[:height, :width]
 
 
 def develop(canvas: Canvas, mood: Mood, dice: Dice) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -81,18 +88,6 @@ def _noise(radius: int) -> Noise:
     return np.clip(tile * 32 // max(int(np.abs(tile).sum()) // tile.size, 1), -96, 96).astype(np.int16)
 
 
-def _crop(tile: Noise, height: int, width: int, dice: Dice) -> Noise:
-    """Return a (height, width) window of `tile` at a place the dice choose, enlarged for large images."""
-    zoom = max(1, height // 128)
-    top, left = dice.integer(0, 127), dice.integer(0, 127)
-    bottom, right = top - (-height // zoom), left - (-width // zoom)
-    if max(bottom, right) <= _TILE:
-        window = tile[top:bottom, left:right]
-    else:
-        window = tile[np.arange(top, bottom) % _TILE][:, np.arange(left, right) % _TILE]
-    return window if zoom == 1 else window.repeat(zoom, 0).repeat(zoom, 1)[:height, :width]
-
-
 def _lie_flat(camera: Camera) -> tuple[Ints, Noise]:
     """Return each row's ground distance (H, 1) in cm, and noise (H, W) that lies flat on the ground."""
     below = np.maximum(np.arange(camera.height, dtype=np.int32) - camera.horizon, 1)
@@ -113,9 +108,7 @@ def paint_sky(plate: Plate) -> None:
     mood, rows = plate.mood, max(1, min(plate.canvas.camera.height, plate.canvas.camera.horizon + 2))
     mix = (np.arange(rows, dtype=np.int32) * 256 // rows)[None, :, None]
     sky = (_plane(mood.zenith) * (256 - mix) + _plane(mood.haze) * mix) >> 8
-    cloud = np.maximum(
-        _crop(_noise(12), rows, plate.canvas.camera.width, plate.dice).astype(np.int32) + 10, 0
-    )
+    cloud = np.maximum(plate.grain(12, rows).astype(np.int32) + 10, 0)
     cloud = np.minimum(cloud * mood.clouds >> 6, 200)
     sky = sky + (((70 if mood.night else 236) - sky) * cloud >> 8)
     plate.image[:, :rows] = np.where(plate.label[:rows] == Id.SKY, sky, plate.image[:, :rows])

@@ -141,14 +141,12 @@ def drive(street: Street) -> None:
     """Put traffic on the lanes: oncoming on the left, ahead of us on ours and to the right."""
     dice = street.dice.fork()
     far_left = max(street.left + 230 * street.parking[0] + 150, -665)
-    z = dice.integer(600, 2600)
-    while z < 9000:
-        _vehicle(street, dice, -335 if dice.chance(70) else far_left, z, oncoming=True)
-        z += dice.integer(900, 4500)
-    z = dice.integer(900, 4200)
-    while z < 9000:
-        _vehicle(street, dice, dice.integer(-20, 20), z)
-        z += dice.integer(900, 5000)
+    for oncoming, nearest, gap in ((True, (600, 2600), 4500), (False, (900, 4200), 5000)):
+        z = dice.integer(*nearest)
+        while z < 9000:
+            x = dice.integer(-20, 20) if not oncoming else -335 if dice.chance(70) else far_left
+            _vehicle(street, dice, x, z, oncoming=oncoming)
+            z += dice.integer(900, gap)
     if street.right > 400 + 230 * street.parking[1] and dice.chance(60):
         _vehicle(street, dice, 335, dice.integer(600, 3000))
 
