@@ -227,7 +227,7 @@ def test_verdict_is_remembered_until_a_file_changes(trees, tmp_path, monkeypatch
 
     root = trees.camvid(tmp_path, ["train"])
     open_dataset("camvid", "train", root=root)
-    monkeypatch.setattr(verify, "read_pair", lambda *_: pytest.fail("files were read again"))
+    monkeypatch.setattr(verify, "read_files", lambda *_: pytest.fail("files were read again"))
     open_dataset("camvid", "train", root=root)
     value_44(root / "trainannot/0001TP_0.png")
     os.utime(

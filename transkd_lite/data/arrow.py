@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from PIL import Image
-
 from transkd_lite.data.decode import Decoder
 from transkd_lite.data.folders import Pair
 from transkd_lite.data.labels import ILLEGAL, lookup_table
@@ -37,29 +35,24 @@ def cached(
     """
     import datasets
 
+    def raw(row: dict[str, Any]) -> dict[str, Any]:
+        """PIL images as uncompressed PPM and PGM files, which `Decoder` opens like any other."""
+        files = {kind: io.BytesIO() for kind in ("image", "label")}
+        for kind, file in files.items():
+            row[kind].save(file, "PPM")
+        return {kind: {"bytes": file.getvalue(), "path": None} for kind, file in files.items()}
+
     folder = cache_folder() / "arrow" if cache is True else Path(cache)
     file = folder / f"{fingerprint(pairs, decoder.values, repr(decoder.size).encode())}.arrow"
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
         aside = folder / f"{file.stem}-{os.getpid()}.partial"
+        decoded = table.with_transform(decoder)
         try:
-            table.with_transform(decoder).map(
-                _raw, cache_file_name=str(aside), features=table.features, desc="caching"
-            )
+            decoded.map(raw, cache_file_name=str(aside), features=table.features, desc="caching")
             os.replace(aside, file)
         finally:
             aside.unlink(missing_ok=True)
     resized = datasets.Dataset.from_file(str(file))
     resized.info.description = table.info.description
     return resized.with_transform(Decoder(lookup_table(ILLEGAL).tobytes()))
-
-
-def _raw(row: dict[str, Any]) -> dict[str, Any]:
-    """PIL images as uncompressed PPM and PGM files, which `Decoder` opens like any other."""
-
-    def encode(picture: Image.Image) -> dict[str, Any]:
-        buffer = io.BytesIO()
-        picture.save(buffer, "PPM")
-        return {"bytes": buffer.getvalue(), "path": None}
-
-    return {"image": encode(row["image"]), "label": encode(row["label"])}

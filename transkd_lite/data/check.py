@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,20 +11,15 @@ from typing import Any
 import numpy as np
 
 from transkd_lite.data.datasets import layout_of, root_of
-from transkd_lite.data.decode import DataError, read_pair
-from transkd_lite.data.folders import Listing, Pair, unpaired_message
+from transkd_lite.data.decode import DataError, read_files
+from transkd_lite.data.folders import Listing, Pair
 from transkd_lite.data.labels import VOID, LabelSpace, lookup_table
 from transkd_lite.data.official import folder_splits, read_classes
 from transkd_lite.data.verify import over_pairs
 
 __all__ = ["Report", "SplitReport", "check_dataset"]
 
-KINDS = {
-    "pair": "without partner",
-    "file": "unreadable",
-    "size": "sizes differ",
-    "label": "labels out of range",
-}
+KINDS = {"pair": "without partner", "file": "unreadable", "size": "sizes differ", "label": "wrong labels"}
 SHOWN = 3  # examples of each kind of problem
 
 
@@ -36,13 +31,30 @@ class SplitReport:
     official: int | None
     num_images: int = 0
     missing: str = ""  # why there is nothing to look at
-    problems: dict[str, list[str]] = field(default_factory=dict)
+    problems: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(VOID + 1, dtype=np.int64))
 
-    def add(self, error: DataError) -> None:
-        """File an error under its kind."""
-        self.problems.setdefault(error.kind, []).append(str(error))
+    def look(self, listing: Listing, space: LabelSpace, hidden: bool) -> None:
+        """Look into every file of the split; ``hidden`` labels are not missed."""
+        self.num_images = len(listing.images)
+        if not listing.images:
+            self.missing = f"no image in {listing.where}"
+        for kind, message in listing.unpaired():
+            if kind == "label" or not hidden:
+                self.problems["pair"].append(message)
+        table = lookup_table(space.num_classes, listing.ids)
+
+        def measure(pair: Pair) -> tuple[tuple[int, int], np.ndarray]:
+            label = read_files(pair.files, table)["label"]
+            return label.size, np.bincount(np.asarray(label).ravel(), minlength=VOID + 1)
+
+        for found in over_pairs(measure, listing.pairs()):
+            if isinstance(found, DataError):
+                self.problems[found.kind].append(str(found))
+            else:
+                self.sizes[found[0]] += 1
+                self.pixels += found[1]
 
     def __str__(self) -> str:
         if self.missing:
@@ -75,23 +87,15 @@ class Report:
         return bool(present) and not any(split.problems for split in present)
 
     def __str__(self) -> str:
-        verdict = "sound" if self.ok else "NOT sound: mend what is listed above, then check again"
-        lines = [
-            f"{self.name} in {self.root}",
-            *map(str, self.splits),
-            self.histogram(),
-            f"verdict: {verdict}",
-        ]
-        return "\n".join(lines)
-
-    def histogram(self) -> str:
-        """Share of the labelled pixels of each class over all splits, and of void over all pixels."""
+        """A line or more a split, the share of the labelled pixels of each class over all of them, the verdict."""
         pixels = np.sum([split.pixels for split in self.splits], axis=0)
-        labelled, void = pixels[: self.space.num_classes], pixels[VOID]
-        shares = labelled / max(labelled.sum(), 1)
+        shares = pixels[: self.space.num_classes] / max(pixels[:VOID].sum(), 1)
         cells = [f"{name} {share:.2%}" for name, share in zip(self.space.names, shares, strict=True)]
-        text = ", ".join(cells) + f"; void {void / max(pixels.sum(), 1):.2%} of all pixels"
-        return textwrap.fill(text, 108, initial_indent=f"{'classes':>9}  ", subsequent_indent=" " * 11)
+        text = ", ".join(cells) + f"; void {pixels[VOID] / max(pixels.sum(), 1):.2%} of all pixels"
+        classes = textwrap.fill(text, 108, initial_indent=f"{'classes':>9}  ", subsequent_indent=" " * 11)
+        verdict = "sound" if self.ok else "NOT sound: mend what is listed above, then check again"
+        splits = map(str, self.splits)
+        return "\n".join([f"{self.name} in {self.root}", *splits, classes, f"verdict: {verdict}"])
 
 
 def check_dataset(name: str, root: str | Path, **options: Any) -> Report:
@@ -116,35 +120,7 @@ def check_dataset(name: str, root: str | Path, **options: Any) -> Report:
         except FileNotFoundError as error:
             report.missing = str(error).split(": ")[0]  # what is missing; the advice would fill the screen
         except DataError as error:
-            report.add(error)
+            report.problems[error.kind].append(str(error))
         else:
-            _look(report, listing, space, hidden=split in layout.hidden)
+            report.look(listing, space, hidden=split in layout.hidden)
     return Report(name, folder, space, splits)
-
-
-def _look(report: SplitReport, listing: Listing, space: LabelSpace, hidden: bool) -> None:
-    report.num_images = len(listing.images)
-    if not listing.images:
-        report.missing = f"no image in {listing.where}"
-    without_label, without_image = listing.unpaired()
-    for kind, partner, paths in (
-        ("image", "label", [] if hidden else without_label),
-        ("label", "image", without_image),
-    ):
-        for path in paths:
-            report.add(DataError(unpaired_message(kind, partner, [path]), "pair"))
-    table = lookup_table(space.num_classes, listing.ids)
-
-    def look(pair: Pair) -> tuple[tuple[int, int], np.ndarray] | DataError:
-        try:
-            image, label = read_pair({"path": str(pair.image)}, {"path": str(pair.label)}, table)
-        except DataError as error:
-            return error
-        return image.size, np.bincount(np.asarray(label).ravel(), minlength=VOID + 1)
-
-    for found in over_pairs(look, listing.pairs()):
-        if isinstance(found, DataError):
-            report.add(found)
-        else:
-            report.sizes[found[0]] += 1
-            report.pixels += found[1]

@@ -11,13 +11,13 @@ starts; the verdict is remembered for as long as the files do not change (`verif
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transkd_lite.data.arrow import cached
 from transkd_lite.data.decode import DataError, Decoder, Size
-from transkd_lite.data.folders import Pair, fold_pairs, pair_up, require_fold
+from transkd_lite.data.folders import Pair, fold_pairs, pair_up
 from transkd_lite.data.labels import label_space, lookup_table
 from transkd_lite.data.official import LAYOUTS, Layout, read_classes
 from transkd_lite.data.verify import verify
@@ -56,7 +56,9 @@ def open_dataset(
     Raises: ValueError for an unknown name, split or option; FileNotFoundError for a missing root, folder or
         list; DataError (a ValueError) for a file that breaks a rule. Each names the file or the parameter.
     """
-    _require_size(size)
+    sides = (size,) if isinstance(size, int) else size or ()
+    if not all(isinstance(side, int) and side > 0 for side in sides) or len(sides) > 2:
+        raise ValueError(f"size is None, the shorter side or (height, width), got {size!r}: try (180, 240)")
     if name == "streets":
         from transkd_lite.data.streets import open_streets
 
@@ -67,14 +69,19 @@ def open_dataset(
         return open_hub(name.removeprefix("hub:"), split, size=size, **options)
     check, cache, fold = options.pop("check", "files"), options.pop("cache", None), options.pop("fold", None)
     layout, folder = layout_of(name, options), root_of(name, root)
-    _require_split(name, layout, split)
+    if layout.counts and split not in layout.counts:
+        known = ", ".join(layout.counts)
+        raise ValueError(f"{name} has the splits {known}, got {split!r}: choose one of these")
+    if not split.strip(". ") or "/" in split or "\\" in split:
+        raise ValueError(f"a split is a plain name, got {split!r}: for example train or val")
+    if split in layout.hidden:
+        raise ValueError(f"the labels of {name}'s {split} are on its makers' server only: open train or val")
     space = layout.space or read_classes(folder)
-    part = None if fold is None else require_fold(fold, split)
-    listing = layout.find(folder, "train" if part else split, **options)
+    listing = layout.find(folder, split if fold is None else "train", **options)
     decoder = Decoder(lookup_table(space.num_classes, listing.ids).tobytes(), size)
     pairs = pair_up(listing)
-    if part:
-        pairs = fold_pairs(pairs, split, *part)
+    if fold is not None:
+        pairs = fold_pairs(pairs, split, fold)
     verify(pairs, decoder.table, check)
     table = _table(pairs, space.to_json(dataset=name, split=split))
     return cached(table, pairs, decoder, cache) if cache else table.with_transform(decoder)
@@ -84,12 +91,8 @@ def _table(pairs: Sequence[Pair], description: str) -> datasets.Dataset:
     """Rows of file names, with what `label_space` reads in the description."""
     import datasets
 
-    image = datasets.Image(decode=False)
-    features: dict[str, Any] = {"image": image, "label": image}
-    columns: dict[str, list[Any]] = {
-        "image": [str(pair.image) for pair in pairs],
-        "label": [str(pair.label) for pair in pairs],
-    }
+    columns: dict[str, Any] = {kind: [pair.files[kind] for pair in pairs] for kind in ("image", "label")}
+    features: dict[str, Any] = dict.fromkeys(columns, datasets.Image(decode=False))
     if pairs[0].condition is not None:
         features["condition"] = datasets.Value("string")
         columns["condition"] = [pair.condition for pair in pairs]
@@ -102,8 +105,7 @@ def layout_of(name: str, options: Mapping[str, Any]) -> Layout:
     if name not in LAYOUTS:
         raise ValueError(f"a dataset is one of {', '.join(DATASETS)}, got {name!r}: choose one of these")
     layout = LAYOUTS[name]
-    unknown = [option for option in options if option not in layout.options]
-    if unknown:
+    if unknown := [option for option in options if option not in layout.options]:
         known = ", ".join((*layout.options, "fold", "check", "cache"))
         raise ValueError(f"{name} takes the options {known}, got {unknown[0]!r}: remove it or mend its name")
     return layout
@@ -119,23 +121,3 @@ def root_of(name: str, root: str | Path | None) -> Path:
         state = "is a file" if folder.is_file() else "does not exist"
         raise FileNotFoundError(f"root of {name} is a folder, but {folder} {state}: {advice}")
     return folder
-
-
-def _require_split(name: str, layout: Layout, split: str) -> None:
-    if layout.counts and split not in layout.counts:
-        raise ValueError(
-            f"{name} has the splits {', '.join(layout.counts)}, got {split!r}: choose one of these"
-        )
-    if not split or not split.strip(". ") or "/" in split or "\\" in split:
-        raise ValueError(f"a split is a plain name, got {split!r}: for example train or val")
-    if split in layout.hidden:
-        raise ValueError(f"the labels of {name}'s {split} are on its makers' server only: open train or val")
-
-
-def _require_size(size: Size) -> None:
-    sides: Iterable[Any] = () if size is None else (size,) if isinstance(size, int) else size
-    sides = tuple(sides)
-    if not all(isinstance(side, int) and side > 0 for side in sides) or len(sides) > 2:
-        raise ValueError(
-            f"size is None, the shorter side or (height, width) in pixels, got {size!r}: try size=(180, 240)"
-        )

@@ -18,14 +18,11 @@ from PIL import Image, UnidentifiedImageError
 
 from transkd_lite.data.labels import ILLEGAL, VOID
 
-__all__ = ["DataError", "Decoder", "Size", "read_image", "read_label", "read_pair", "target_size"]
+__all__ = ["DataError", "Decoder", "Files", "Size", "open_files", "read_files", "target_size"]
 
-Source = Mapping[
-    str, Any
-]  # {"bytes": the encoded file or None, "path": its name or None}, as `datasets` has it
+# {"bytes": the encoded file or None, "path": its name or None}, as `datasets` has it, for "image", "label" or both
+Files = Mapping[str, Mapping[str, Any]]
 Size = int | tuple[int, int] | None  # the shorter side, or (height, width), or as the file is
-
-_EIGHT_BIT = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
 
 
 class DataError(ValueError):
@@ -56,40 +53,50 @@ def target_size(size: Size, width: int, height: int) -> tuple[int, int]:
     return size[1], size[0]
 
 
-def read_image(source: Source, size: Size = None) -> Image.Image:
-    """The photograph as PIL RGB, resized bilinearly with antialiasing; DataError when that is impossible."""
-    return _image(_open(source, "image"), source, size)
+def open_files(files: Files) -> dict[str, Image.Image]:
+    """Read the headers of a sample's files and compare what they state; no pixel is decoded yet.
 
-
-def read_label(source: Source, table: np.ndarray, size: Size = None) -> Image.Image:
-    """The label as PIL "L" of train ids, resized by nearest neighbour; ``table`` (256,) translates values.
-
-    Raises DataError for colour or 16-bit files, and for a value where ``table`` holds ``ILLEGAL``.
+    Raises DataError for a file that cannot be read, for colour, 16-bit or lossy labels, and where sizes differ.
     """
-    return _label(_open(source, "label"), source, table, size)
-
-
-def read_pair(
-    image: Source, label: Source, table: np.ndarray, size: Size = None
-) -> tuple[Image.Image, Image.Image]:
-    """Both files of one sample; DataError as well when their sizes differ."""
-    photo, ids = open_pair(image, label)
-    return _image(photo, image, size), _label(ids, label, table, size)
-
-
-def open_pair(image: Source, label: Source) -> tuple[Image.Image, Image.Image]:
-    """Read both headers and compare what they state; no pixel is decoded yet."""
-    photo, ids = _open(image, "image"), _open(label, "label")
-    _require_ids(ids, label)
-    if photo.size != ids.size:
+    pictures: dict[str, Image.Image] = {}
+    for kind, source in files.items():
+        path, data = source.get("path"), source.get("bytes")
+        if data is None and path and not os.path.exists(path):
+            state = "is a broken symbolic link" if os.path.islink(path) else "does not exist"
+            raise DataError(f"{kind} {path} {state}: restore the file")
+        with _explained(source, kind):
+            pictures[kind] = Image.open(io.BytesIO(data) if data is not None else path)  # type: ignore[arg-type]
+    if "label" in pictures:
+        _require_ids(pictures["label"], _name(files["label"]))
+    if len({picture.size for picture in pictures.values()}) > 1:
+        sizes = " and ".join("{} is {}x{}".format(_name(files[kind]), *pictures[kind].size) for kind in files)
         raise DataError(
-            "image and label have one size, but {} is {}x{} and {} is {}x{} (width x height): resize the label "
-            "with nearest neighbour, or remove both".format(
-                _name(image), *photo.size, _name(label), *ids.size
-            ),
+            f"image and label have one size, but {sizes} (width x height): resize the label with nearest "
+            "neighbour, or remove both",
             "size",
         )
-    return photo, ids
+    return pictures
+
+
+def read_files(files: Files, table: np.ndarray, size: Size = None) -> dict[str, Image.Image]:
+    """The sample as PIL images: the photograph in RGB, resized bilinearly with antialiasing, and the label as "L" of
+    train ids, resized by nearest neighbour; ``table`` (256,) translates its values.
+
+    Raises DataError as `open_files`, for images of 16 bits, and for a value where ``table`` holds ``ILLEGAL``.
+    """
+    pictures = open_files(files)
+    for kind, picture in pictures.items():
+        name, wanted = _name(files[kind]), target_size(size, *picture.size)
+        if kind == "image" and picture.mode.startswith(("I", "F")):
+            raise DataError(f"images have 8 bits a channel, but {name} is {picture.mode}: save it as RGB")
+        with _explained(files[kind], kind):
+            picture.load()
+            pixels = picture.convert("RGB") if kind == "image" else picture
+        if pixels.size != wanted:
+            smooth = Image.Resampling.BILINEAR if kind == "image" else Image.Resampling.NEAREST
+            pixels = pixels.resize(wanted, smooth)
+        pictures[kind] = pixels if kind == "image" else _train_ids(pixels, table, name)
+    return pictures
 
 
 @dataclass(frozen=True)
@@ -105,58 +112,18 @@ class Decoder:
         return np.frombuffer(self.values, dtype=np.uint8)
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        out = dict(batch)
-        if "image" in batch and "label" in batch:
-            files = zip(batch["image"], batch["label"], strict=True)
-            pairs = [read_pair(image, label, self.table, self.size) for image, label in files]
-            out["image"], out["label"] = [image for image, _ in pairs], [label for _, label in pairs]
-        elif "image" in batch:
-            out["image"] = [read_image(image, self.size) for image in batch["image"]]
-        elif "label" in batch:
-            out["label"] = [read_label(label, self.table, self.size) for label in batch["label"]]
-        return out
+        kinds = [kind for kind in ("image", "label") if kind in batch]
+        rows = zip(*(batch[kind] for kind in kinds), strict=True)
+        read = [read_files(dict(zip(kinds, row, strict=True)), self.table, self.size) for row in rows]
+        return batch | {kind: [sample[kind] for sample in read] for kind in kinds}
 
 
-def _image(picture: Image.Image, source: Source, size: Size) -> Image.Image:
-    if picture.mode not in _EIGHT_BIT:
-        raise DataError(
-            f"images have 8 bits a channel, but {_name(source)} is {picture.mode}: save it as RGB"
-        )
-    with _explained(source, "image"):
-        pixels = picture.convert("RGB")
-    wanted = target_size(size, *pixels.size)
-    return pixels if pixels.size == wanted else pixels.resize(wanted, Image.Resampling.BILINEAR)
-
-
-def _label(picture: Image.Image, source: Source, table: np.ndarray, size: Size) -> Image.Image:
-    _require_ids(picture, source)
-    with _explained(source, "label"):
-        picture.load()
-    wanted = target_size(size, *picture.size)
-    if picture.size != wanted:
-        picture = picture.resize(wanted, Image.Resampling.NEAREST)
-    values = np.asarray(picture, dtype=np.uint8)
-    train_ids = table[values]
-    if (train_ids == ILLEGAL).any():
-        raise DataError(_illegal(int(values[train_ids == ILLEGAL].max()), table, source), "label")
-    return Image.fromarray(train_ids)
-
-
-def _name(source: Source) -> str:
+def _name(source: Mapping[str, Any]) -> str:
     return source.get("path") or "a file inside the dataset"
 
 
-def _open(source: Source, kind: str) -> Image.Image:
-    path, data = source.get("path"), source.get("bytes")
-    if data is None and path and not os.path.exists(path):
-        state = "is a broken symbolic link" if os.path.islink(path) else "does not exist"
-        raise DataError(f"{kind} {path} {state}: restore the file")
-    with _explained(source, kind):
-        return Image.open(io.BytesIO(data) if data is not None else path)  # type: ignore[arg-type]
-
-
 @contextmanager
-def _explained(source: Source, kind: str) -> Iterator[None]:
+def _explained(source: Mapping[str, Any], kind: str) -> Iterator[None]:
     """Every way in which Pillow fails on a file becomes one DataError that says which file, and why."""
     try:
         yield
@@ -169,24 +136,31 @@ def _explained(source: Source, kind: str) -> Iterator[None]:
     raise DataError(f"{kind} {_name(source)} cannot be read ({reason}): copy it again from the archive")
 
 
-def _require_ids(picture: Image.Image, source: Source) -> None:
+def _require_ids(picture: Image.Image, name: str) -> None:
     """Labels hold one 8-bit number a pixel, stored exactly."""
     if picture.mode.startswith(("I", "F")):
-        rule = f"labels have 8 bits, but {_name(source)} has 16 or 32 (PIL mode {picture.mode})"
+        rule = f"labels have 8 bits, but {name} has 16 or 32 (PIL mode {picture.mode})"
     elif picture.mode not in ("1", "L", "P"):
-        rule = f"labels hold class numbers, but {_name(source)} holds colours (PIL mode {picture.mode})"
+        rule = f"labels hold class numbers, but {name} holds colours (PIL mode {picture.mode})"
     elif picture.format in ("JPEG", "WEBP"):
-        rule = f"labels are stored exactly, but {_name(source)} is a lossy {picture.format}"
+        rule = f"labels are stored exactly, but {name} is a lossy {picture.format}"
     else:
         return
     raise DataError(f"{rule}: give the file of ids, as 8-bit grey or palette PNG", "label")
 
 
-def _illegal(value: int, table: np.ndarray, source: Source) -> str:
-    legal = np.flatnonzero(table[:VOID] != ILLEGAL)
+def _train_ids(picture: Image.Image, table: np.ndarray, name: str) -> Image.Image:
+    """The label in train ids; DataError that names the largest value that has none."""
+    values = np.asarray(picture, dtype=np.uint8)
+    train_ids = table[values]
+    illegal = values[train_ids == ILLEGAL]
+    if not illegal.size:
+        return Image.fromarray(train_ids)
+    value, legal = int(illegal.max()), np.flatnonzero(table[:VOID] != ILLEGAL)
     are_train_ids = np.array_equal(table[legal], legal)
     hint = "mend the file (folder and hub can map values: label_map={value: train id})"
     if are_train_ids and len(legal) == 19 and value <= 44:
         hint = "this looks like labelIds, pass label_ids=True (cityscapes, acdc)"
     numbers = f"{legal[0]}-{legal[-1]}" if legal[-1] - legal[0] + 1 == len(legal) else str(legal.tolist())
-    return f"label {value} in {_name(source)}: {'train ids' if are_train_ids else 'ids'} are {numbers} and 255; {hint}"
+    kind = "train ids" if are_train_ids else "ids"
+    raise DataError(f"label {value} in {name}: {kind} are {numbers} and 255; {hint}", "label")

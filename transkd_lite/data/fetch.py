@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from pathlib import Path
+from textwrap import dedent
 
 __all__ = ["CAMVID_URL", "INSTRUCTIONS", "fetch", "fetch_camvid"]
 
@@ -48,11 +49,7 @@ def fetch(name: str, root: str | Path) -> str:
         return f"CamVid is in {fetch_camvid(root)}: open it with root={str(root)!r}"
     if name not in INSTRUCTIONS:
         known = ", ".join(("camvid", *INSTRUCTIONS))
-        raise ValueError(
-            f"data fetch knows {known}, got {name!r}: streets needs no files, folder and hub are yours"
-        )
-    from textwrap import dedent
-
+        raise ValueError(f"data fetch knows {known}, got {name!r}: streets needs no files, others are yours")
     return dedent(INSTRUCTIONS[name]).strip().format(root=root)
 
 
@@ -67,21 +64,19 @@ def fetch_camvid(
     import pooch
     from tqdm.auto import tqdm
 
-    known = dict(registry) if registry is not None else _camvid_registry()
     pooch.get_logger().setLevel("WARNING")  # one line for each of 1,402 files helps nobody; the bar does
-    store = pooch.create(path=Path(root), base_url=url, registry=known, retry_if_failed=3)
-    for folder in {(Path(root) / name).parent for name in known}:  # two downloads may not make it at once
+    store = pooch.create(path=Path(root), base_url=url, registry=registry, retry_if_failed=3)
+    if registry is None:
+        store.load_registry(str(files("transkd_lite.data") / "camvid.registry"))
+    for folder in {
+        (Path(root) / name).parent for name in store.registry
+    }:  # two downloads may not make it at once
         folder.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(jobs) as pool:
-        pending = [pool.submit(store.fetch, name) for name in known]
+        pending = [pool.submit(store.fetch, name) for name in store.registry]
         try:
             for future in tqdm(pending, "CamVid", unit="file"):
                 future.result()
         finally:
             pool.shutdown(cancel_futures=True)
     return Path(root)
-
-
-def _camvid_registry() -> dict[str, str]:
-    lines = files("transkd_lite.data").joinpath("camvid.registry").read_text().splitlines()
-    return dict(line.rsplit(" ", 1) for line in lines)

@@ -44,18 +44,14 @@ def open_hub(
     import datasets
 
     if not classes:
-        raise ValueError(
-            "a hub dataset needs classes, the names in train-id order: pass classes=('road', ...)"
-        )
+        raise ValueError("a hub dataset needs classes, names in train-id order: pass classes=('road', ...)")
     space = LabelSpace(tuple(classes), tuple(palette or voc_palette(len(classes) + 1)[1:]))
     decoder = Decoder(lookup_table(space.num_classes, label_map).tobytes(), size)
     table = datasets.load_dataset(repo, split=split, **load_options)
     for option, column in (("image_column", image_column), ("label_column", label_column)):
         if not isinstance(table.features.get(column), datasets.Image):
             columns = ", ".join(f"{name} ({type(kind).__name__})" for name, kind in table.features.items())
-            raise ValueError(
-                f"{option} names a column of images, got {column!r}; {repo} has {columns}: name one of these"
-            )
+            raise ValueError(f"{option} names a column of images, got {column!r}: name one of {columns}")
     table = table.select_columns([image_column, label_column])
     table = table.rename_columns({image_column: "image", label_column: "label"})
     for column in ("image", "label"):

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from transkd_lite.data import labels as tables
 from transkd_lite.data.decode import DataError
 from transkd_lite.data.folders import Listing, existing_folder, files_by_key, read_lines, read_list
-from transkd_lite.data.labels import VOID, LabelSpace, voc_palette
+from transkd_lite.data.labels import VOID, Colour, LabelSpace, voc_palette
 
-__all__ = ["ACDC_CONDITIONS", "LAYOUTS", "Layout", "folder_splits", "read_classes"]
+__all__ = ["LAYOUTS", "Layout", "folder_splits", "read_classes"]
 
 ACDC_CONDITIONS = ("fog", "night", "rain", "snow")
 
@@ -40,11 +40,7 @@ def cityscapes(root: Path, split: str, *, label_ids: bool | None = None) -> List
     hint = "root holds leftImg8bit and gtFine, unpacked from their archives"
     photos = existing_folder(root / "leftImg8bit" / split, "Cityscapes images", hint)
     truth = existing_folder(root / "gtFine" / split, "Cityscapes labels", hint)
-    images = files_by_key(photos, ending="_leftImg8bit", recursive=True)
-    labels, ids = _cityscapes_labels(
-        images, label_ids, lambda kind: files_by_key(truth, ending=f"_gtFine_{kind}", recursive=True)
-    )
-    return Listing(images, labels, photos, ids)
+    return _numbered(photos, truth, ("_leftImg8bit", "_gtFine_"), label_ids)
 
 
 def acdc(
@@ -55,26 +51,38 @@ def acdc(
     """
     chosen = (conditions,) if isinstance(conditions, str) else tuple(conditions)
     if not chosen or not set(chosen) <= set(ACDC_CONDITIONS):
-        raise ValueError(
-            f"conditions are some of {', '.join(ACDC_CONDITIONS)}, got {chosen!r}: choose among these"
-        )
+        known = ", ".join(ACDC_CONDITIONS)
+        raise ValueError(f"conditions are some of {known}, got {chosen!r}: choose among these")
     hint = "root holds rgb_anon and gt, unpacked from their archives"
     photos, truth = existing_folder(root / "rgb_anon", "ACDC images", hint), root / "gt"
     if split != "test":
         existing_folder(truth, "ACDC labels", hint)
+    parts = [f"{condition}/{split}/" for condition in chosen]
+    listing = _numbered(photos, truth, ("_rgb_anon", "_gt_"), label_ids, *parts)
+    return replace(listing, conditions={key: key.split("/", 1)[0] for key in listing.images})
+
+
+def _numbered(
+    photos: Path, truth: Path, endings: tuple[str, str], label_ids: bool | None, *parts: str
+) -> Listing:
+    """labelTrainIds where they pair with as many images as labelIds do; ``label_ids`` decides when given."""
 
     def find(base: Path, ending: str) -> dict[str, Path]:
-        folders = [(condition, base / condition / split) for condition in chosen]
-        found = [
-            (c, files_by_key(folder, ending=ending, recursive=True))
-            for c, folder in folders
-            if folder.is_dir()
-        ]
-        return {f"{condition}/{key}": path for condition, paths in found for key, path in paths.items()}
+        found: dict[str, Path] = {}
+        for part in parts or ("",):
+            if (base / part).is_dir():
+                inside = files_by_key(base / part, ending=ending, recursive=True)
+                found |= {part + key: path for key, path in inside.items()}
+        return found
 
-    images = find(photos, "_rgb_anon")
-    labels, ids = _cityscapes_labels(images, label_ids, lambda kind: find(truth, f"_gt_{kind}"))
-    return Listing(images, labels, photos, ids, {key: key.split("/", 1)[0] for key in images})
+    images = find(photos, endings[0])
+    by_train_id = {} if label_ids else find(truth, f"{endings[1]}labelTrainIds")
+    if label_ids is False or (by_train_id and images.keys() <= by_train_id.keys()):
+        return Listing(images, by_train_id, photos)
+    by_id = find(truth, f"{endings[1]}labelIds")
+    if label_ids or len(images.keys() & by_id.keys()) > len(images.keys() & by_train_id.keys()):
+        return Listing(images, by_id, photos, tables.CITYSCAPES_ID_TO_TRAIN_ID)
+    return Listing(images, by_train_id, photos)
 
 
 def nyuv2(root: Path, split: str) -> Listing:
@@ -100,11 +108,11 @@ def voc2012(root: Path, split: str) -> Listing:
     images = files_by_key(existing_folder(home / "JPEGImages", "VOC images", hint))
     kind = "SegmentationClassAug" if split == "trainaug" else "SegmentationClass"
     labels = files_by_key(existing_folder(home / kind, f"VOC labels of {split}", hint))
-    lists = home / "ImageSets" / "Segmentation"
-    if split == "trainaug" and not (lists / "trainaug.txt").exists():
-        keys = sorted(labels.keys() - set(read_list(lists / "val.txt")))
+    file = home / "ImageSets" / "Segmentation" / f"{split}.txt"
+    if split == "trainaug" and not file.exists():
+        keys = sorted(labels.keys() - set(read_list(file.with_name("val.txt"))))
     else:
-        keys = read_list(lists / f"{split}.txt")
+        keys = read_list(file)
     return Listing(images, labels, home / "JPEGImages").only(keys)
 
 
@@ -125,40 +133,31 @@ def folder(root: Path, split: str, *, label_map: dict[int, int] | None = None) -
     """
     hint = "root holds images, labels and classes.txt"
     photos, drawn = (existing_folder(root / name, f"the {name}", hint) for name in ("images", "labels"))
-    if (photos / split).is_dir():
+    split_folder = (photos / split).is_dir()
+    if split_folder:
         photos, drawn = photos / split, existing_folder(drawn / split, f"the labels of {split}", hint)
-        return Listing(
-            files_by_key(photos, recursive=True), files_by_key(drawn, recursive=True), photos, label_map
-        )
-    both = Listing(
-        files_by_key(photos, recursive=True), files_by_key(drawn, recursive=True), photos, label_map
-    )
+    images, labels = (files_by_key(place, recursive=True) for place in (photos, drawn))
+    listing = Listing(images, labels, photos, label_map)
+    if split_folder or split == "all":
+        return listing
     if (root / f"{split}.txt").exists():
-        return both.only(read_list(root / f"{split}.txt"))
+        return listing.only(read_list(root / f"{split}.txt"))
     if split == "train":
         others = [root / f"{name}.txt" for name in ("val", "test")]
-        return both.without({key for path in others if path.exists() for key in read_list(path)})
-    if split == "all":
-        return both
+        return listing.without({key for path in others if path.exists() for key in read_list(path)})
     advice = f"make images/{split} and labels/{split}, or list its names in {split}.txt"
     raise FileNotFoundError(f"{root} has no split {split!r}: {advice}")
 
 
+_CITYSCAPES_COUNTS = {"train": 2975, "val": 500, "test": 1525}
+_ACDC_COUNTS = {"train": 1600, "val": 406, "test": 2000}
 LAYOUTS: dict[str, Layout] = {
-    "cityscapes": Layout(
-        cityscapes, {"train": 2975, "val": 500, "test": 1525}, tables.CITYSCAPES, options=("label_ids",)
-    ),
-    "acdc": Layout(
-        acdc,
-        {"train": 1600, "val": 406, "test": 2000},
-        tables.CITYSCAPES,
-        options=("conditions", "label_ids"),
-        hidden=("test",),
-    ),
+    "cityscapes": Layout(cityscapes, _CITYSCAPES_COUNTS, tables.CITYSCAPES, ("label_ids",)),
+    "acdc": Layout(acdc, _ACDC_COUNTS, tables.CITYSCAPES, ("conditions", "label_ids"), hidden=("test",)),
     "nyuv2": Layout(nyuv2, {"train": 795, "test": 654, "val": 654}, tables.NYU40),
     "voc2012": Layout(voc2012, {"train": 1464, "val": 1449, "trainaug": 10582}, tables.VOC),
     "camvid": Layout(camvid, {"train": 367, "val": 101, "test": 233}, tables.CAMVID),
-    "folder": Layout(folder, {}, None, options=("label_map",)),
+    "folder": Layout(folder, {}, None, ("label_map",)),
 }
 
 
@@ -174,33 +173,18 @@ def read_classes(root: Path) -> LabelSpace:
 
     Lines that start with # do not count. Without colours the classes wear those of VOC.
     """
-    rows: list[tuple[str, tuple[int, int, int] | None]] = []
+    names: list[str] = []
+    own: dict[int, Colour] = {}
     for line in read_lines(root / "classes.txt", "class names"):
-        coloured = re.fullmatch(r"(.*\S)[\s,]+(\d{1,3})[\s,]+(\d{1,3})[\s,]+(\d{1,3})", line)
         if line.startswith("#"):
             continue
+        coloured = re.fullmatch(r"(.*\S)[\s,]+(\d{1,3})[\s,]+(\d{1,3})[\s,]+(\d{1,3})", line)
         if coloured:
             red, green, blue = (min(int(number), 255) for number in coloured.groups()[1:])
-            rows.append((coloured[1], (red, green, blue)))
-        else:
-            rows.append((line, None))
-    names = tuple(name for name, _ in rows)
-    spare = voc_palette(len(names) + 1)[1:]
-    colours = tuple(colour or other for (_, colour), other in zip(rows, spare, strict=True))
+            own[len(names)] = (red, green, blue)
+        names.append(coloured[1] if coloured else line)
+    palette = tuple(own.get(k, colour) for k, colour in enumerate(voc_palette(len(names) + 1)[1:]))
     try:
-        return LabelSpace(names, colours)
+        return LabelSpace(tuple(names), palette)
     except ValueError as error:
         raise DataError(f"{root / 'classes.txt'}: {error}") from None
-
-
-def _cityscapes_labels(
-    images: dict[str, Path], label_ids: bool | None, find: Callable[[str], dict[str, Path]]
-) -> tuple[dict[str, Path], dict[int, int] | None]:
-    """labelTrainIds where they pair with as many images as labelIds do; ``label_ids`` decides when given."""
-    train_ids = {} if label_ids else find("labelTrainIds")
-    if label_ids is False or (train_ids and images.keys() <= train_ids.keys()):
-        return train_ids, None
-    ids = find("labelIds")
-    if label_ids or len(images.keys() & ids.keys()) > len(images.keys() & train_ids.keys()):
-        return ids, tables.CITYSCAPES_ID_TO_TRAIN_ID
-    return train_ids, None

@@ -42,24 +42,22 @@ def prepare_nyuv2(labeled: str | Path, mapping: str | Path, splits: str | Path, 
     for folder in ("images", "labels40"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     with _explained(labeled, "a HDF5 file with images and labels"), h5py.File(labeled) as archive:
-        images, labels = archive["images"], archive["labels"]
+        images, labels = archive["images"], archive["labels"]  # (3, W, H) and (W, H) each, as MATLAB has them
         for index in tqdm(range(len(images)), "NYUv2", unit="image"):
-            _write_sample(root, f"{index + 1:04d}", images[index], to_40[labels[index]])
+            photo, ids = images[index].transpose(2, 1, 0), to_40[labels[index]].T
+            _save(photo, root / "images" / f"{index + 1:04d}.jpg", "JPEG")
+            _save(ids, root / "labels40" / f"{index + 1:04d}.png", "PNG")
     for name, numbers in lists.items():
         (root / f"{name}.txt").write_text("".join(f"{number:04d}\n" for number in np.sort(numbers)))
     return root
 
 
-def _write_sample(root: Path, stem: str, image: np.ndarray, label: np.ndarray) -> None:
-    """image (3, W, H) and label (W, H), as MATLAB has them; whole files or none."""
-    jpg, png = root / "images" / f"{stem}.jpg", root / "labels40" / f"{stem}.png"
-    for path, pixels in ((jpg, image.transpose(2, 1, 0)), (png, label.T)):
-        if not path.exists():
-            aside = path.with_suffix(".partial")
-            Image.fromarray(np.ascontiguousarray(pixels)).save(
-                aside, "JPEG" if path is jpg else "PNG", quality=95, subsampling=0
-            )
-            os.replace(aside, path)
+def _save(pixels: np.ndarray, path: Path, format: str) -> None:
+    """A whole picture file or none; one that exists stays."""
+    if not path.exists():
+        aside = path.with_suffix(".partial")
+        Image.fromarray(np.ascontiguousarray(pixels)).save(aside, format, quality=95, subsampling=0)
+        os.replace(aside, path)
 
 
 def _matlab(path: str | Path, variable: str) -> np.ndarray:
@@ -74,11 +72,9 @@ def _matlab(path: str | Path, variable: str) -> np.ndarray:
 def _explained(path: str | Path, expected: str) -> Iterator[None]:
     if not Path(path).is_file():
         raise FileNotFoundError(
-            f"{path} should be {expected}, but it does not exist: see `transkd data fetch nyuv2`"
+            f"{path} should be {expected}, but does not exist: see transkd data fetch nyuv2"
         )
     try:
         yield
     except (KeyError, OSError, ValueError, TypeError, IndexError, NotImplementedError) as error:
-        raise DataError(
-            f"{path} should be {expected}, but reading it failed ({error}): download it again"
-        ) from None
+        raise DataError(f"{path} should be {expected}, but gave {error!r}: download it again") from None

@@ -103,40 +103,32 @@ def open_streets(
 
     _require(split, SPLITS, "split")
     num = NUM_SCENES[split] if num is None else num
-    weather = _weather(num, seed, CONDITIONS if conditions is None else conditions)
+    if num < 1 or seed < 0:
+        raise ValueError(f"streets need num >= 1 and seed >= 0, got num={num} and seed={seed}: mend these")
+    chosen = CONDITIONS if conditions is None else conditions
+    if isinstance(chosen, str) or not chosen:
+        raise ValueError(f'conditions is a list of names, got {chosen!r}: pass for example ("fog", "snow")')
+    for condition in chosen:
+        _require(condition, CONDITIONS, "condition")
+    weather = [chosen[index % len(chosen)] for index in range(num)]
     keys = [key_of(index, name) for index, name in enumerate(weather)]
     height, width = _require_size((size, 2 * size) if isinstance(size, int) else size or (128, 256))
     image, label = (StreetPart(seed, split, height, width, part) for part in ("image", "label"))
     features = datasets.Features({"image": image, "label": label, "condition": datasets.Value("string")})
-    info = datasets.DatasetInfo(
-        description=CITYSCAPES.to_json(dataset="streets", split=split), features=features
-    )
+    description = CITYSCAPES.to_json(dataset="streets", split=split)
+    info = datasets.DatasetInfo(description=description, features=features)
     return datasets.Dataset.from_dict({"image": keys, "label": keys, "condition": weather}, info=info)
-
-
-def _weather(num: int, seed: int, conditions: Sequence[str]) -> list[str]:
-    """Return the condition of each of `num` scenes: the chosen ones in turn."""
-    if isinstance(conditions, str) or not conditions:
-        raise ValueError(
-            f'conditions is a list of names, got {conditions!r}: pass for example ("fog", "snow")'
-        )
-    if num < 1 or seed < 0:
-        raise ValueError(f"streets need num >= 1 and seed >= 0, got num={num} and seed={seed}: mend these")
-    for condition in conditions:
-        _require(condition, CONDITIONS, "condition")
-    return [conditions[index % len(conditions)] for index in range(num)]
 
 
 def _require_size(size: Sequence[int]) -> tuple[int, int]:
     if len(size) != 2 or not all(MIN_SIZE <= side <= MAX_SIZE for side in size):
-        raise ValueError(
-            f"size is (height, width), each {MIN_SIZE}..{MAX_SIZE} pixels, got {tuple(size)}: try (128, 256)"
-        )
+        bounds = f"each {MIN_SIZE}..{MAX_SIZE} pixels"
+        raise ValueError(f"size is (height, width), {bounds}, got {tuple(size)}: try (128, 256)")
     return size[0], size[1]
 
 
 def _require(value: str, known: Any, what: str) -> None:
     if value not in known:
         raise ValueError(
-            f"a {what} of streets is one of {', '.join(known)}, got {value!r}: choose one of these"
+            f"a {what} of streets is one of {', '.join(known)}, got {value!r}: take one of these"
         )

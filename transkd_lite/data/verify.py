@@ -16,13 +16,12 @@ from typing import TypeVar
 
 import numpy as np
 
-from transkd_lite.data.decode import DataError, open_pair, read_pair
+from transkd_lite.data.decode import DataError, open_files, read_files
 from transkd_lite.data.folders import Pair
 
-__all__ = ["CHECKS", "cache_folder", "fingerprint", "over_pairs", "verify"]
+__all__ = ["cache_folder", "fingerprint", "over_pairs", "verify"]
 
 T = TypeVar("T")
-CHECKS = ("files", "headers", "none")
 
 
 def cache_folder() -> Path:
@@ -43,17 +42,23 @@ def fingerprint(pairs: Sequence[Pair], *parts: bytes) -> str:
     return digest.hexdigest()[:16]
 
 
-def over_pairs(look: Callable[[Pair], T], pairs: Sequence[Pair]) -> Iterator[T]:
-    """``look`` at every pair, in order, in threads (Pillow decodes outside the interpreter lock).
+def over_pairs(look: Callable[[Pair], T], pairs: Sequence[Pair]) -> Iterator[T | DataError]:
+    """What ``look`` returns for every pair, or its DataError, in order; in threads (Pillow decodes outside the
+    interpreter lock).
 
     A progress bar appears on stderr when it takes more than five seconds.
     """
     from tqdm.auto import tqdm
 
+    def attempt(pair: Pair) -> T | DataError:
+        try:
+            return look(pair)
+        except DataError as error:
+            return error
+
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        yield from tqdm(
-            pool.map(look, pairs), "checking files", len(pairs), unit="pair", delay=5, leave=False
-        )
+        found = pool.map(attempt, pairs)
+        yield from tqdm(found, "checking files", len(pairs), unit="pair", delay=5, leave=False)
 
 
 def verify(pairs: Sequence[Pair], table: np.ndarray, check: str = "files") -> None:
@@ -64,23 +69,19 @@ def verify(pairs: Sequence[Pair], table: np.ndarray, check: str = "files") -> No
         check: "files" decodes every image and label, "headers" compares only what the headers state, "none"
             does nothing.
     """
-    if check not in CHECKS:
-        raise ValueError(f"check is one of {', '.join(CHECKS)}, got {check!r}: choose one of these")
+    looks = {
+        "files": lambda pair: read_files(pair.files, table),
+        "headers": lambda pair: open_files(pair.files),
+    }
+    if check not in (*looks, "none"):
+        known = ", ".join((*looks, "none"))
+        raise ValueError(f"check is one of {known}, got {check!r}: choose one of these")
     marker = cache_folder() / "verified" / fingerprint(pairs, table.tobytes(), check.encode())
     if check == "none" or marker.exists():
         return
-
-    def look(pair: Pair) -> DataError | None:
-        image, label = {"path": str(pair.image)}, {"path": str(pair.label)}
-        try:
-            _ = read_pair(image, label, table) if check == "files" else open_pair(image, label)
-        except DataError as error:
-            return error
-        return None
-
-    for problem in over_pairs(look, pairs):
-        if problem is not None:
-            raise problem
+    for found in over_pairs(looks[check], pairs):
+        if isinstance(found, DataError):
+            raise found
     with contextlib.suppress(OSError):  # a read-only home only means that the next opening looks again
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.touch()

@@ -9,21 +9,19 @@ colour and label at once, so the two cannot disagree by a pixel.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeAlias, TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-__all__ = ["FAR", "NEAR", "Camera", "Canvas", "Colour", "Dice", "Face", "shade"]
+from transkd_lite.data.labels import Colour
 
-Colour: TypeAlias = tuple[int, int, int]
+__all__ = ["FAR", "NEAR", "Camera", "Canvas", "Colour", "Dice", "Face", "Id", "Point", "shade"]
+
+Ink: TypeAlias = tuple[int, int, int, int]
+Point: TypeAlias = tuple[int, int]
 T = TypeVar("T")
-
-# Train ids of Cityscapes.
-ROAD, SIDEWALK, BUILDING, WALL, FENCE, POLE, LIGHT, SIGN, VEGETATION, TERRAIN, SKY = range(11)
-PERSON, RIDER, CAR, TRUCK, BUS, TRAIN, MOTORCYCLE, BICYCLE = range(11, 19)
-VOID = 255
 
 NEAR = 150  # cm; nearer points are moved here, which keeps projections finite
 FAR = 30_000  # cm; where the ground meets the horizon
@@ -31,6 +29,14 @@ _POOL = 2048
 # A circle of radius 64 in twelve integer points: ImageDraw has no ellipse in perspective.
 _CIRCLE = ((64, 0), (55, 32), (32, 55), (0, 64), (-32, 55), (-55, 32))
 _CIRCLE += tuple((-u, -v) for u, v in _CIRCLE)  # type: ignore[assignment]
+
+
+class Id:
+    """The train ids of Cityscapes."""
+
+    ROAD, SIDEWALK, BUILDING, WALL, FENCE, POLE, LIGHT, SIGN, VEGETATION, TERRAIN, SKY = range(11)
+    PERSON, RIDER, CAR, TRUCK, BUS, TRAIN, MOTORCYCLE, BICYCLE = range(11, 19)
+    VOID = 255
 
 
 class Dice:
@@ -42,8 +48,7 @@ class Dice:
     def __init__(self, *key: int) -> None:
         """Seed with `key`, a few integers >= 0: two different keys give independent streams."""
         self._pool: list[int] = np.random.PCG64(np.random.SeedSequence(key)).random_raw(_POOL).tolist()
-        self._next = 0
-        self._step = 1
+        self._next, self._step = 0, 1
 
     def _roll(self) -> int:
         self._next = (self._next + self._step) % _POOL
@@ -76,10 +81,8 @@ class Dice:
     def fork(self) -> Dice:
         """Return dice that read this pool from another place with another (odd) step: cheap, and no draw is shared."""
         child = object.__new__(Dice)
-        child._pool = self._pool
         word = self._roll()
-        child._next = word % _POOL
-        child._step = (word >> 12) % 512 * 2 + 3
+        child._pool, child._next, child._step = self._pool, word % _POOL, (word >> 12) % 512 * 2 + 3
         return child
 
 
@@ -96,11 +99,20 @@ class Camera:
         # The road bends by this many cm at 50 m, growing with the square of the distance.
         self.bend = dice.pick((0, 0, 1, 1, 1)) * dice.integer(-700, 700)
 
-    def point(self, x: int, y: int, z: int) -> tuple[int, int]:
-        """Return the pixel (column, row) of a point of the world."""
-        z = max(z, NEAR)
-        x += self.bend * z * z // 25_000_000
-        return self.centre + x * self.focal // z, self.horizon + (self.eye - y) * self.focal // z
+    def project(self, points: Iterable[tuple[int, int, int]]) -> list[Point]:
+        """Return the pixels (column, row) of points (x, y, z) of the world: the inner loop of all drawing."""
+        centre, horizon, eye, focal, bend = self.centre, self.horizon, self.eye, self.focal, self.bend
+        pixels = []
+        for x, y, z in points:
+            z = z if z > NEAR else NEAR
+            pixels.append(
+                (centre + (x + bend * z * z // 25_000_000) * focal // z, horizon + (eye - y) * focal // z)
+            )
+        return pixels
+
+    def point(self, x: int, y: int, z: int) -> Point:
+        """Return the pixel of one point of the world."""
+        return self.project([(x, y, z)])[0]
 
 
 class Canvas:
@@ -108,49 +120,23 @@ class Canvas:
 
     def __init__(self, camera: Camera, haze: Colour, visibility: int, ceiling: int = 255) -> None:
         """`haze` swallows half the colour at `visibility` cm; paint is capped at `ceiling` (lamps are brighter)."""
-        self.camera = camera
-        self.haze = haze
-        self.visibility = visibility
-        self.ceiling = ceiling
+        self.camera, self.haze, self.visibility, self.ceiling = camera, haze, visibility, ceiling
         size = (camera.width, camera.height)
         self.picture = Image.new("RGBA", size)
         self.pen = ImageDraw.Draw(self.picture)
         self.shadow = Image.new("L", size)
         self.shadow_pen = ImageDraw.Draw(self.shadow)
-        self._lamps: list[tuple[int, int, int, Colour, tuple[int, int, int, int]]] = []
-        self._mist = 0
+        self.lit: list[tuple[int, int, int, Colour, Ink]] = []
 
-    def distance(self, z: int) -> None:
-        """Say how far away (cm) the next strokes are: the haze between tints them."""
-        self._mist = 256 * z // (z + self.visibility)
-
-    def ink(self, colour: Colour, label: int) -> tuple[int, int, int, int]:
-        """Return the RGBA value of `colour` seen through the haze, with its label."""
-        mist, clear, top = self._mist, 256 - self._mist, self.ceiling
-        red, green, blue = colour
-        if top < 255:
-            if red == 255:  # it shines: neither haze nor night takes it away
-                return red, green, blue, label
-            red, green, blue = min(red, top), min(green, top), min(blue, top)
-        haze_red, haze_green, haze_blue = self.haze
-        return (
-            (red * clear + haze_red * mist) >> 8,
-            (green * clear + haze_green * mist) >> 8,
-            (blue * clear + haze_blue * mist) >> 8,
-            label,
-        )
-
-    def lamp(self, pixel: tuple[int, int], radius: int, colour: Colour, label: int) -> None:
-        """Remember a light that was just painted at `pixel`, and how far (pixels) it shines at night."""
-        column, row = pixel
-        if 0 <= column < self.camera.width and 0 <= row < self.camera.height:
-            self._lamps.append((column, row, radius, colour, self.ink(colour, label)))
+    def mist(self, z: int) -> int:
+        """Return how much (256ths) the haze between tints what is `z` cm away."""
+        return 256 * z // (z + self.visibility)
 
     def lamps(self) -> list[tuple[int, int, int, Colour, int]]:
         """Return (column, row, radius, colour, train id) of every light that nothing was painted over."""
         pixel = self.picture.getpixel
         return [
-            (u, v, reach, colour, ink[3]) for u, v, reach, colour, ink in self._lamps if pixel((u, v)) == ink
+            (u, v, reach, colour, ink[3]) for u, v, reach, colour, ink in self.lit if pixel((u, v)) == ink
         ]
 
     def ground(self, x0: int, x1: int, z0: int, z1: int, colour: Colour, label: int) -> None:
@@ -164,99 +150,102 @@ class Canvas:
     def _strip(self, x0: int, x1: int, z0: int, z1: int) -> list[tuple[int, int]]:
         inner = (400, 600, 900, 1300, 1900, 2800, 4000, 6000, 9000, 14_000)
         depths = [z0, *(z for z in inner if z0 < z < z1), z1]
-        point = self.camera.point
-        return [point(x0, 0, z) for z in depths] + [point(x1, 0, z) for z in reversed(depths)]
+        return self.camera.project([(x0, 0, z) for z in depths] + [(x1, 0, z) for z in reversed(depths)])
 
 
 class Face:
-    """A flat upright surface: u runs along the street (`along`) or across it, v runs up; both in cm."""
+    """A flat upright surface of one class: u runs along the street (`along`) or across it, v up; both in cm."""
 
     def __init__(
-        self, canvas: Canvas, x: int, z: int, *, along: bool = False, flip: bool = False, lift: int = 0
+        self, canvas: Canvas, x: int, z: int, label: int, *, along: int = 0, flip: bool = False
     ) -> None:
-        self.canvas = canvas
-        self.x, self.z, self.lift, self.along = x, z, lift, along
-        self.sign = -1 if flip else 1
-        camera = canvas.camera
-        self.depth = max(z, NEAR)
-        self.foot = camera.point(x, lift, z)
-        self.focal = camera.focal
-        canvas.distance(z)
+        """`along` is the face's length where it runs along the street: the haze is that of its first third."""
+        self.canvas, self.x, self.z, self.label = canvas, x, z, label
+        self.along, self.sign = along, -1 if flip else 1
+        self.focal, self.depth = canvas.camera.focal, max(z, NEAR)
+        self.foot = canvas.camera.point(x, 0, z)
+        self.mist = canvas.mist(z + along // 3)
 
-    def point(self, u: int, v: int) -> tuple[int, int]:
-        """Return the pixel of (u, v)."""
+    def ink(self, colour: Colour) -> Ink:
+        """Return the RGBA value of `colour` seen through the haze, with the label."""
+        mist, clear, top = self.mist, 256 - self.mist, self.canvas.ceiling
+        red, green, blue = colour
+        if top < 255:
+            if red == 255:  # it shines: neither haze nor night takes it away
+                return red, green, blue, self.label
+            red, green, blue = min(red, top), min(green, top), min(blue, top)
+        haze = self.canvas.haze
+        return (
+            (red * clear + haze[0] * mist) >> 8,
+            (green * clear + haze[1] * mist) >> 8,
+            (blue * clear + haze[2] * mist) >> 8,
+            self.label,
+        )
+
+    def pixels(self, *points: Point) -> list[Point]:
+        """Return the pixels (column, row) of (u, v) points."""
+        sign, (column, row), focal, depth = self.sign, self.foot, self.focal, self.depth
         if self.along:
-            return self.canvas.camera.point(self.x, self.lift + v, self.z + self.sign * u)
-        column, row = self.foot
-        return column + self.sign * u * self.focal // self.depth, row - v * self.focal // self.depth
+            return self.canvas.camera.project([(self.x, v, self.z + sign * u) for u, v in points])
+        return [(column + sign * u * focal // depth, row - v * focal // depth) for u, v in points]
 
     def span(self, length: int) -> int:
         """Return how many pixels `length` cm are, at the face's origin."""
         return length * self.focal // self.depth
 
-    def polygon(self, points: Sequence[tuple[int, int]], colour: Colour, label: int) -> None:
+    def polygon(self, points: Sequence[Point], colour: Colour) -> None:
         """Fill the polygon of (u, v) points."""
-        canvas = self.canvas
-        canvas.pen.polygon(self._project(points), canvas.ink(colour, label))
+        self.canvas.pen.polygon(self.pixels(*points), self.ink(colour))
 
-    def _project(self, points: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-        # The inner loop of all drawing: `point`, written out.
-        focal, sign = self.focal, self.sign
-        if not self.along:
-            (column, row), depth = self.foot, self.depth
-            return [(column + sign * u * focal // depth, row - v * focal // depth) for u, v in points]
-        camera, x, z0 = self.canvas.camera, self.x, self.z
-        centre, horizon, eye, bend = camera.centre, camera.horizon, camera.eye - self.lift, camera.bend
-        pixels = []
-        for u, v in points:
-            z = z0 + sign * u
-            z = NEAR if z < NEAR else z
-            pixels.append(
-                (centre + (x + bend * z * z // 25_000_000) * focal // z, horizon + (eye - v) * focal // z)
-            )
-        return pixels
+    def mirrored(self, right: Sequence[Point], colour: Colour) -> None:
+        """Fill the outline whose right half, from below to above, is given: the left one mirrors it."""
+        left = [(-u, v) for u, v in right]
+        self.polygon([left[0], *right, *left[:0:-1]], colour)
 
-    def rectangle(self, u0: int, v0: int, u1: int, v1: int, colour: Colour, label: int) -> None:
+    def rectangle(self, u0: int, v0: int, u1: int, v1: int, colour: Colour) -> None:
         """Fill a rectangle; never thinner than one pixel."""
         if self.along:
-            self.polygon(((u0, v0), (u1, v0), (u1, v1), (u0, v1)), colour, label)
+            self.polygon(((u0, v0), (u1, v0), (u1, v1), (u0, v1)), colour)
             return
-        left, bottom = self.point(u0, v0)
-        right, top = self.point(u1, v1)
+        (left, bottom), (right, top) = self.pixels((u0, v0), (u1, v1))
         if left > right:
             left, right = right, left
         # The far edges belong to the neighbour, or two adjacent rectangles would share a column.
         right, bottom = max(right - 1, left), max(bottom - 1, top)
-        self.canvas.pen.rectangle((left, top, right, bottom), self.canvas.ink(colour, label))
+        self.canvas.pen.rectangle((left, top, right, bottom), self.ink(colour))
 
-    def disc(self, u: int, v: int, radius: int, colour: Colour, label: int) -> None:
-        """Fill a circle."""
+    def pair(self, edge: int, low: int, wide: int, tall: int, colour: Colour, shine: int = 0) -> None:
+        """Fill two rectangles whose outer edges are `edge` cm from the middle; as lamps they `shine` so far (cm)."""
+        for left in (-edge, edge - wide):
+            self.rectangle(left, low, left + wide, low + tall, colour)
+            if shine:
+                self.lamp(left + wide // 2, low + tall // 2, shine, colour)
+
+    def oval(self, u: int, v: int, width: int, height: int, colour: Colour) -> None:
+        """Fill an ellipse with half axes `width` and `height`."""
         if self.along:
-            ring = [(u + radius * a // 64, v + radius * b // 64) for a, b in _CIRCLE]
-            self.polygon(ring, colour, label)
+            self.polygon([(u + width * a // 64, v + height * b // 64) for a, b in _CIRCLE], colour)
             return
-        self.oval(u, v, radius, radius, colour, label)
+        ((column, row),), a, b = self.pixels((u, v)), self.span(width), self.span(height)
+        self.canvas.pen.ellipse((column - a, row - b, column + a, row + b), self.ink(colour))
 
-    def oval(self, u: int, v: int, width: int, height: int, colour: Colour, label: int) -> None:
-        """Fill an ellipse with half axes `width` and `height` (on a face across the street)."""
-        column, row = self.point(u, v)
-        a, b = self.span(width), self.span(height)
-        self.canvas.pen.ellipse((column - a, row - b, column + a, row + b), self.canvas.ink(colour, label))
-
-    def crown(self, blobs: Sequence[tuple[int, int, int]], colour: Colour, label: int) -> None:
+    def crown(self, blobs: Sequence[tuple[int, int, int]], colour: Colour) -> None:
         """Fill many flat ellipses (u, v, half width), as foliage has them (on a face across the street)."""
-        ink, ellipse = self.canvas.ink(colour, label), self.canvas.pen.ellipse
-        for u, v, wide in blobs:
-            column, row = self.point(u, v)
+        ink, centres = self.ink(colour), self.pixels(*((u, v) for u, v, _ in blobs))
+        for (column, row), (_, _, wide) in zip(centres, blobs, strict=True):
             a = wide * self.focal // self.depth
             b = a * 4 // 5
-            ellipse((column - a, row - b, column + a, row + b), ink)
+            self.canvas.pen.ellipse((column - a, row - b, column + a, row + b), ink)
 
-    def line(self, points: Sequence[tuple[int, int]], thickness: int, colour: Colour, label: int) -> None:
+    def line(self, points: Sequence[Point], thickness: int, colour: Colour) -> None:
         """Draw a polyline `thickness` cm (at least a pixel) thick."""
-        canvas = self.canvas
-        path = [self.point(u, v) for u, v in points]
-        canvas.pen.line(path, canvas.ink(colour, label), max(1, self.span(thickness)))
+        self.canvas.pen.line(self.pixels(*points), self.ink(colour), max(1, self.span(thickness)))
+
+    def lamp(self, u: int, v: int, reach: int, colour: Colour) -> None:
+        """Remember a light that was just painted at (u, v), and how far (cm) it shines at night."""
+        ((column, row),), camera = self.pixels((u, v)), self.canvas.camera
+        if 0 <= column < camera.width and 0 <= row < camera.height:
+            self.canvas.lit.append((column, row, self.span(reach), colour, self.ink(colour)))
 
 
 def shade(colour: Colour, percent: int) -> Colour:

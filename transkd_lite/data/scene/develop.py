@@ -13,21 +13,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from transkd_lite.data.scene.canvas import (
-    BUILDING,
-    CAR,
-    FAR,
-    POLE,
-    ROAD,
-    SIDEWALK,
-    SKY,
-    TERRAIN,
-    VEGETATION,
-    Camera,
-    Canvas,
-    Colour,
-    Dice,
-)
+from transkd_lite.data.labels import Colour
+from transkd_lite.data.scene.canvas import FAR, Camera, Canvas, Dice, Id
 from transkd_lite.data.scene.weather import Mood
 
 __all__ = ["develop"]
@@ -54,11 +41,11 @@ class Plate:
     Channels come first, for NumPy broadcasts a map over whole planes several times faster.
     """
 
-    image: Ints
-    label: NDArray[np.uint8]
-    camera: Camera
+    canvas: Canvas
     mood: Mood
     dice: Dice
+    image: Ints
+    label: NDArray[np.uint8]
     depth: Ints
     ground: Noise
 
@@ -66,9 +53,16 @@ class Plate:
         """Mix `share` (H, W; 256ths) of one colour in."""
         self.image += (_plane(colour) - self.image) * share.astype(np.int32) >> 8
 
-    def grain(self, radius: int) -> Noise:
-        """Return noise (H, W) with blobs of `radius` pixels."""
-        return _crop(_noise(radius), self.camera.height, self.camera.width, self.dice)
+    def grain(self, radius: int, rows: int | None = None) -> Noise:
+        """Return noise (H or `rows`, W) with blobs of `radius` pixels, enlarged for large images."""
+        height, width = rows or self.label.shape[0], self.label.shape[1]
+        zoom, tile = max(1, height // 128), _noise(radius)
+        top, left = self.dice.integer(0, 127), self.dice.integer(0, 127)
+        bottom, right = top - (-height // zoom), left - (-width // zoom)
+        if max(bottom, right) > _TILE:
+            tile = tile[np.arange(bottom) % _TILE][:, np.arange(right) % _TILE]
+        window = tile[top:bottom, left:right]
+        return window if zoom == 1 else window.repeat(zoom, 0).repeat(zoom, 1)[:height, :width]
 
 
 def develop(canvas: Canvas, mood: Mood, dice: Dice) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -76,15 +70,9 @@ def develop(canvas: Canvas, mood: Mood, dice: Dice) -> tuple[NDArray[np.uint8], 
     painted = np.array(canvas.picture)
     image = np.ascontiguousarray(painted[..., :3].transpose(2, 0, 1)).astype(np.int32)
     label = np.ascontiguousarray(painted[..., 3])
-    plate = Plate(image, label, canvas.camera, mood, dice, *_lie_flat(canvas.camera))
-    _paint_sky(plate)
-    _lay_snow(plate)
-    _texture(plate)
-    _mirror(plate)
-    _shade_ground(plate, np.array(canvas.shadow))
-    _expose(plate)
-    _shine(plate, canvas)
-    _precipitate(plate)
+    plate = Plate(canvas, mood, dice, image, label, *_lie_flat(canvas.camera))
+    for process in (paint_sky, lay_snow, texture, mirror, shade_ground, expose, shine, precipitate):
+        process(plate)
     plate.image += plate.grain(0) * np.int16(mood.grain) >> 5
     pixels = np.clip(plate.image, 0, 255).astype(np.uint8)
     return np.ascontiguousarray(pixels.transpose(1, 2, 0)), label
@@ -98,18 +86,6 @@ def _noise(radius: int) -> Noise:
     for axis in (0, 1):
         tile = np.sum([np.roll(tile, shift, axis) for shift in range(-radius, radius + 1)], axis=0)
     return np.clip(tile * 32 // max(int(np.abs(tile).sum()) // tile.size, 1), -96, 96).astype(np.int16)
-
-
-def _crop(tile: Noise, height: int, width: int, dice: Dice) -> Noise:
-    """Return a (height, width) window of `tile` at a place the dice choose, enlarged for large images."""
-    zoom = max(1, height // 128)
-    top, left = dice.integer(0, 127), dice.integer(0, 127)
-    bottom, right = top - (-height // zoom), left - (-width // zoom)
-    if max(bottom, right) <= _TILE:
-        window = tile[top:bottom, left:right]
-    else:
-        window = tile[np.arange(top, bottom) % _TILE][:, np.arange(left, right) % _TILE]
-    return window if zoom == 1 else window.repeat(zoom, 0).repeat(zoom, 1)[:height, :width]
 
 
 def _lie_flat(camera: Camera) -> tuple[Ints, Noise]:
@@ -127,30 +103,30 @@ def _plane(colour: Colour) -> Ints:
     return np.array(colour, np.int32)[:, None, None]
 
 
-def _paint_sky(plate: Plate) -> None:
+def paint_sky(plate: Plate) -> None:
     """Fill the sky with a gradient from zenith to haze, and clouds."""
-    mood, rows = plate.mood, max(1, min(plate.camera.height, plate.camera.horizon + 2))
+    mood, rows = plate.mood, max(1, min(plate.canvas.camera.height, plate.canvas.camera.horizon + 2))
     mix = (np.arange(rows, dtype=np.int32) * 256 // rows)[None, :, None]
     sky = (_plane(mood.zenith) * (256 - mix) + _plane(mood.haze) * mix) >> 8
-    cloud = np.maximum(_crop(_noise(12), rows, plate.camera.width, plate.dice).astype(np.int32) + 10, 0)
+    cloud = np.maximum(plate.grain(12, rows).astype(np.int32) + 10, 0)
     cloud = np.minimum(cloud * mood.clouds >> 6, 200)
     sky = sky + (((70 if mood.night else 236) - sky) * cloud >> 8)
-    plate.image[:, :rows] = np.where(plate.label[:rows] == SKY, sky, plate.image[:, :rows])
+    plate.image[:, :rows] = np.where(plate.label[:rows] == Id.SKY, sky, plate.image[:, :rows])
 
 
-def _lay_snow(plate: Plate) -> None:
+def lay_snow(plate: Plate) -> None:
     """Whiten the ground: verges most, the road least, in patches."""
     if not plate.mood.cover:
         return
     dice, share = plate.dice, np.zeros(256, np.int32)
-    share[[ROAD, SIDEWALK, TERRAIN]] = (dice.integer(10, 60), dice.integer(60, 95), 100)
-    share[[BUILDING, VEGETATION, CAR]] = (6, dice.integer(8, 34), 10)
+    share[[Id.ROAD, Id.SIDEWALK, Id.TERRAIN]] = (dice.integer(10, 60), dice.integer(60, 95), 100)
+    share[[Id.BUILDING, Id.VEGETATION, Id.CAR]] = (6, dice.integer(8, 34), 10)
     cover = (share * plate.mood.cover // 100)[plate.label]
     patches = (plate.grain(4) + plate.ground // 2) // 2 * (cover > 20)
     plate.blend(_SNOW, np.clip(cover + patches, 0, 236))
 
 
-def _texture(plate: Plate) -> None:
+def texture(plate: Plate) -> None:
     """Give each class its own grain, relative to its brightness; on the ground it fades with distance."""
     delta = plate.grain(0) * _FINE[plate.label]
     delta += plate.grain(2) * _LEAFY[plate.label]
@@ -160,36 +136,34 @@ def _texture(plate: Plate) -> None:
     plate.image += plate.image * ((delta >> 6) * np.int16(strength) // 6).astype(np.int32) >> 8
 
 
-def _mirror(plate: Plate) -> None:
+def mirror(plate: Plate) -> None:
     """Let a wet road mirror what stands above the horizon."""
     if not plate.mood.wet:
         return
-    height, image = plate.camera.height, plate.image
-    rows = np.clip(2 * plate.camera.horizon - np.arange(height), 0, height - 1)
-    puddle = np.clip(plate.mood.wet + plate.ground // 2, 20, 220).astype(np.int32) * (plate.label <= SIDEWALK)
+    height, image = plate.canvas.camera.height, plate.image
+    rows = np.clip(2 * plate.canvas.camera.horizon - np.arange(height), 0, height - 1)
+    puddle = np.clip(plate.mood.wet + plate.ground // 2, 20, 220).astype(np.int32) * (
+        plate.label <= Id.SIDEWALK
+    )
     image += (image[:, rows] - image) * puddle >> 8
 
 
-def _shade_ground(plate: Plate, shadow: NDArray[np.uint8]) -> None:
+def shade_ground(plate: Plate) -> None:
     """Let cast shadows fall on the ground, the haze lie over it, and our headlights reach it at night."""
-    top, mood = plate.camera.horizon, plate.mood
+    camera, mood, top = plate.canvas.camera, plate.mood, plate.canvas.camera.horizon
     image, label, depth = plate.image[:, top:], plate.label[top:], plate.depth[top:]
-    flat = (label <= SIDEWALK) | (label == TERRAIN)
-    image -= image * ((shadow[top:].astype(np.int32) * mood.shadow >> 8) * flat) >> 8
+    flat = (label <= Id.SIDEWALK) | (label == Id.TERRAIN)
+    shadow = np.array(plate.canvas.shadow)[top:].astype(np.int32)
+    image -= image * ((shadow * mood.shadow >> 8) * flat) >> 8
     mist = 256 * depth // (depth + mood.visibility) * flat
     image += (_plane(mood.haze) - image) * mist >> 8
-    if mood.night:
-        image += image * _headlights(plate.camera, depth) >> 8
+    if mood.night:  # a cone ahead, brightest at some ten metres
+        across = np.abs(np.arange(camera.width, dtype=np.int32) - camera.centre)[None] * 100 // camera.focal
+        reach = 200 * depth // (depth + 500) * 1200 // (depth + 1200)
+        image += image * (np.maximum(60 - across, 0) * 4 * reach >> 8) >> 8
 
 
-def _headlights(camera: Camera, depth: Ints) -> Ints:
-    """Return how much (256ths) our own headlights add: a cone ahead, brightest at some ten metres."""
-    across = np.abs(np.arange(camera.width, dtype=np.int32) - camera.centre)[None] * 100 // camera.focal
-    reach = 200 * depth // (depth + 500) * 1200 // (depth + 1200)
-    return np.maximum(60 - across, 0) * 4 * reach >> 8
-
-
-def _expose(plate: Plate) -> None:
+def expose(plate: Plate) -> None:
     """Apply the colour of the light; at night all is dark but what shines (brighter than the ceiling)."""
     image = np.clip(plate.image, 0, 255)
     plate.image = image * _plane(plate.mood.gain) >> 8
@@ -205,12 +179,12 @@ def _halo(radius: int) -> Ints:
     return np.maximum(fall, 0) ** 3 >> 16
 
 
-def _shine(plate: Plate, canvas: Canvas) -> None:
+def shine(plate: Plate) -> None:
     """Add the halo of every lamp that is not hidden: all at night, those of traffic also in fog and rain."""
     power = {"night": 230, "rain": 90, "fog": 90}.get(plate.mood.condition, 0)
     height, width = plate.label.shape
-    for column, row, reach, colour, owner in canvas.lamps() if power else ():
-        if owner == POLE and not plate.mood.night:
+    for column, row, reach, colour, owner in plate.canvas.lamps() if power else ():
+        if owner == Id.POLE and not plate.mood.night:
             continue
         radius = max(2, min(reach, height // 3))
         top, left = max(0, row - radius), max(0, column - radius)
@@ -219,9 +193,9 @@ def _shine(plate: Plate, canvas: Canvas) -> None:
         patch += glow * (_plane(colour) * power >> 8) >> 8
 
 
-def _precipitate(plate: Plate) -> None:
+def precipitate(plate: Plate) -> None:
     """Draw falling rain or snow over the picture."""
-    height = plate.camera.height
+    height = plate.canvas.camera.height
     if plate.mood.condition == "rain":
         drops = plate.grain(0)
         drops = np.where(drops > 62, drops, 0)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 from transkd_lite.data.scene.canvas import NEAR, Canvas, Dice
 from transkd_lite.data.scene.weather import Mood
@@ -33,22 +35,20 @@ class Street:
     cross_width: int = 0
     things: list[tuple[int, int, int, Callable[[], None]]] = field(default_factory=list)
 
-    def add(self, column: int, z: int, draw: Callable[..., None], *args: int, **options: bool | int) -> None:
-        """Plan one thing at distance `z`; it gets dice of its own."""
+    def add(self, column: int, draw: Callable[..., None], x: int, z: int, *far: int, **options: Any) -> None:
+        """Plan one thing at (x, z), or from z to `far`; it gets dice of its own."""
         dice = self.dice.fork()
-        self.things.append((column, -z, len(self.things), lambda: draw(self.canvas, dice, *args, **options)))
+        thing = partial(draw, self.canvas, dice, x, z, *far, **options)
+        self.things.append((column, -z, len(self.things), thing))
 
-    def stand(
-        self, column: int, x: int, z: int, draw: Callable[..., None], *args: int, **options: bool | int
-    ) -> None:
+    def stand(self, column: int, draw: Callable[..., None], x: int, z: int, **options: Any) -> None:
         """Plan one upright thing at (x, z), unless it is out of sight."""
-        dice, camera = self.dice.fork(), self.canvas.camera
-        if abs(camera.point(x, 0, z)[0] * 2 - camera.width) < camera.width + 900 * camera.focal // max(
-            z, NEAR
-        ):
-            self.things.append(
-                (column, -z, len(self.things), lambda: draw(self.canvas, dice, x, z, *args, **options))
-            )
+        camera = self.canvas.camera
+        aside = abs(camera.point(x, 0, z)[0] * 2 - camera.width)
+        if aside < camera.width + 900 * camera.focal // max(z, NEAR):
+            self.add(column, draw, x, z, **options)
+        else:
+            self.dice.fork()  # the same draws, seen or not
 
     def open_at(self, z0: int, z1: int) -> bool:
         """Tell whether [z0, z1] touches the side street."""

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from transkd_lite.data.scene.canvas import Colour, Dice
+from transkd_lite.data.labels import Colour, colours
+from transkd_lite.data.scene.canvas import Dice
 
 __all__ = ["CONDITIONS", "Mood", "draw_mood"]
 
+BLUE, DARK = colours("568ace 6ea0d8 4678be"), colours("0a0e22 1a1e34 302622")
 CONDITIONS = ("clear", "fog", "night", "rain", "snow")
 
 
@@ -41,62 +43,26 @@ def draw_mood(condition: str, dice: Dice) -> Mood:
     gain = (level + warm, level, level - warm)
     grey = dice.integer(176, 222)
     air = (grey - dice.integer(0, 10), grey, min(255, grey + dice.integer(0, 10)))
+    roll = dice.integer
+
+    def overcast(percent: int) -> Colour:
+        value = min(255, grey * percent // 100)
+        return value, value, min(255, value + 4)
+
     if condition == "clear":
         sunny = dice.chance(65)
-        zenith = (
-            dice.colour(((86, 138, 206), (110, 160, 216), (70, 120, 190))) if sunny else (grey, grey, grey)
-        )
-        return Mood(
-            condition,
-            (196, 210, 226),
-            dice.integer(14_000, 40_000),
-            zenith,
-            dice.integer(0, 70),
-            gain,
-            dice.integer(110, 160) if sunny else 50,
-        )
+        zenith = dice.colour(BLUE) if sunny else (grey, grey, grey)
+        sight, clouds, shadow = roll(14_000, 40_000), roll(0, 70), roll(110, 160) if sunny else 50
+        return Mood(condition, (196, 210, 226), sight, zenith, clouds, gain, shadow)
     if condition == "fog":
-        return Mood(condition, air, dice.integer(800, 3000), air, 6, gain, 40)
+        return Mood(condition, air, roll(800, 3000), air, 6, gain, 40)
     if condition == "rain":
-        dim = level * dice.integer(68, 94) // 100
-        return Mood(
-            condition,
-            air,
-            dice.integer(5000, 12_000),
-            _grey(grey, 90),
-            40,
-            (dim, dim, dim + 6),
-            40,
-            wet=dice.integer(90, 170),
-        )
+        dim = level * roll(68, 94) // 100
+        sight, wet = roll(5000, 12_000), roll(90, 170)
+        return Mood(condition, air, sight, overcast(90), 40, (dim, dim, dim + 6), 40, wet=wet)
     if condition == "snow":
-        return Mood(
-            condition,
-            (214, 218, 224),
-            dice.integer(3500, 10_000),
-            _grey(grey, 104),
-            20,
-            gain,
-            45,
-            cover=dice.integer(110, 250),
-        )
-    dark = dice.integer(98, 172)
-    tint = dice.integer(-4, 18)
-    sky = dice.pick(((10, 14, 34), (26, 30, 52), (48, 38, 34)))
-    return Mood(
-        condition,
-        sky,
-        dice.integer(7000, 16_000),
-        sky,
-        14,
-        (dark + tint, dark, dark - tint // 2),
-        60,
-        grain=8,
-        ceiling=206,
-    )
-
-
-def _grey(level: int, percent: int) -> Colour:
-    """Return a grey at `percent` of `level`."""
-    value = min(255, level * percent // 100)
-    return value, value, min(255, value + 4)
+        sight, cover = roll(3500, 10_000), roll(110, 250)
+        return Mood(condition, (214, 218, 224), sight, overcast(104), 20, gain, 45, cover=cover)
+    dark, tint, sky = roll(98, 172), roll(-4, 18), dice.pick(DARK)
+    gain = (dark + tint, dark, dark - tint // 2)
+    return Mood(condition, sky, roll(7000, 16_000), sky, 14, gain, 60, grain=8, ceiling=206)
