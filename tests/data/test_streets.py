@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader
 
 from transkd_lite.data import streets
 from transkd_lite.data.labels import CITYSCAPES, label_space
-from transkd_lite.data.scene import feature
-from transkd_lite.data.scene.canvas import Camera, Dice, Id
-from transkd_lite.data.streets import CONDITIONS, SPLITS, Scene, draw_scene, open_streets
+from transkd_lite.data.streets import CONDITIONS, SPLITS, Scene, dataset, draw_scene
+from transkd_lite.data.streets.canvas import Camera, Dice, Id
+from transkd_lite.data.streets.dataset import open_streets
 
 SMALL = (64, 128)
 
@@ -139,8 +139,8 @@ def _contrast_at_horizon(scene: Scene) -> float:
 
 def test_a_stroke_changes_colour_and_label_of_the_same_pixels() -> None:
     """Over the whole picture: where a lone person is painted is where the picture differs."""
-    from transkd_lite.data.scene.canvas import Canvas
-    from transkd_lite.data.scene.people import person
+    from transkd_lite.data.streets.canvas import Canvas
+    from transkd_lite.data.streets.objects import person
 
     canvas = Canvas(Camera((128, 256), Dice(1)), (200, 200, 200), 10_000)
     canvas.pen.rectangle((0, 0, 256, 128), (1, 2, 3, Id.SKY))
@@ -157,7 +157,7 @@ def test_a_row_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
         drawn.append(1)
         return draw_scene(*args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(feature, "draw_scene", count)
+    monkeypatch.setattr(dataset, "draw_scene", count)
     data = open_streets("train", size=(40, 72), num=3, seed=77)
     assert (data[1]["image"].size, data[1]["label"].mode) == ((72, 40), "L")
     assert len(drawn) == 1

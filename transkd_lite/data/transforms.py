@@ -20,8 +20,11 @@ scripts; ``standard`` follows the usual recipe of SegFormer (Xie et al. 2021).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
@@ -29,7 +32,58 @@ from torchvision.transforms.v2 import functional as F
 
 from transkd_lite.data.labels import VOID
 
-__all__ = ["AUGMENTATIONS", "IMAGENET_MEAN", "IMAGENET_STD", "Transform", "make_transform", "translate"]
+__all__ = [
+    "AUGMENTATIONS",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "Transform",
+    "make_transform",
+    "require_labelled",
+    "to_tensors",
+    "translate",
+]
+
+
+def to_tensors(sample: Any) -> tuple[Tensor, Tensor]:
+    """uint8 image (3, H, W) and uint8 label (H, W) of a sample {"image", "label"} (PIL, numpy or torch).
+
+    Raises `ValueError` if the two do not have the same height and width, or hold what 8 bits cannot.
+    """
+    image, label = (_as_uint8(sample[name], name) for name in ("image", "label"))
+    if not isinstance(sample["image"], Tensor):
+        image = image.permute(2, 0, 1).contiguous()
+    if image.shape[-2:] != label.shape[-2:]:
+        raise ValueError(
+            f"image and label must have one size; got {tuple(image.shape[-2:])} and "
+            f"{tuple(label.shape[-2:])}: pass size=(height, width) to open_dataset"
+        )
+    return image, label
+
+
+def _as_uint8(value: Any, what: str) -> Tensor:
+    """A picture as a uint8 tensor; a number that 8 bits cannot hold is an error, where a cast would wrap around."""
+    if isinstance(value, Tensor) and value.dtype == torch.uint8:
+        return value
+    given = value.cpu().numpy() if isinstance(value, Tensor) else np.array(value)
+    kept = given.astype(np.uint8, copy=False)
+    if kept is not given and (kept != given).any():
+        raise ValueError(
+            f"every {what} holds whole numbers from 0 to 255; got {given[kept != given][0]!r}: "
+            "give pixels as uint8, and void as 255"
+        )
+    return torch.from_numpy(kept)
+
+
+def require_labelled(labels: Iterable[Tensor], where: str) -> None:
+    """Raise `ValueError` where all labels are void: no loss and no score is defined there. Stops at the first class."""
+    if all(bool((label == VOID).all()) for label in labels):
+        raise ValueError(
+            f"at least one pixel must have a class; all of {where} are void ({VOID}): "
+            "check how the labels are read (label_map)"
+        )
+
+
+# --- What happens to an image and its label between decoding and the network: one joint, seeded transform.
 
 AUGMENTATIONS = ("none", "flip", "paper", "paper-fixed", "standard")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -5,8 +5,17 @@ notebook calls `show(fig, alt)`, which stores the picture together with its alte
 cividis, lines in a colour-blind safe set (Okabe and Ito 2008) with a line style each, and label maps in the
 data set's own palette with the class names beside them."""
 
-from transkd_lite.plots.charts import class_bars, class_shares, curves, heatmap
-from transkd_lite.plots.comparisons import budget_gains, class_gains, critical_difference, effects, methods
+from transkd_lite.plots.charts import (
+    budget_gains,
+    class_bars,
+    class_gains,
+    class_shares,
+    critical_difference,
+    curves,
+    effects,
+    heatmap,
+    methods,
+)
 from transkd_lite.plots.pictures import (
     error_map,
     label_legend,

@@ -15,7 +15,8 @@ from transkd_lite.plots.style import SHEET_WIDTH, new_axes
 __all__ = ["error_map", "label_legend", "label_maps", "maps", "principal_colours", "segmentations"]
 
 RIGHT_COLOUR, WRONG_COLOUR, VOID_COLOUR = np.array([(222,) * 3, (178, 24, 43), (40,) * 3], np.uint8)
-_CELL, _TALLEST = 2.2, 3.5  # inches: width of a cell of `maps`, and the most that a map may be high
+_CELL = 2.2
+_TALLEST = 3.5  # inches: width of a cell of `maps`, and the most that a map may be high
 
 
 def error_map(prediction: ArrayLike, label: ArrayLike) -> NDArray[np.uint8]:
