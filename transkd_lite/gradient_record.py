@@ -116,7 +116,7 @@ def gram_of(gradients: Tensor) -> NDArray[np.float64]:
     for part in gradients.split(CHUNK, dim=1):
         wide = part.double()
         gram += (wide @ wide.T).cpu()
-    return gram.numpy()
+    return ((gram + gram.T) / 2).numpy()  # the product of a matrix with its own transpose may round unevenly
 
 
 def take_moment(step: TrainStep, batches: Iterable[Batch], steps_done: int) -> GradientMoment:
