@@ -344,6 +344,7 @@ def take_moment(step: TrainStep, batches: Iterable[Batch], steps_done: int) -> G
     names, losses, gradients = term_gradients(step, batches)
     wide = (part.double() for part in gradients.split(CHUNK, dim=1))
     gram = torch.stack([(part @ part.T).cpu() for part in wide]).sum(0)
+    gram = (gram + gram.T) / 2  # the product of a matrix with its own transpose may round unevenly
     return GradientMoment(steps_done, names, losses.numpy(), gram.numpy())
 
 
