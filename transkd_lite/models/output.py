@@ -127,6 +127,18 @@ class SegModel(nn.Module):
     spec: ModelSpec
     label_space: LabelSpace | None = None
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().__call__(*args, **kwargs)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise ValueError(
+                f"{self.spec.name} cannot train on this mini-batch of one image: a BatchNorm layer got one value per "
+                "channel (a map of 1x1), which has no variance; use mini-batches of at least two images, which always "
+                "helps, or larger images"
+            ) from error
+
     def forward(self, images: Tensor) -> SegOutput:
         """Run the network on images (N, 3, H, W)."""
         raise NotImplementedError(f"{type(self).__name__} must define forward(images) -> SegOutput")
