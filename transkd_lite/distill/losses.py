@@ -7,7 +7,7 @@ Distiller's business. KL divergences are written with log-softmax on both sides,
 TransKD uses `hcl` on fused features and `mse` on embeddings (arXiv 2202.13393, section III); the others are
 its competitors, each with its source. Labels are train ids below the number of classes, or 255 (void), which counts
 nowhere. `count` replaces the number of valid pixels that a mean is divided by, where several processes share a
-mini-batch (`adapt.count_valid`).
+mini-batch (`count_valid`).
 """
 
 from __future__ import annotations
@@ -63,12 +63,6 @@ def _widen(value: Any) -> Any:
     return tuple(_widen(v) for v in value) if isinstance(value, list | tuple) else value
 
 
-def _device_type(value: Any) -> str:
-    while isinstance(value, list | tuple):
-        value = value[0]
-    return "cpu" if value.device.type == "meta" else value.device.type  # autocast does not know meta tensors
-
-
 def full_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
     """Compute `loss` in float32 at least, whatever the precision of its tensors and of the autocast around it.
 
@@ -78,7 +72,11 @@ def full_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
 
     @functools.wraps(loss)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> Tensor:
-        with torch.autocast(_device_type(args or tuple(kwargs.values())), enabled=False):
+        first: Any = args or tuple(kwargs.values())
+        while isinstance(first, list | tuple):
+            first = first[0]
+        device = "cpu" if first.is_meta else first.device.type  # autocast does not know meta tensors
+        with torch.autocast(device, enabled=False):
             return loss(*_widen(args), **{name: _widen(value) for name, value in kwargs.items()})
 
     return wrapped
@@ -205,22 +203,11 @@ def mse(student: Tensor, teacher: Tensor) -> Tensor:
     return F.mse_loss(student, teacher)
 
 
-def _hcl_of_stage(student: Tensor, teacher: Tensor) -> Tensor:
-    """[MSE + Σ_k 2^-k MSE of l_k x l_k averages] / (1 + Σ_k 2^-k), l_k those of 4, 2, 1 below the height."""
-    _check_shapes(student, teacher)
-    total, weights, weight = F.mse_loss(student, teacher), 1.0, 1.0
-    for level in (4, 2, 1):
-        if level < student.shape[2]:
-            weight /= 2  # halves per level used, not per level listed
-            pooled = [F.adaptive_avg_pool2d(x, (level, level)) for x in (student, teacher)]
-            total, weights = total + weight * F.mse_loss(pooled[0], pooled[1]), weights + weight
-    return total / weights
-
-
 @full_precision
 def hcl(student_features: Sequence[Tensor] | Tensor, teacher_features: Sequence[Tensor] | Tensor) -> Tensor:
     """Hierarchical context loss, summed over stages (Chen et al. 2021, Knowledge Review; the loss of CSF).
 
+    Of a stage: [MSE + Σ_k 2^-k MSE of l_k x l_k averages] / (1 + Σ_k 2^-k), l_k those of 4, 2, 1 below the height.
     Shapes: lists of maps (N, C_i, H_i, W_i), equal in both, or one map each. 0 when equal. Raises ValueError
     for lists of different length.
     """
@@ -232,8 +219,17 @@ def hcl(student_features: Sequence[Tensor] | Tensor, teacher_features: Sequence[
             f"hcl needs as many student features as teacher features, got {len(student_features)} and "
             f"{len(teacher_features)}"
         )
-    pairs = zip(student_features, teacher_features, strict=True)
-    return torch.stack([_hcl_of_stage(s, t) for s, t in pairs]).sum()
+    stages = []
+    for student, teacher in zip(student_features, teacher_features, strict=True):
+        _check_shapes(student, teacher)
+        total, weights, weight = F.mse_loss(student, teacher), 1.0, 1.0
+        for level in (4, 2, 1):
+            if level < student.shape[2]:
+                weight /= 2  # halves per level used, not per level listed
+                pooled = [F.adaptive_avg_pool2d(x, (level, level)) for x in (student, teacher)]
+                total, weights = total + weight * F.mse_loss(pooled[0], pooled[1]), weights + weight
+        stages.append(total / weights)
+    return torch.stack(stages).sum()
 
 
 @full_precision
