@@ -23,6 +23,7 @@ from transkd_lite.models.output import ModelSpec, SegOutput, listed
 __all__ = ["STAGES", "Distiller", "Part", "SingleTerm", "check_stages"]
 
 STAGES = (1, 2, 3, 4)
+Labels = Literal["unused", "optional", "required"]
 
 
 def check_stages(option: str, stages: Sequence[int]) -> tuple[int, ...]:
@@ -74,7 +75,7 @@ class SingleTerm(Part):
         *,
         stages: Sequence[int] | None = None,
         adapters: Mapping[int, nn.Module] | None = None,
-        labels: Literal["unused", "optional", "required"] = "unused",
+        labels: Labels = "unused",
     ) -> None:
         super().__init__(name, {name: weight})
         self.loss, self.labels = loss, labels

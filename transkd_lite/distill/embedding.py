@@ -24,15 +24,7 @@ from transkd_lite.distill.distiller import Part
 from transkd_lite.distill.losses import map_size, resize_map, resize_tokens
 from transkd_lite.models.output import SegOutput
 
-__all__ = [
-    "PAPER_WEIGHTS",
-    "AlignedEmbeddings",
-    "EmbeddingAssistant",
-    "GLMixer",
-    "MultiHeadAttention",
-    "PatchEmbed",
-    "StageAlignment",
-]
+__all__ = ["PAPER_WEIGHTS", "AlignedEmbeddings", "EmbeddingAssistant", "GLMixer", "StageAlignment"]
 
 PAPER_WEIGHTS = (0.1, 0.1, 0.5, 1.0)  # of the terms pea_1 … pea_4
 Size = tuple[int, int]

@@ -27,18 +27,7 @@ from transkd_lite.distill.distiller import STAGES, Part
 from transkd_lite.distill.losses import map_size, resize_map
 from transkd_lite.models.output import SegOutput
 
-__all__ = [
-    "ABF",
-    "CSF",
-    "ABFStage",
-    "BatchNorm2d",
-    "CSFStage",
-    "FusedFeatures",
-    "Fusion",
-    "FusionStage",
-    "Separate",
-    "conv_bn",
-]
+__all__ = ["ABF", "CSF", "ABFStage", "CSFStage", "FusedFeatures", "Separate", "conv_bn"]
 
 # --- Two small layers that the fusion modules are built of.
 

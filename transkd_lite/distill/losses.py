@@ -25,27 +25,7 @@ from torch.utils.checkpoint import checkpoint
 
 from transkd_lite.data.labels import VOID
 
-__all__ = [
-    "at",
-    "cirkd",
-    "count_valid",
-    "cwd",
-    "dist",
-    "dkd",
-    "full_precision",
-    "hcl",
-    "ifvd",
-    "kd",
-    "map_size",
-    "mgd",
-    "mse",
-    "pooling_window",
-    "resize_labels",
-    "resize_map",
-    "resize_tokens",
-    "skd",
-    "valid_pixels",
-]
+__all__ = ["at", "cirkd", "cwd", "dist", "dkd", "hcl", "ifvd", "kd", "mgd", "mse", "resize_labels", "skd"]
 
 # --- Bringing two networks to one shape and one precision before they are compared.
 #
@@ -380,14 +360,16 @@ def _directions(feature: Tensor) -> Tensor:
 
 
 @full_precision
-def skd(student_feature: Tensor, teacher_feature: Tensor, *, pool: int = 2) -> Tensor:
+def skd(student_feature: Tensor, teacher_feature: Tensor, *, pool: int | None = 2) -> Tensor:
     """Pair-wise structured distillation: mean (a_S - a_T)^2 of the affinities a_ij = f_i · f_j of nodes.
 
-    Nodes are the maxima of pool x pool windows, of unit length. Shapes: (N, C, H, W), channels may differ.
+    Nodes are the maxima of pool x pool windows, of unit length; None takes windows that leave at most 32 x 64 nodes, as
+    in the authors' runs. Shapes: (N, C, H, W), channels may differ.
     Liu et al. 2019 (arXiv 1903.04197).
     """
     _check_shapes(student_feature, teacher_feature, channels=False)
-    nodes = [_directions(F.max_pool2d(f, pool, ceil_mode=True)) for f in (student_feature, teacher_feature)]
+    window = pooling_window(map_size(student_feature), 32 * 64) if pool is None else pool
+    nodes = [_directions(F.max_pool2d(f, window, ceil_mode=True)) for f in (student_feature, teacher_feature)]
     return F.mse_loss(nodes[0] @ nodes[0].mT, nodes[1] @ nodes[1].mT)
 
 

@@ -1,8 +1,7 @@
-"""All methods by name: one table, `METHODS`, and the functions that build their parts.
+"""All methods by name: one table, `METHODS`, and the few functions that build their parts.
 
-A builder takes the specs of both networks and keyword-only options, and returns parts; its options are the method's.
-Several builders in one row are one method: TransKD is the fused features of `csf` and one of three ways of `pea`.
-`register` adds a row from outside the package; "a+b" has the terms of both methods.
+A row says what builds the method's parts from the specs of two networks, which options it takes, its formula, its
+source, and for what its default weight was published. `register` adds a row from outside; "a+b" has the terms of both.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from transkd_lite.distill import losses
-from transkd_lite.distill.distiller import STAGES, Distiller, Part, SingleTerm, check_stages
+from transkd_lite.distill.distiller import STAGES, Distiller, Labels, Part, SingleTerm, check_stages
 from transkd_lite.distill.embedding import (
     PAPER_WEIGHTS,
     AlignedEmbeddings,
@@ -26,85 +25,125 @@ from transkd_lite.distill.embedding import (
     StageAlignment,
 )
 from transkd_lite.distill.fusion import ABF, CSF, FusedFeatures, Separate
-from transkd_lite.distill.losses import map_size, pooling_window
 from transkd_lite.models.output import ModelSpec, SegModel, listed
 
-__all__ = [
-    "METHODS",
-    "MaskedGenerator",
-    "Method",
-    "create_method",
-    "default_weights",
-    "describe",
-    "list_methods",
-    "method_table",
-    "register",
-]
+__all__ = ["METHODS", "Method", "create_method", "describe", "list_methods", "method_table", "register"]
 
 Parts = list[Part]
 Builder = Callable[..., Parts]
 
-# --- Methods that compare logits. All need the same classes in both networks.
+# --- TransKD: fused features and aligned embeddings. Liu et al., arXiv 2202.13393, section III.
 
 
-def check_same_classes(method: str, student: ModelSpec, teacher: ModelSpec) -> None:
-    """Raise ValueError where the logits of the two networks do not mean the same classes."""
-    if student.num_classes != teacher.num_classes:
+def transkd(student: ModelSpec, teacher: ModelSpec, **options: Any) -> Parts:
+    """The halves that there are options for: features (`FEATURES`), then embeddings (`EMBEDDINGS`).
+
+    `mixer_stages` … put a Global-Local Mixer into some stages, `linear_path` an Embedding Assistant into all. Four
+    `embedding_weights` stand for the stages 1 … 4, fewer for the chosen stages in order.
+    """
+    embedding = {name: options.pop(name) for name in [*options] if name not in FEATURES}
+    parts: Parts = [fused(student, teacher, **options)] if options else []
+    if not embedding:
+        return parts
+    stages = check_stages("embedding_stages", embedding["embedding_stages"])
+    mixed = check_stages("mixer_stages", embedding.get("mixer_stages", ()))
+    if set(mixed) - set(stages):
+        unused = sorted(set(mixed) - set(stages))
+        raise ValueError(f"mixer_stages {unused} are not among embedding_stages: add them there")
+    weights = embedding["embedding_weights"]
+    if len(weights) not in (len(STAGES), len(stages)):
         raise ValueError(
-            f"{method} compares logits class by class, but the student {student.name} has "
+            f"embedding_weights must have 4 entries, or one for each of embedding_stages {stages}; "
+            f"got {tuple(weights)}"
+        )
+    inputs, before = (3, *student.channels), (1, *student.strides)
+
+    def align(i: int) -> nn.Module:
+        own, wanted = student.channels[i - 1], teacher.channels[i - 1]
+        if "linear_path" in embedding:
+            shape = (student.patch_sizes[i - 1], student.strides[i - 1] // before[i - 1])
+            return EmbeddingAssistant(i, inputs[i - 1], own, wanted, *shape, embedding["linear_path"])
+        if i not in mixed:
+            return StageAlignment(own, wanted)
+        mixer = GLMixer(own, embedding["mixer_heads"], embedding["residual"], embedding["mixer_start"])
+        return StageAlignment(own, wanted, mixer)
+
+    weighed = dict(zip(STAGES if len(weights) == len(STAGES) else stages, weights, strict=True))
+    return [*parts, AlignedEmbeddings({i: align(i) for i in stages}, weighed)] if stages else parts
+
+
+def fused(
+    student: ModelSpec, teacher: ModelSpec, family: str = "csf", prefix: str = "csf", **options: Any
+) -> Part:
+    """The feature half. `bare_squeeze` adds what only the authors' checkpoints have (see `CSFStage`)."""
+    chosen = {**FEATURES, **options}
+    width, temperature = chosen["fusion_width"], chosen["feature_temperature"]
+    choices: dict[str, dict[str, Callable]] = {
+        "fusion": {
+            "csf": partial(CSF, width=width, bare_squeeze=chosen["bare_squeeze"]),
+            "abf": partial(ABF, width=width),
+            "none": Separate,
+        },
+        "feature_loss": {
+            "hcl": losses.hcl,
+            "cwd": partial(losses.cwd, temperature=temperature, over="positions"),
+            "kl": partial(losses.cwd, temperature=temperature, over="classes"),
+        },
+    }
+    for option, known in choices.items():
+        if chosen[option] not in known:
+            raise ValueError(f"{option} must be one of {', '.join(known)}, got {chosen[option]!r}")
+    fusion, loss = (known[chosen[option]] for option, known in choices.items())
+    module = fusion(student.channels, teacher.channels)
+    return FusedFeatures(family, prefix, module, loss, chosen["feature_weight"])
+
+
+def review(student: ModelSpec, teacher: ModelSpec, **options: Any) -> Parts:
+    return [fused(student, teacher, "review", "review", fusion="abf", **options)]
+
+
+def cwd_features(student: ModelSpec, teacher: ModelSpec, *, temperature: float, weight: float) -> Parts:
+    options = {"feature_loss": "cwd", "feature_temperature": temperature, "feature_weight": weight}
+    return [fused(student, teacher, "cwd-features", "cwd", **options)]
+
+
+# --- Methods of one term.
+#
+# Those that compare logits need the same classes in both networks; those that compare features take feature 4 unless
+# `stages` says otherwise. Relations (skd, ifvd, cirkd) do not depend on width, so that nothing has to be projected; their
+# number is the square of the number of positions.
+
+PUBLISHED_MGD_MAP = 2048 * 64 * 64  # elements of the map that the weight 2e-5 of MGD's sum was published for
+
+
+def one_term(
+    name: str,
+    loss: Callable[..., Tensor],
+    student: ModelSpec,
+    teacher: ModelSpec,
+    *,
+    weight: float,
+    stages: Sequence[int] | None = None,
+    adapter: Callable[[int, int], nn.Module] | None = None,
+    labels: Labels = "unused",
+    **options: Any,
+) -> Parts:
+    """The term `name`: `loss` with the options, of the logits, or of the features of `stages`.
+
+    `adapter` makes, of the student's and the teacher's width, what the student's feature goes through first.
+    """
+    if stages is None and student.num_classes != teacher.num_classes:
+        raise ValueError(
+            f"{name} compares logits class by class, but the student {student.name} has "
             f"{student.num_classes} classes and the teacher {teacher.name} has {teacher.num_classes}: "
             "build both with the same num_classes, or choose a method that compares features"
         )
-
-
-def kd(student: ModelSpec, teacher: ModelSpec, *, temperature: float = 1.0, weight: float = 1.0) -> Parts:
-    check_same_classes("kd", student, teacher)
-    return [SingleTerm("kd", partial(losses.kd, temperature=temperature), weight, labels="optional")]
-
-
-def cwd(
-    student: ModelSpec,
-    teacher: ModelSpec,
-    *,
-    temperature: float = 4.0,
-    over: str = "positions",
-    weight: float = 3.0,
-) -> Parts:
-    check_same_classes("cwd", student, teacher)
-    return [SingleTerm("cwd", partial(losses.cwd, temperature=temperature, over=over), weight)]
-
-
-def dkd(
-    student: ModelSpec,
-    teacher: ModelSpec,
-    *,
-    alpha: float = 1.0,
-    beta: float = 8.0,
-    temperature: float = 4.0,
-    weight: float = 1.0,
-) -> Parts:
-    check_same_classes("dkd", student, teacher)
-    loss = partial(losses.dkd, alpha=alpha, beta=beta, temperature=temperature)
-    return [SingleTerm("dkd", loss, weight, labels="required")]
-
-
-def dist(
-    student: ModelSpec,
-    teacher: ModelSpec,
-    *,
-    beta: float = 1.0,
-    gamma: float = 1.0,
-    temperature: float = 1.0,
-    weight: float = 1.0,
-) -> Parts:
-    check_same_classes("dist", student, teacher)
-    loss = partial(losses.dist, beta=beta, gamma=gamma, temperature=temperature)
-    return [SingleTerm("dist", loss, weight, labels="optional")]
-
-
-# --- Methods that compare single feature maps, position by position; feature 4 unless `stages` says otherwise.
-
-PUBLISHED_MGD_MAP = 2048 * 64 * 64  # elements of the map that the weight 2e-5 of MGD's sum was published for
+    adapters = {}
+    if adapter is not None:
+        chosen = check_stages("stages", stages or ())
+        adapters = {i: adapter(student.channels[i - 1], teacher.channels[i - 1]) for i in chosen}
+    term = SingleTerm(name, partial(loss, **options), weight, stages=stages, adapters=adapters, labels=labels)
+    return [term]
 
 
 class MaskedGenerator(nn.Module):
@@ -132,225 +171,63 @@ class MaskedGenerator(nn.Module):
         return self.generate(self.align(feature) * kept)
 
 
-def widths(student: ModelSpec, teacher: ModelSpec, stages: Sequence[int]) -> dict[int, tuple[int, int]]:
-    """The student's and the teacher's width by stage."""
-    return {i: (student.channels[i - 1], teacher.channels[i - 1]) for i in check_stages("stages", stages)}
+def fitnet(student: ModelSpec, teacher: ModelSpec, **options: Any) -> Parts:
+    adapter = partial(nn.Conv2d, kernel_size=1)
+    return one_term("fitnet", losses.mse, student, teacher, adapter=adapter, **options)
 
 
-def fitnet(
-    student: ModelSpec, teacher: ModelSpec, *, stages: Sequence[int] = (4,), weight: float = 10.0
-) -> Parts:
-    adapters = {i: nn.Conv2d(*pair, 1) for i, pair in widths(student, teacher, stages).items()}
-    return [SingleTerm("fitnet", losses.mse, weight, stages=stages, adapters=adapters)]
-
-
-def at(student: ModelSpec, teacher: ModelSpec, *, stages: Sequence[int] = (4,), weight: float = 1e4) -> Parts:
-    return [SingleTerm("at", losses.at, weight, stages=stages)]
-
-
-def mgd(
-    student: ModelSpec,
-    teacher: ModelSpec,
-    *,
-    stages: Sequence[int] = (4,),
-    masked: float = 0.75,
-    weight: float = 2e-5,
-) -> Parts:
-    adapters = {i: MaskedGenerator(*pair, masked) for i, pair in widths(student, teacher, stages).items()}
-
+def mgd(student: ModelSpec, teacher: ModelSpec, *, masked: float, **options: Any) -> Parts:
     def loss(generated: Tensor, wanted: Tensor) -> Tensor:
         return losses.mgd(generated, wanted) * (PUBLISHED_MGD_MAP / wanted[0].numel())
 
-    return [SingleTerm("mgd", loss, weight, stages=stages, adapters=adapters)]
+    return one_term("mgd", loss, student, teacher, adapter=partial(MaskedGenerator, masked=masked), **options)
 
 
-# --- Methods that compare how positions relate to each other.
-#
-# Relations do not depend on width, so that nothing has to be projected. They act on feature 4 unless `stages`
-# says otherwise; mind that the number of relations is the square of the number of positions.
-
-
-def skd(
-    student: ModelSpec,
-    teacher: ModelSpec,
-    *,
-    stages: Sequence[int] = (4,),
-    pool: int | None = None,
-    weight: float = 10.0,
-) -> Parts:
-    def loss(own: Tensor, wanted: Tensor) -> Tensor:
-        return losses.skd(own, wanted, pool=pooling_window(map_size(own), 32 * 64) if pool is None else pool)
-
-    return [SingleTerm("skd", loss, weight, stages=stages)]
-
-
-def ifvd(
-    student: ModelSpec, teacher: ModelSpec, *, stages: Sequence[int] = (4,), weight: float = 20.0
-) -> Parts:
-    loss = partial(losses.ifvd, num_classes=max(student.num_classes, teacher.num_classes))
-    return [SingleTerm("ifvd", loss, weight, stages=stages, labels="required")]
+def ifvd(student: ModelSpec, teacher: ModelSpec, **options: Any) -> Parts:
+    classes = max(student.num_classes, teacher.num_classes)
+    return one_term("ifvd", losses.ifvd, student, teacher, labels="required", num_classes=classes, **options)
 
 
 def cirkd(
-    student: ModelSpec,
-    teacher: ModelSpec,
-    *,
-    stages: Sequence[int] = (4,),
-    temperature: float = 0.1,
-    pool: int | None = None,
-    weight: float = 1.0,
-    kd_temperature: float = 1.0,
-    kd_weight: float = 1.0,
+    student: ModelSpec, teacher: ModelSpec, *, kd_temperature: float, kd_weight: float, **options: Any
 ) -> Parts:
-    loss = partial(losses.cirkd, temperature=temperature, pool=pool)
-    pairs = SingleTerm("cirkd", loss, weight, stages=stages)
-    return [pairs, *kd(student, teacher, temperature=kd_temperature, weight=kd_weight)]
+    kd = METHODS["kd"].build(student, teacher, {"temperature": kd_temperature, "weight": kd_weight})
+    return [*one_term("cirkd", losses.cirkd, student, teacher, **options), *kd]
 
 
-# --- TransKD: fused features, aligned embeddings. Liu et al., arXiv 2202.13393, section III.
-
-
-def csf(
-    student: ModelSpec,
-    teacher: ModelSpec,
-    family: str = "csf",
-    prefix: str = "csf",
-    *,
-    fusion: str = "csf",
-    feature_weight: float = 1.0,
-    feature_loss: str = "hcl",
-    feature_temperature: float = 1.0,
-    fusion_width: int = 64,
-    bare_squeeze: bool = False,
-) -> Parts:
-    """The feature half. `bare_squeeze` adds what only the authors' checkpoints have (see `CSFStage`)."""
-    fusions: dict[str, Callable[..., nn.Module]] = {
-        "csf": partial(CSF, width=fusion_width, bare_squeeze=bare_squeeze),
-        "abf": partial(ABF, width=fusion_width),
-        "none": Separate,
-    }
-    distances: dict[str, Callable[..., Tensor]] = {
-        "hcl": losses.hcl,
-        "cwd": partial(losses.cwd, temperature=feature_temperature, over="positions"),
-        "kl": partial(losses.cwd, temperature=feature_temperature, over="classes"),
-    }
-    for option, value, choices in (("fusion", fusion, fusions), ("feature_loss", feature_loss, distances)):
-        if value not in choices:
-            raise ValueError(f"{option} must be one of {', '.join(choices)}, got {value!r}")
-    module = fusions[fusion](student.channels, teacher.channels)
-    return [FusedFeatures(family, prefix, module, distances[feature_loss], feature_weight)]
-
-
-def review(
-    student: ModelSpec, teacher: ModelSpec, *, feature_weight: float = 1.0, fusion_width: int = 64
-) -> Parts:
-    options: dict[str, Any] = {"feature_weight": feature_weight, "fusion_width": fusion_width}
-    return csf(student, teacher, "review", "review", fusion="abf", **options)
-
-
-def cwd_features(
-    student: ModelSpec, teacher: ModelSpec, *, temperature: float = 1.0, weight: float = 1.0
-) -> Parts:
-    options: dict[str, Any] = {"feature_temperature": temperature, "feature_weight": weight}
-    return csf(student, teacher, "cwd-features", "cwd", feature_loss="cwd", **options)
-
-
-def aligned(stages: Sequence[int], weights: Sequence[float], build: Callable[[int], nn.Module]) -> Parts:
-    """The embedding half: `build` makes the module of a stage. No part at all for no stages.
-
-    Four weights stand for the stages 1 … 4, fewer for the chosen stages in order.
-    """
-    chosen = check_stages("embedding_stages", stages)
-    if len(weights) not in (len(STAGES), len(chosen)):
-        raise ValueError(
-            f"embedding_weights must have 4 entries, or one for each of embedding_stages {chosen}; "
-            f"got {tuple(weights)}"
-        )
-    weighed = dict(zip(STAGES if len(weights) == len(STAGES) else chosen, weights, strict=True))
-    return [AlignedEmbeddings({i: build(i) for i in chosen}, weighed)] if chosen else []
-
-
-def pea(
-    student: ModelSpec,
-    teacher: ModelSpec,
-    *,
-    embedding_stages: Sequence[int] = STAGES,
-    embedding_weights: Sequence[float] = PAPER_WEIGHTS,
-) -> Parts:
-    def build(i: int) -> nn.Module:
-        return StageAlignment(student.channels[i - 1], teacher.channels[i - 1])
-
-    return aligned(embedding_stages, embedding_weights, build)
-
-
-def pea_with_mixer(
-    student: ModelSpec,
-    teacher: ModelSpec,
-    *,
-    embedding_stages: Sequence[int] = STAGES,
-    embedding_weights: Sequence[float] = PAPER_WEIGHTS,
-    mixer_stages: Sequence[int] = (4,),
-    mixer_heads: int = 8,
-    mixer_start: Sequence[float] = (0.5, 0.5),
-    residual: bool = False,
-) -> Parts:
-    mixed = check_stages("mixer_stages", mixer_stages)
-    unused = set(mixed) - set(check_stages("embedding_stages", embedding_stages))
-    if unused:
-        raise ValueError(f"mixer_stages {sorted(unused)} are not among embedding_stages: add them there")
-
-    def build(i: int) -> nn.Module:
-        own, wanted = student.channels[i - 1], teacher.channels[i - 1]
-        mixer = GLMixer(own, mixer_heads, residual, mixer_start) if i in mixed else None
-        return StageAlignment(own, wanted, mixer)
-
-    return aligned(embedding_stages, embedding_weights, build)
-
-
-def pea_with_assistant(
-    student: ModelSpec,
-    teacher: ModelSpec,
-    *,
-    embedding_stages: Sequence[int] = STAGES,
-    embedding_weights: Sequence[float] = PAPER_WEIGHTS,
-    linear_path: bool = True,
-) -> Parts:
-    inputs, before = (3, *student.channels), (1, *student.strides)
-
-    def build(i: int) -> nn.Module:
-        pair = (student.channels[i - 1], teacher.channels[i - 1])
-        stride = student.strides[i - 1] // before[i - 1]
-        return EmbeddingAssistant(i, inputs[i - 1], *pair, student.patch_sizes[i - 1], stride, linear_path)
-
-    return aligned(embedding_stages, embedding_weights, build)
-
-
-# --- The table. `strength` says with which networks and map sizes the default weight was published, and how the term
-# grows with the map.
+# --- The table.
 
 
 @dataclass(frozen=True)
 class Method:
-    """What builds a method's parts, and what `describe` prints of it."""
+    """What builds a method's parts, and what `describe` prints of it.
 
-    builders: tuple[Builder, ...]
+    - builder: (student spec, teacher spec, **options) -> parts, called with all of the options.
+    - options: their names and defaults.
+    - strength: with which networks and map sizes the default weight was published, and how the term grows with the map.
+    """
+
+    builder: Builder
+    options: Mapping[str, Any]
     formula: str
     source: str
     strength: str = ""
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """The options that the method takes, with their defaults."""
-        return {k: v for build in self.builders for k, v in (build.__kwdefaults__ or {}).items()}
-
     def build(self, student: ModelSpec, teacher: ModelSpec, options: Mapping[str, Any]) -> Parts:
-        """The parts for two networks; every builder gets its own of the options."""
-        parts = []
-        for build in self.builders:
-            own = {k: v for k, v in options.items() if k in (build.__kwdefaults__ or {})}
-            parts += build(student, teacher, **own)
-        return parts
+        """The parts for two networks, with the defaults for the options that are not given."""
+        return self.builder(student, teacher, **{**self.options, **options})
 
+
+FEATURES = {
+    "fusion": "csf",
+    "feature_weight": 1.0,
+    "feature_loss": "hcl",
+    "feature_temperature": 1.0,
+    "fusion_width": 64,
+    "bare_squeeze": False,
+}
+EMBEDDINGS = {"embedding_stages": STAGES, "embedding_weights": PAPER_WEIGHTS}
+MIXER = {"mixer_stages": (4,), "mixer_heads": 8, "mixer_start": (0.5, 0.5), "residual": False}
 
 # Runs for which several default weights were published (github.com/winycg/CIRKD).
 CIRKD = "CIRKD's runs with DeepLabV3, ResNet-101 -> 18, crops of 512 x 1024, maps of 64 x 128"
@@ -363,64 +240,74 @@ PAPER_STRENGTH = (
 
 METHODS: dict[str, Method] = {
     "transkd-base": Method(
-        (csf, pea),
+        transkd,
+        FEATURES | EMBEDDINGS,
         "Σ_i HCL(CSF(F^S)_i, F^T_i) + Σ_i w_i MSE(Linear_i(E^S_i), E^T_i)",
         PAPER,
         PAPER_STRENGTH,
     ),
     "transkd-gl": Method(
-        (csf, pea_with_mixer),
+        transkd,
+        FEATURES | EMBEDDINGS | MIXER,
         "transkd-base with E_i <- a MHSA(E_i) + b conv1d_3(E_i) · sigmoid(conv1d_3(E_i)) in stage 4",
         PAPER,
         PAPER_STRENGTH,
     ),
     "transkd-ea": Method(
-        (csf, pea_with_assistant),
+        transkd,
+        FEATURES | EMBEDDINGS | {"linear_path": True},
         "transkd-base with a_i Linear_i(E_i) + b_i PatchEmbed_i(input of stage i) for Linear_i(E_i)",
         PAPER,
         PAPER_STRENGTH,
     ),
     "csf": Method(
-        (csf,),
+        transkd,
+        FEATURES,
         "Σ_i HCL(CSF(F^S)_i, F^T_i)",
         f"{PAPER}, the feature half of TransKD-Base",
         PAPER_STRENGTH,
     ),
     "pea": Method(
-        (pea,),
+        transkd,
+        EMBEDDINGS,
         "Σ_i w_i MSE(Linear_i(E^S_i), E^T_i)",
         f"{PAPER}, the embedding half of TransKD-Base",
         PAPER_STRENGTH,
     ),
     "review": Method(
-        (review,),
+        review,
+        {"feature_weight": 1.0, "fusion_width": 64},
         "Σ_i HCL(ABF(F^S)_i, F^T_i)",
         "Chen et al. 2021, arXiv 2104.09044",
         "the width 64 and the weight 1 are TransKD's; Chen et al. take 256 and, for image classification, 0.6 to "
         "8, rising over 20 epochs (schedule, warmup_steps). Means over elements, which do not grow with the map",
     ),
     "cwd-features": Method(
-        (cwd_features,),
+        cwd_features,
+        {"temperature": 1.0, "weight": 1.0},
         "Σ_i tau² / (N C) · Σ KL(T ‖ S) over positions, S = CSF(F^S)_i / tau, T = F^T_i / tau",
         f"{PAPER} (an option of its code), with the loss of Shu et al. 2021",
         "1 is the code's, which publishes no run; CIRKD takes 50 in its runs with DeepLabV3 and 5 for "
         "SegFormer-B4 -> B0, at temperature 4. Means over channels, which hardly grow with the map",
     ),
     "kd": Method(
-        (kd,),
+        partial(one_term, "kd", losses.kd, labels="optional"),
+        {"temperature": 1.0, "weight": 1.0},
         "tau² · mean over valid pixels of KL(softmax(z_T / tau) ‖ softmax(z_S / tau))",
         "Hinton et al. 2015, arXiv 1503.02531",
         f"1 in {CIRKD}, and for {CIRKD_SEGFORMER}. A mean over pixels, which does not grow with the map",
     ),
     "cwd": Method(
-        (cwd,),
+        partial(one_term, "cwd", losses.cwd),
+        {"temperature": 4.0, "over": "positions", "weight": 3.0},
         "tau² / (N C) · Σ KL(T ‖ S), a softmax of z / tau over the positions of each channel",
         "Shu et al. 2021, arXiv 2011.13256",
         f"3 with PSPNet, ResNet-101 -> 18, crops of 512 x 512; CIRKD takes 0.3 for {CIRKD_SEGFORMER}, with kd, "
         "features and an adversarial loss. A mean over channels, which hardly grows with the map",
     ),
     "dkd": Method(
-        (dkd,),
+        partial(one_term, "dkd", losses.dkd, labels="required"),
+        {"alpha": 1.0, "beta": 8.0, "temperature": 4.0, "weight": 1.0},
         "tau² · mean over valid pixels of alpha · TCKD + beta · NCKD",
         "Zhao et al. 2022, arXiv 2203.08679",
         "beta 8 and temperature 4 are those of image classification (CIFAR-100), where the weight rises over 20 "
@@ -428,21 +315,24 @@ METHODS: dict[str, Method] = {
         "which does not grow with the map",
     ),
     "dist": Method(
-        (dist,),
+        partial(one_term, "dist", losses.dist, labels="optional"),
+        {"beta": 1.0, "gamma": 1.0, "temperature": 1.0, "weight": 1.0},
         "tau² · [beta · (1 - Pearson across classes) + gamma · (1 - Pearson across pixels)] of softmax(z / tau)",
         "Huang et al. 2022, arXiv 2205.10536",
         "1 with DeepLabV3, ResNet-101 -> 18 (and PSPNet as student), crops of 512 x 1024. A mean of "
         "correlations, which does not grow with the map",
     ),
     "fitnet": Method(
-        (fitnet,),
+        fitnet,
+        {"stages": (4,), "weight": 10.0},
         "mean (conv1x1(F^S) - F^T)²",
         "Romero et al. 2015, arXiv 1412.6550; weight as run in CIRKD",
         f"10 in {CIRKD}, with kd; CIRKDV2 takes 1 for SegFormer-B4 -> B0, crops of 1024 x 1024. A mean over "
         "elements, which does not grow with the map",
     ),
     "at": Method(
-        (at,),
+        partial(one_term, "at", losses.at),
+        {"stages": (4,), "weight": 1e4},
         "mean (Q^S - Q^T)², Q = vec(mean over channels of F²) / its norm",
         "Zagoruyko and Komodakis 2017, arXiv 1612.03928; weight as run in CIRKD",
         f"10000 in {CIRKD}, with kd. The term falls as 1 / positions: at feature 4 of 64 x 128 images (2 x 4) it "
@@ -450,14 +340,16 @@ METHODS: dict[str, Method] = {
         "almost even, which makes the term small",
     ),
     "mgd": Method(
-        (mgd,),
+        mgd,
+        {"stages": (4,), "masked": 0.75, "weight": 2e-5},
         "2048 · 64² · mean (G(mask · conv1x1(F^S)) - F^T)², G = conv3x3-ReLU-conv3x3",
         "Yang et al. 2022, arXiv 2205.01529",
         "2e-5 for a sum over maps of 2048 x 64 x 64 (PSPNet and DeepLabV3, ResNet-101 -> 18, crops of 512 x "
         "512), with cwd. The sum over any map is scaled to that size, so that it does not grow with the map",
     ),
     "skd": Method(
-        (skd,),
+        partial(one_term, "skd", losses.skd),
+        {"stages": (4,), "pool": None, "weight": 10.0},
         "mean (a^S - a^T)², a_ij = f_i · f_j of max-pooled positions of unit length",
         "Liu et al. 2019, arXiv 1903.04197; weight as run in CIRKD",
         f"10 in {CIRKD}, and for {CIRKD_SEGFORMER}, with kd and an adversarial loss. Both pool 2 x 2, to 32 x 64 "
@@ -465,14 +357,23 @@ METHODS: dict[str, Method] = {
         "pairs, which does not grow with the map",
     ),
     "ifvd": Method(
-        (ifvd,),
+        ifvd,
+        {"stages": (4,), "weight": 20.0},
         "mean over valid positions of (m^S - m^T)², m(p) = cosine(f(p), mean feature of p's class)",
         "Wang et al. 2020, ECCV; weight as run in CIRKD",
         f"20 in {CIRKD}, and for {CIRKD_SEGFORMER}, with kd and an adversarial loss; Wang et al. take 200. A "
         "mean over positions, which does not grow with the map; a class with one position in an image adds nothing",
     ),
     "cirkd": Method(
-        (cirkd,),
+        cirkd,
+        {
+            "stages": (4,),
+            "temperature": 0.1,
+            "pool": None,
+            "weight": 1.0,
+            "kd_temperature": 1.0,
+            "kd_weight": 1.0,
+        },
         "mean over image pairs and rows of KL(T ‖ S), row softmax of f_i(p) · f_j(q) / tau; plus kd",
         "Yang et al. 2022, arXiv 2204.06986 (mini-batch part)",
         f"1 in {CIRKD}, and for {CIRKD_SEGFORMER} averaged to 64 x 64, with kd. pool=None averages maps of more "
@@ -494,7 +395,7 @@ def register(name: str, *, formula: str, source: str, strength: str = "") -> Cal
     """
 
     def decorate(build: Builder) -> Builder:
-        METHODS[name] = Method((build,), formula, source, strength)
+        METHODS[name] = Method(build, build.__kwdefaults__ or {}, formula, source, strength)
         return build
 
     return decorate
