@@ -23,6 +23,8 @@ _HOME = {
     "create_method": "distill",
     "list_methods": "distill",
     "describe": "distill",
+    "Part": "distill",
+    "register": "distill",
     "load_reference_checkpoint": "distill.reference",
     "LabelSpace": "data",
     "label_space": "data",

@@ -95,7 +95,10 @@ def test_a_loaded_csf_takes_the_bare_squeeze_for_one_image_and_only_then(trainin
 
 
 def test_bare_squeeze_adds_6144_parameters_over_three_stages() -> None:
-    counts = [sum(p.numel() for p in CSF(STUDENT, TEACHER, 64, bare).parameters()) for bare in (True, False)]
+    counts = [
+        sum(p.numel() for p in CSF(STUDENT, TEACHER, bare_squeeze=bare).parameters())
+        for bare in (True, False)
+    ]
     assert counts[0] - counts[1] == 6144
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from transkd_lite.distill import describe, list_methods, method_table
-from transkd_lite.distill.distiller import METHODS
+from transkd_lite.distill.methods import METHODS
 
 
 @pytest.mark.parametrize("name", list_methods())

@@ -13,16 +13,20 @@ b_1 … b_4 (`linear_scale`, `patch_scale`).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from transkd_lite.distill.losses import resize_map
+from transkd_lite.distill import losses
+from transkd_lite.distill.distiller import Part
+from transkd_lite.distill.losses import map_size, resize_map, resize_tokens
+from transkd_lite.models.output import SegOutput
 
-__all__ = ["EmbeddingAssistant", "GLMixer", "MultiHeadAttention", "PatchEmbed", "StageAlignment"]
+__all__ = ["PAPER_WEIGHTS", "AlignedEmbeddings", "EmbeddingAssistant", "GLMixer", "StageAlignment"]
 
+PAPER_WEIGHTS = (0.1, 0.1, 0.5, 1.0)  # of the terms pea_1 … pea_4
 Size = tuple[int, int]
 
 
@@ -140,3 +144,32 @@ class StageAlignment(nn.Module):
     def forward(self, tokens: Tensor, stage_input: Tensor, size: Size) -> Tensor:
         """(N, L, C_S) -> (N, L, C_T); the stage's input is not looked at."""
         return self.linear(tokens if self.mixer is None else self.mixer(tokens))
+
+
+class AlignedEmbeddings(Part):
+    """The student's patch embeddings in the teacher's width: one term `pea_<stage>` a chosen stage.
+
+    `stages` maps "1" … "4" to modules (tokens, input of the stage, size of its grid) -> projected tokens.
+    """
+
+    def __init__(self, stages: Mapping[int, nn.Module], weights: Mapping[int, float]) -> None:
+        super().__init__("pea", {f"pea_{stage}": weights[stage] for stage in stages})
+        self.stages = nn.ModuleDict({str(stage): module for stage, module in stages.items()})
+
+    def projected(self, images: Tensor, student: SegOutput) -> dict[int, Tensor]:
+        """The projected embeddings (N, H_i*W_i, C_T_i) of the chosen stages."""
+        inputs = (images, *student.features)
+        sizes = [map_size(feature) for feature in student.features]
+        return {
+            i: module(student.embeddings[i - 1], inputs[i - 1], sizes[i - 1])
+            for i, module in ((int(key), module) for key, module in self.stages.items())
+        }
+
+    def forward(
+        self, images: Tensor, student: SegOutput, teacher: SegOutput, labels: Tensor | None
+    ) -> dict[str, Tensor]:
+        terms = {}
+        for i, tokens in self.projected(images, student).items():
+            own, wanted = map_size(student.features[i - 1]), map_size(teacher.features[i - 1])
+            terms[f"pea_{i}"] = losses.mse(resize_tokens(tokens, own, wanted), teacher.embeddings[i - 1])
+        return terms

@@ -16,23 +16,18 @@ In the authors' files index 0 of `skfs` / `abfs` is the deepest stage, `stages[3
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = [
-    "ABF",
-    "CSF",
-    "ABFStage",
-    "BatchNorm2d",
-    "CSFStage",
-    "Fusion",
-    "FusionStage",
-    "Separate",
-    "conv_bn",
-]
+from transkd_lite.distill.distiller import STAGES, Part
+from transkd_lite.distill.losses import map_size, resize_map
+from transkd_lite.models.output import SegOutput
+
+__all__ = ["ABF", "CSF", "ABFStage", "CSFStage", "FusedFeatures", "Separate", "conv_bn"]
 
 # --- Two small layers that the fusion modules are built of.
 
@@ -139,11 +134,18 @@ class CSFStage(FusionStage):
 
 
 class Fusion(nn.Module):
-    """Four stages, run from the deepest to the shallowest; `stages[0]` is stage 1."""
+    """Four stages, run from the deepest to the shallowest; `stages[0]` is stage 1.
 
-    def __init__(self, stages: Sequence[nn.Module]) -> None:
+    student and teacher are the four widths of both networks; the children name the class of the first three stages.
+    """
+
+    merging: type[FusionStage]
+
+    def __init__(self, student: Channels, teacher: Channels, width: int = 64, **options: Any) -> None:
         super().__init__()
-        self.stages = nn.ModuleList(stages)
+        *pairs, deepest = zip(student, teacher, strict=True)
+        stages = [self.merging(*pair, width, **options) for pair in pairs]
+        self.stages = nn.ModuleList([*stages, FusionStage(*deepest, width)])
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Four maps (N, C_S_i, H_i, W_i), stage 1 first -> four maps (N, C_T_i, H_i, W_i)."""
@@ -156,23 +158,15 @@ class Fusion(nn.Module):
 
 
 class CSF(Fusion):
-    """Cross selective fusion of four stages; `bare_squeeze` is for the authors' checkpoints alone."""
+    """Cross selective fusion of four stages; `bare_squeeze=True` is for the authors' checkpoints alone."""
 
-    def __init__(
-        self, student: Channels, teacher: Channels, width: int = 64, bare_squeeze: bool = False
-    ) -> None:
-        pairs = list(zip(student, teacher, strict=True))
-        stages: list[nn.Module] = [CSFStage(s, t, width, bare_squeeze) for s, t in pairs[:-1]]
-        super().__init__([*stages, FusionStage(*pairs[-1], width)])
+    merging = CSFStage
 
 
 class ABF(Fusion):
     """Attention-based fusion of four stages."""
 
-    def __init__(self, student: Channels, teacher: Channels, width: int = 64) -> None:
-        pairs = list(zip(student, teacher, strict=True))
-        stages: list[nn.Module] = [ABFStage(s, t, width) for s, t in pairs[:-1]]
-        super().__init__([*stages, FusionStage(*pairs[-1], width)])
+    merging = ABFStage
 
 
 class Separate(nn.Module):
@@ -185,3 +179,29 @@ class Separate(nn.Module):
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Four maps (N, C_S_i, H_i, W_i), stage 1 first -> four maps (N, C_T_i, H_i, W_i)."""
         return [stage(feature) for stage, feature in zip(self.stages, features, strict=True)]
+
+
+class FusedFeatures(Part):
+    """The student's four features, fused, against the teacher's: one term `<prefix>_<stage>` a stage.
+
+    `fusion` maps four student maps to four maps of the teacher's widths.
+    """
+
+    def __init__(
+        self,
+        family: str,
+        prefix: str,
+        fusion: nn.Module,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        weight: float = 1.0,
+    ) -> None:
+        super().__init__(family, {f"{prefix}_{stage}": weight for stage in STAGES})
+        self.fusion = fusion
+        self.loss = loss
+
+    def forward(
+        self, images: Tensor, student: SegOutput, teacher: SegOutput, labels: Tensor | None
+    ) -> dict[str, Tensor]:
+        fused = self.fusion(student.features)
+        pairs = zip(self.weights, fused, teacher.features, strict=True)
+        return {name: self.loss(resize_map(s, map_size(t)), t) for name, s, t in pairs}

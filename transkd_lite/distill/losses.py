@@ -7,7 +7,7 @@ Distiller's business. KL divergences are written with log-softmax on both sides,
 TransKD uses `hcl` on fused features and `mse` on embeddings (arXiv 2202.13393, section III); the others are
 its competitors, each with its source. Labels are train ids below the number of classes, or 255 (void), which counts
 nowhere. `count` replaces the number of valid pixels that a mean is divided by, where several processes share a
-mini-batch (`adapt.count_valid`).
+mini-batch (`count_valid`).
 """
 
 from __future__ import annotations
@@ -25,27 +25,7 @@ from torch.utils.checkpoint import checkpoint
 
 from transkd_lite.data.labels import VOID
 
-__all__ = [
-    "at",
-    "cirkd",
-    "count_valid",
-    "cwd",
-    "dist",
-    "dkd",
-    "full_precision",
-    "hcl",
-    "ifvd",
-    "kd",
-    "map_size",
-    "mgd",
-    "mse",
-    "pooling_window",
-    "resize_labels",
-    "resize_map",
-    "resize_tokens",
-    "skd",
-    "valid_pixels",
-]
+__all__ = ["at", "cirkd", "cwd", "dist", "dkd", "hcl", "ifvd", "kd", "mgd", "mse", "resize_labels", "skd"]
 
 # --- Bringing two networks to one shape and one precision before they are compared.
 #
@@ -63,12 +43,6 @@ def _widen(value: Any) -> Any:
     return tuple(_widen(v) for v in value) if isinstance(value, list | tuple) else value
 
 
-def _device_type(value: Any) -> str:
-    while isinstance(value, list | tuple):
-        value = value[0]
-    return "cpu" if value.device.type == "meta" else value.device.type  # autocast does not know meta tensors
-
-
 def full_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
     """Compute `loss` in float32 at least, whatever the precision of its tensors and of the autocast around it.
 
@@ -78,7 +52,11 @@ def full_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
 
     @functools.wraps(loss)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> Tensor:
-        with torch.autocast(_device_type(args or tuple(kwargs.values())), enabled=False):
+        first: Any = args or tuple(kwargs.values())
+        while isinstance(first, list | tuple):
+            first = first[0]
+        device = "cpu" if first.is_meta else first.device.type  # autocast does not know meta tensors
+        with torch.autocast(device, enabled=False):
             return loss(*_widen(args), **{name: _widen(value) for name, value in kwargs.items()})
 
     return wrapped
@@ -205,22 +183,11 @@ def mse(student: Tensor, teacher: Tensor) -> Tensor:
     return F.mse_loss(student, teacher)
 
 
-def _hcl_of_stage(student: Tensor, teacher: Tensor) -> Tensor:
-    """[MSE + Σ_k 2^-k MSE of l_k x l_k averages] / (1 + Σ_k 2^-k), l_k those of 4, 2, 1 below the height."""
-    _check_shapes(student, teacher)
-    total, weights, weight = F.mse_loss(student, teacher), 1.0, 1.0
-    for level in (4, 2, 1):
-        if level < student.shape[2]:
-            weight /= 2  # halves per level used, not per level listed
-            pooled = [F.adaptive_avg_pool2d(x, (level, level)) for x in (student, teacher)]
-            total, weights = total + weight * F.mse_loss(pooled[0], pooled[1]), weights + weight
-    return total / weights
-
-
 @full_precision
 def hcl(student_features: Sequence[Tensor] | Tensor, teacher_features: Sequence[Tensor] | Tensor) -> Tensor:
     """Hierarchical context loss, summed over stages (Chen et al. 2021, Knowledge Review; the loss of CSF).
 
+    Of a stage: [MSE + Σ_k 2^-k MSE of l_k x l_k averages] / (1 + Σ_k 2^-k), l_k those of 4, 2, 1 below the height.
     Shapes: lists of maps (N, C_i, H_i, W_i), equal in both, or one map each. 0 when equal. Raises ValueError
     for lists of different length.
     """
@@ -232,8 +199,17 @@ def hcl(student_features: Sequence[Tensor] | Tensor, teacher_features: Sequence[
             f"hcl needs as many student features as teacher features, got {len(student_features)} and "
             f"{len(teacher_features)}"
         )
-    pairs = zip(student_features, teacher_features, strict=True)
-    return torch.stack([_hcl_of_stage(s, t) for s, t in pairs]).sum()
+    stages = []
+    for student, teacher in zip(student_features, teacher_features, strict=True):
+        _check_shapes(student, teacher)
+        total, weights, weight = F.mse_loss(student, teacher), 1.0, 1.0
+        for level in (4, 2, 1):
+            if level < student.shape[2]:
+                weight /= 2  # halves per level used, not per level listed
+                pooled = [F.adaptive_avg_pool2d(x, (level, level)) for x in (student, teacher)]
+                total, weights = total + weight * F.mse_loss(pooled[0], pooled[1]), weights + weight
+        stages.append(total / weights)
+    return torch.stack(stages).sum()
 
 
 @full_precision
@@ -384,14 +360,16 @@ def _directions(feature: Tensor) -> Tensor:
 
 
 @full_precision
-def skd(student_feature: Tensor, teacher_feature: Tensor, *, pool: int = 2) -> Tensor:
+def skd(student_feature: Tensor, teacher_feature: Tensor, *, pool: int | None = 2) -> Tensor:
     """Pair-wise structured distillation: mean (a_S - a_T)^2 of the affinities a_ij = f_i · f_j of nodes.
 
-    Nodes are the maxima of pool x pool windows, of unit length. Shapes: (N, C, H, W), channels may differ.
+    Nodes are the maxima of pool x pool windows, of unit length; None takes windows that leave at most 32 x 64 nodes, as
+    in the authors' runs. Shapes: (N, C, H, W), channels may differ.
     Liu et al. 2019 (arXiv 1903.04197).
     """
     _check_shapes(student_feature, teacher_feature, channels=False)
-    nodes = [_directions(F.max_pool2d(f, pool, ceil_mode=True)) for f in (student_feature, teacher_feature)]
+    window = pooling_window(map_size(student_feature), 32 * 64) if pool is None else pool
+    nodes = [_directions(F.max_pool2d(f, window, ceil_mode=True)) for f in (student_feature, teacher_feature)]
     return F.mse_loss(nodes[0] @ nodes[0].mT, nodes[1] @ nodes[1].mT)
 
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
-from transkd_lite.distill.distiller import Distiller
-from transkd_lite.distill.methods import create_method
+from transkd_lite.distill.distiller import STAGES, Distiller
+from transkd_lite.distill.methods import PAPER_TEACHER, create_method
 from transkd_lite.models.naming import Rules, rename
 from transkd_lite.models.output import ModelSpec, SegModel, listed, printable
 from transkd_lite.models.weights import (
@@ -28,17 +28,6 @@ from transkd_lite.models.weights import (
 )
 
 __all__ = ["load_reference_checkpoint"]
-
-STAGES = (1, 2, 3, 4)
-PAPER_TEACHER = (64, 128, 320, 512)  # widths of SegFormer-B2 and of PVTv2-B2
-
-
-class Contents(NamedTuple):
-    """The method that training-only parts belong to, its options and its teacher's widths."""
-
-    method: str
-    options: dict[str, Any]
-    teacher_channels: tuple[int, int, int, int]
 
 
 def load_reference_checkpoint(
@@ -54,97 +43,71 @@ def load_reference_checkpoint(
     where no network or method has these tensors, with the first names of those that are missing or left over.
     """
     tensors = flatten(source) if isinstance(source, Mapping) else read_tensors(source)
-    student, parts = _split(tensors)
-    name, num_classes, options = infer_network(student)
-    model = create_model(name, num_classes, **options)
-    load_tensors(model, student)
+    network = find_authors_network(tensors)
+    name, num_classes, network_options = infer_network(network.tensors)
+    model = create_model(name, num_classes, **network_options)
+    load_tensors(model, network.tensors)
+    student = re.match(r"(.*)student[./]", network.prefix)
+    if student is None:  # a network alone
+        return model.eval(), None
+    beside = network.beside.items()
+    parts = {n.removeprefix(student[1]): tensor for n, tensor in beside if n.startswith(student[1])}
     if not parts:
         return model.eval(), None
-    contents = _contents(parts, model.spec, residual)
-    teacher = ModelSpec("teacher", contents.teacher_channels, num_classes=num_classes)
-    distiller = create_method(contents.method, model, teacher, **contents.options)
-    _load(distiller, parts, contents)
-    return model.eval(), distiller.eval()
-
-
-def _split(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The student's tensors without their prefix, and the parts beside it. What is no student is a network
-    alone.
-    """
-    network = find_authors_network(tensors)
-    student = re.match(r"(.*)student[./]", network.prefix)
-    if student is None:
-        return network.tensors, {}
-    beside = network.beside.items()
-    return network.tensors, {n.removeprefix(student[1]): t for n, t in beside if n.startswith(student[1])}
-
-
-def _contents(parts: Mapping[str, Tensor], student: ModelSpec, residual: bool) -> Contents:
-    fusion = next((kind for kind in ("skfs", "abfs") if f"{kind}.0.conv1.0.weight" in parts), None)
-    teacher = _teacher_channels(parts, fusion)
-    options: dict[str, Any] = {}
-    if fusion is not None:
-        options["fusion_width"] = parts[f"{fusion}.0.conv1.0.weight"].shape[0]
-    if fusion == "skfs":
-        options["bare_squeeze"] = "skfs.1.fc1.0.weight" in parts
-    stages = _embedding_stages(parts, student.channels, teacher)
-    if not stages:
-        return Contents("review" if fusion == "abfs" else "csf", options, teacher)
-    if len(stages) == 1:
-        options |= {"embedding_stages": stages, "embedding_weights": (1.0,)}
-    if fusion is None:
-        return Contents("pea", options, teacher)
-    if fusion == "abfs":
-        options["fusion"] = "abf"
-    if "atten_weight" in parts:
-        return Contents("transkd-gl", options | {"residual": residual}, teacher)
-    return Contents("transkd-ea" if "fuse_weights.0" in parts else "transkd-base", options, teacher)
-
-
-def _teacher_channels(parts: Mapping[str, Tensor], fusion: str | None) -> tuple[int, int, int, int]:
-    """Read off the last convolutions of the fusion, else off the projections, else the paper's."""
-    if fusion is not None:
-        names = [f"{fusion}.{len(STAGES) - stage}.conv2.0.weight" for stage in STAGES]
-    else:
-        names = [f"embed{stage}_linearproject.weight" for stage in STAGES]
-    if any(name not in parts for name in names):
-        return PAPER_TEACHER
-    first, second, third, fourth = (parts[name].shape[0] for name in names)
-    return first, second, third, fourth
-
-
-def _embedding_stages(
-    parts: Mapping[str, Tensor], student: tuple[int, ...], teacher: tuple[int, ...]
-) -> tuple[int, ...]:
-    """The aligned stages. One stage alone is always called the first: its shapes tell which it is."""
-    stages = tuple(stage for stage in STAGES if f"embed{stage}_linearproject.weight" in parts)
-    if stages != (1,):
-        return stages
-    shape = tuple(parts["embed1_linearproject.weight"].shape)
-    matching = [stage for stage in STAGES if (teacher[stage - 1], student[stage - 1]) == shape]
-    if len(matching) != 1:
-        raise ValueError(
-            f"embed1_linearproject.weight has shape {printable(shape)}, which is the (teacher, student) width of the "
-            f"stages {matching} of widths {teacher} and {student}: it must be that of exactly one"
-        )
-    return (matching[0],)
-
-
-def _load(distiller: Distiller, parts: Mapping[str, Tensor], contents: Contents) -> None:
-    given = rename(parts, _rules("review" if contents.method == "review" else "csf", contents.options))
+    method, options, teacher = _recognise(parts, model.spec, residual)
+    distiller = create_method(method, model, teacher, **options)
+    given = rename(parts, _rules("review" if method == "review" else "csf", options))
     own = distiller.parts.state_dict()
     missing, unexpected = sorted(set(own) - set(given)), sorted(set(given) - set(own))
     if missing or unexpected:
         raise ValueError(
-            f"the checkpoint looks like {contents.method}, but tensors are missing: {listed(missing) or 'none'}; "
+            f"the checkpoint looks like {method}, but tensors are missing: {listed(missing) or 'none'}; "
             f"or left over: {listed(unexpected) or 'none'}"
         )
     wrong = [name for name, tensor in own.items() if tensor.shape != given[name].shape]
     if wrong:
         raise ValueError(
-            f"the checkpoint looks like {contents.method}, but these tensors have other shapes there: {listed(wrong)}"
+            f"the checkpoint looks like {method}, but these tensors have other shapes there: {listed(wrong)}"
         )
     distiller.parts.load_state_dict(given)
+    return model.eval(), distiller.eval()
+
+
+def _recognise(
+    parts: Mapping[str, Tensor], student: ModelSpec, residual: bool
+) -> tuple[str, dict[str, Any], ModelSpec]:
+    """The method that training-only parts belong to, its options and its teacher."""
+    fusion = next((kind for kind in ("skfs", "abfs") if f"{kind}.0.conv1.0.weight" in parts), None)
+    # The teacher's widths are those of the fusion's last convolutions, else of the projections, else the paper's.
+    convolutions = [f"{fusion}.{len(STAGES) - stage}.conv2.0.weight" for stage in STAGES]
+    projections = {stage: f"embed{stage}_linearproject.weight" for stage in STAGES}
+    names = list(projections.values()) if fusion is None else convolutions
+    widths = tuple(parts[n].shape[0] for n in names) if {*names} <= parts.keys() else PAPER_TEACHER.channels
+    stages = tuple(stage for stage, name in projections.items() if name in parts)
+    if stages == (1,):  # one stage alone is always called the first: its shape tells which it is
+        shape = tuple(parts[projections[1]].shape)
+        stages = tuple(stage for stage in STAGES if (widths[stage - 1], student.channels[stage - 1]) == shape)
+        if len(stages) != 1:
+            raise ValueError(
+                f"{projections[1]} has shape {printable(shape)}, which is the (teacher, student) width of the "
+                f"stages {list(stages)} of widths {widths} and {student.channels}: it must be that of exactly one"
+            )
+    options: dict[str, Any] = {}
+    if fusion is not None:
+        options["fusion_width"] = parts[f"{fusion}.0.conv1.0.weight"].shape[0]
+    if fusion == "skfs":
+        options["bare_squeeze"] = "skfs.1.fc1.0.weight" in parts
+    if len(stages) == 1:
+        options |= {"embedding_stages": stages, "embedding_weights": (1.0,)}
+    if not stages:
+        method = "review" if fusion == "abfs" else "csf"
+    elif fusion is None:
+        method = "pea"
+    else:
+        mixer = "atten_weight" in parts
+        method = "transkd-gl" if mixer else "transkd-ea" if "fuse_weights.0" in parts else "transkd-base"
+        options |= ({"fusion": "abf"} if fusion == "abfs" else {}) | ({"residual": residual} if mixer else {})
+    return method, options, ModelSpec("teacher", widths, num_classes=student.num_classes)  # type: ignore[arg-type]
 
 
 def _rules(family: str, options: Mapping[str, Any]) -> Rules:

@@ -19,7 +19,7 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
-from transkd_lite.distill.distiller import PAPER_WEIGHTS
+from transkd_lite.distill.embedding import PAPER_WEIGHTS
 from transkd_lite.explore.attention import EVERY, Choice, Looks, overlays, view
 from transkd_lite.explore.gradients import GradientRecord, GramReading, TrialBench, cosine_matrix
 from transkd_lite.plots.charts import curves
