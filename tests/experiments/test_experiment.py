@@ -231,9 +231,7 @@ def flat(label: int, num: int = 2) -> list[dict]:
 def test_a_training_that_cannot_be_scored_is_refused_before_its_first_step(
     num_classes, train, val, message, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(
-        "transkd_lite.training.loop.make_trainer", lambda *args: pytest.fail("training began")
-    )
+    monkeypatch.setattr("transkd_lite.training.loop.Trainer", lambda *args: pytest.fail("training began"))
     streets = open_dataset("streets", "train", size=(32, 32), num=1)
     train, val = (streets if data == "streets" else data for data in (train, val))
     model, config = create_model("segformer_b0", num_classes, decoder_channels=8), TrainConfig(steps=1)

@@ -24,18 +24,18 @@ from transkd_lite.training.folder import (
 
 HOLD = """
 import signal, sys
-from transkd_lite import runs
-with runs.lock_run(sys.argv[1]):
-    runs.write_json(sys.argv[1] + "/run.json", {"state": "running", "pid": 4242})
+from transkd_lite.training.folder import lock_run, write_json
+with lock_run(sys.argv[1]):
+    write_json(sys.argv[1] + "/run.json", {"state": "running", "pid": 4242})
     print("held", flush=True)
     signal.pause()
 """
 FILL = """
 import resource, signal, sys
-from transkd_lite import runs
+from transkd_lite.data.files import atomic_write
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-runs.atomic_write(sys.argv[1], b"y" * 5000)
+atomic_write(sys.argv[1], b"y" * 5000)
 """
 
 
@@ -47,7 +47,7 @@ def test_the_hash_sees_values_and_nothing_else() -> None:
     assert hash_parameters(base) != hash_parameters({**base, "lr": 0.2})
 
 
-def test_importing_runs_does_not_import_torch() -> None:
+def test_importing_folders_does_not_import_torch() -> None:
     code = "import sys, transkd_lite.training.folder; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -41,7 +42,7 @@ from transkd_lite.experiments.experiment import Experiment, ParameterError, find
 from transkd_lite.models.head import folded_heads
 from transkd_lite.models.weights import load_model
 from transkd_lite.training.folder import provenance
-from transkd_lite.training.loop import Trainer, determinism, device_name, make_trainer, own_random_state
+from transkd_lite.training.loop import Trainer, determinism, device_name, own_random_state
 from transkd_lite.training.step import TrainStep
 from transkd_lite.training.stream import SampleStore, batches
 
@@ -252,7 +253,7 @@ class TrialBench:
                 f"{method.name} has the terms {', '.join(method.terms)}; got weights for {strange}"
             )
         method.weights.update(weights or {})
-        return make_trainer(student, self.teacher, method, self.config, self.accelerator, len(self.store))
+        return Trainer(student, self.teacher, method, self.config, self.accelerator, len(self.store))
 
     def batches(self, steps: range) -> Iterable[tuple[Tensor, Tensor]]:
         """The batches (images (n, 3, h, w), labels (n, h, w)) that `fit` takes at these steps."""
@@ -272,7 +273,10 @@ class TrialBench:
                     determinism(self.config.deterministic),
                     folded_heads(trainer.modules.student, self.teacher),
                 ):
-                    trainer.run([batch], lambda _: True, bool(self.config.channels_last))
+                    trainer.modules.train()
+                    trainer.clock = time.monotonic()  # the others' steps are not counted
+                    trainer.train_batch(*batch)
+                    trainer.log()
             yield {name: trainer.history[-1] for name, trainer in trainers.items()}
 
     def compare(self, weightings: Mapping[str, Mapping[str, float]], num_steps: int) -> Iterator[TrialStep]:

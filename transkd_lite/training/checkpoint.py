@@ -11,7 +11,7 @@ import hashlib
 import io
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ from transkd_lite.training.folder import (
     STUDENT_FILE,
     is_finished,
     lock_run,
+    provenance,
     read_json,
     update_run,
     write_json,
@@ -37,24 +38,10 @@ from transkd_lite.training.folder import (
 if TYPE_CHECKING:
     from transkd_lite.training.loop import Trainer
 
-__all__ = ["RunFolder", "list_checkpoints", "load_checkpoint", "save_checkpoint"]
+__all__ = ["RunFolder", "list_checkpoints"]
 
+KEPT = 2  # checkpoints
 _NAME = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.pt")
-
-
-def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 2) -> Path:
-    """Write state (tensors and plain values) as the checkpoint of a step; then drop all but the newest
-    `keep`.
-
-    Raises `OSError` naming the file if it cannot be written; the checkpoints before it stay.
-    """
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    content = buffer.getvalue()
-    path = atomic_write(folder / f"step-{step:08d}-{_digest(content)}.pt", content)
-    for old in list_checkpoints(folder)[:-keep]:
-        old.unlink(missing_ok=True)
-    return path
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -62,43 +49,20 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("step-*.pt") if _NAME.fullmatch(p.name))
 
 
-def load_checkpoint(folder: Path) -> tuple[int, dict[str, Any]] | None:
-    """Step and state of the newest whole checkpoint, None if there is none; only tensors and plain values
-    are read.
-
-    Warns (`UserWarning`) for every damaged file that is passed over.
-    """
-    for path in reversed(list_checkpoints(folder)):
-        match = _NAME.fullmatch(path.name)
-        assert match is not None
-        content = path.read_bytes()
-        if _digest(content) == match[2]:
-            return int(match[1]), torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        warnings.warn(
-            f"checkpoint {path} is damaged ({len(content)} bytes that do not have the digest of its name); "
-            "falling back to the one before",
-            stacklevel=2,
-        )
-    return None
-
-
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-# --- What a training run keeps on disk: checkpoints while it is unfinished, then the student, history and metrics.
-#
-# One process writes; the others that share the run's batches read, and know which folder it is.
-
-
 class RunFolder:
-    """One run's folder; `writes` says whether this process is the one that writes.
+    """What a training run keeps on disk: checkpoints while it is unfinished, then the student, history and metrics.
 
-    identity: what must be the same for the run to be gone on with.
+    writes: whether this process is the one that writes; the others that share the run's batches read, and know
+    which folder it is. identity: what must be the same for the run to be gone on with.
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Any], writes: bool = True) -> None:
         self.path, self.identity, self.writes = path, identity, writes
+        self.checkpoints = path / "checkpoint"
 
     def lock(self) -> contextlib.AbstractContextManager[None]:
         """Hold the folder while the run lasts."""
@@ -106,34 +70,48 @@ class RunFolder:
 
     def check(self, resume: bool) -> None:
         """Raise `FileExistsError` where a run would be overwritten, `ValueError` where it had other parameters."""
-        if not self.is_finished and not list_checkpoints(self._checkpoints):
+        if not is_finished(self.path) and not list_checkpoints(self.checkpoints):
             return
         if not resume:
             raise FileExistsError(
                 f"a new run needs a folder of its own; {self.path} holds a run: "
                 "pass resume=True to go on with it, or choose another out_dir"
             )
-        before = read_json(self.path / RUN_FILE).get("identity", self.identity)
-        _require_same(before, self.identity, self.path)
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether the run has ended and left its metrics."""
-        return is_finished(self.path)
-
-    @property
-    def _checkpoints(self) -> Path:
-        return self.path / "checkpoint"
+        before, now = read_json(self.path / RUN_FILE).get("identity", {}), self.identity
+        # A name that only one version of this library knows tells nothing.
+        changed = [
+            f"{name}: {before[name]!r} there, {now[name]!r} now"
+            for name in sorted(before.keys() & now.keys())
+            if before[name] != now[name]
+        ]
+        if changed:
+            raise ValueError(
+                f"a run is resumed with the parameters it began with; in {self.path} these differ: "
+                f"{'; '.join(changed)}. Give the same, or choose another out_dir"
+            )
 
     def begin(self, description: Mapping[str, Any]) -> None:
-        """Say in run.json what is running; what a killed writer left behind goes."""
+        """Say in run.json what is running, and where; what a killed writer left behind goes."""
         if self.writes:
             sweep_temporary(self.path)
-            write_json(self.path / RUN_FILE, {**description, "identity": dict(self.identity)})
+            info = {"state": "running", **description, **provenance(), "identity": dict(self.identity)}
+            write_json(self.path / RUN_FILE, info)
 
-    def load_checkpoint(self) -> tuple[int, dict[str, Any]] | None:
-        """Step and state of the last whole checkpoint, None if there is none."""
-        return load_checkpoint(self._checkpoints)
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """The trainer's state in the newest whole checkpoint, None if there is none.
+
+        Only tensors and plain values are read. Warns (`UserWarning`) for every damaged file that is passed over.
+        """
+        for path in reversed(list_checkpoints(self.checkpoints)):
+            content = path.read_bytes()
+            if path.stem.endswith(_digest(content)):
+                return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            warnings.warn(
+                f"checkpoint {path} is damaged ({len(content)} bytes that do not have the digest of its name); "
+                "falling back to the one before",
+                stacklevel=2,
+            )
+        return None
 
     def load_finished(self, student: SegModel) -> tuple[pd.DataFrame, dict[str, Any]]:
         """History and metrics of the finished run, its weights put into the student."""
@@ -141,11 +119,20 @@ class RunFolder:
         return pd.read_csv(self.path / HISTORY_FILE), read_json(self.path / METRICS_FILE)
 
     def save(self, trainer: Trainer) -> None:
-        """Keep the trainer's state and history."""
+        """Keep the trainer's state as the newest checkpoint, and its history.
+
+        Raises `OSError` naming the file if it cannot be written; the checkpoints before it stay.
+        """
         state = trainer.state_dict()  # on every process, since they check the losses together
-        if self.writes:
-            save_checkpoint(self._checkpoints, trainer.step, state)
-            self._write_history(trainer)
+        if not self.writes:
+            return
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        content = buffer.getvalue()
+        atomic_write(self.checkpoints / f"step-{trainer.step:08d}-{_digest(content)}.pt", content)
+        for old in list_checkpoints(self.checkpoints)[:-KEPT]:
+            old.unlink(missing_ok=True)
+        self._write_history(trainer)
 
     def finish(self, student: SegModel, trainer: Trainer, metrics: Mapping[str, Any]) -> None:
         """The student, the history, then the metrics: a folder with metrics.json has all the rest."""
@@ -153,44 +140,30 @@ class RunFolder:
             return
         info = read_json(self.path / RUN_FILE)
         kept = ("parameters", "seed", "precision", "device", "versions", "commit", "dirty")
-        provenance = {key: info.get(key) for key in kept} | {"steps": trainer.step, "wall_s": trainer.seconds}
-        save_model(student, self.path / STUDENT_FILE, provenance=provenance)
+        origin = {key: info.get(key) for key in kept} | {"steps": trainer.step, "wall_s": trainer.seconds}
+        save_model(student, self.path / STUDENT_FILE, provenance=origin)
         self._write_history(trainer)
         threads = ", then ".join(f"{n} from step {step}" if step else str(n) for step, n in trainer.threads)
         ended = {"wall_s": trainer.seconds, "peak_mb": metrics["peak_mb"], "threads": threads}
         update_run(self.path, state="finished", **ended, error=None)
         write_json(self.path / METRICS_FILE, metrics)
-        self._drop_checkpoints()
-
-    def note_end(self, error: BaseException) -> None:
-        """Say in run.json why the run has not finished."""
-        if not self.writes:
-            return
-        stopped = isinstance(error, KeyboardInterrupt | SystemExit)
-        state, message = ("interrupted", None) if stopped else ("failed", f"{type(error).__name__}: {error}")
-        with contextlib.suppress(OSError):  # a full disk: the error itself matters more
-            update_run(self.path, state=state, error=message)
-
-    def _write_history(self, trainer: Trainer) -> None:
-        history = pd.DataFrame(trainer.history).to_csv(index=False)
-        atomic_write(self.path / HISTORY_FILE, history)
-
-    def _drop_checkpoints(self) -> None:
-        for path in list_checkpoints(self._checkpoints):
+        for path in list_checkpoints(self.checkpoints):
             path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
-            self._checkpoints.rmdir()
+            self.checkpoints.rmdir()
 
+    @contextlib.contextmanager
+    def noting_failure(self) -> Iterator[None]:
+        """Within the context an exception is noted in run.json: why the run has not finished."""
+        try:
+            yield
+        except BaseException as error:
+            stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+            message = None if stopped else f"{type(error).__name__}: {error}"
+            with contextlib.suppress(OSError):  # a full disk: the error itself matters more
+                if self.writes:
+                    update_run(self.path, state="interrupted" if stopped else "failed", error=message)
+            raise
 
-def _require_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
-    """Compare what both know: a name that only one version of this library has tells nothing."""
-    changed = [
-        f"{name}: {before[name]!r} there, {now[name]!r} now"
-        for name in sorted(before.keys() & now.keys())
-        if before[name] != now[name]
-    ]
-    if changed:
-        raise ValueError(
-            f"a run is resumed with the parameters it began with; in {folder} these differ: "
-            f"{'; '.join(changed)}. Give the same, or choose another out_dir"
-        )
+    def _write_history(self, trainer: Trainer) -> None:
+        atomic_write(self.path / HISTORY_FILE, pd.DataFrame(trainer.history).to_csv(index=False))

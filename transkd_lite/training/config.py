@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +19,58 @@ __all__ = ["AUGMENTATIONS", "PRECISIONS", "SCHEDULES", "TrainConfig", "learning_
 SCHEDULES = ("poly", "cosine", "constant")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 AUGMENTATIONS = ("none", "flip", "paper", "paper-fixed", "standard")
-SUPERVISIONS = ("full", "quarter")
-DEVICES = ("auto", "cpu")
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _are(fits: Callable[[Any], bool], values: Any) -> bool:
+    return isinstance(values, tuple) and all(map(fits, values))
+
+
+_RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
+    ("batch_size log_every", "above 0, a whole number", lambda v: _is_int(v) and v > 0),
+    ("warmup_steps seed workers cache_mb", "0 or more, a whole number", lambda v: _is_int(v) and v >= 0),
+    (
+        "steps checkpoint_every eval_every",
+        "a whole number above 0, or None",
+        lambda v: v is None or (_is_int(v) and v > 0),
+    ),
+    ("lr eps schedule_power", "above 0, a finite number", lambda v: _is_finite(v) and v > 0),
+    ("weight_decay", "0 or more, a finite number", lambda v: _is_finite(v) and v >= 0),
+    ("epochs grad_clip", "above 0, or None", lambda v: v is None or (_is_finite(v) and v > 0)),
+    ("schedule_horizon", "1 or more (a multiple of the run's length)", lambda v: _is_finite(v) and v >= 1),
+    ("pad normalize compile deterministic", "True or False", lambda v: isinstance(v, bool)),
+    (
+        "betas",
+        "two numbers in [0, 1)",
+        lambda v: _are(lambda b: _is_finite(b) and 0 <= b < 1, v) and len(v) == 2,
+    ),
+    (
+        "crop",
+        "(height, width) in pixels above 0, or None",
+        lambda v: v is None or (_are(lambda s: _is_int(s) and s > 0, v) and len(v) == 2),
+    ),
+    (
+        "class_weights",
+        "None or factors of 0 or more, not all 0",
+        lambda v: v is None or (_are(lambda w: _is_finite(w) and w >= 0, v) and sum(v) > 0),
+    ),
+)
+_CHOICES = {
+    "schedule": SCHEDULES,
+    "schedule_unit": ("step", "epoch"),
+    "augment": AUGMENTATIONS,
+    "supervise": ("full", "quarter"),
+    "precision": PRECISIONS,
+    "device": ("auto", "cpu"),
+    "channels_last": (None, True, False),
+}
 
 
 @dataclass(frozen=True)
@@ -86,67 +136,20 @@ class TrainConfig:
     device: str = "auto"
 
     def __post_init__(self) -> None:
+        if _is_int(self.crop):
+            object.__setattr__(self, "crop", (self.crop, self.crop))
         for name in ("betas", "crop", "class_weights"):  # lists come from YAML and JSON
-            value = getattr(self, name)
-            if isinstance(value, int) and name == "crop":
-                value = (value, value)
-            if value is not None:
-                object.__setattr__(self, name, tuple(value))
-        self._check_types()
-        self._check_ranges()
-        self._check_choices()
-
-    def _check_types(self) -> None:
-        for name in ("steps", "batch_size", "warmup_steps", "seed", "workers", "cache_mb", "log_every"):
-            self._require(name, _is_int(getattr(self, name)) or name == "steps", "a whole number")
-        for name in ("steps", "checkpoint_every", "eval_every"):
-            value = getattr(self, name)
-            self._require(
-                name, value is None or (_is_int(value) and value > 0), "a whole number above 0, or None"
-            )
-        for name in ("lr", "weight_decay", "eps", "schedule_power", "schedule_horizon"):
-            self._require(name, _is_finite(getattr(self, name)), "a finite number")
-        for name in ("pad", "normalize", "compile", "deterministic"):
-            self._require(name, isinstance(getattr(self, name), bool), "True or False")
-
-    def _check_ranges(self) -> None:
-        self._require(
-            "steps", self.steps is None or self.epochs is None, "None when epochs is given (give only one)"
-        )
-        for name in ("epochs", "grad_clip"):
-            value = getattr(self, name)
-            self._require(name, value is None or (_is_finite(value) and value > 0), "above 0, or None")
-        for name in ("batch_size", "log_every", "lr", "eps", "schedule_power"):
-            self._require(name, getattr(self, name) > 0, "above 0")
-        for name in ("weight_decay", "warmup_steps", "workers", "cache_mb", "seed"):
-            self._require(name, getattr(self, name) >= 0, "0 or more")
-        self._require(
-            "schedule_horizon", self.schedule_horizon >= 1, "1 or more (a multiple of the run's length)"
-        )
-        betas_fit = len(self.betas) == 2 and all(_is_finite(b) and 0 <= b < 1 for b in self.betas)
-        self._require("betas", betas_fit, "two numbers in [0, 1)")
-        crop_fits = self.crop is None or (
-            len(self.crop) == 2 and all(_is_int(s) and s > 0 for s in self.crop)
-        )
-        self._require("crop", crop_fits, "(height, width) in pixels above 0, or None")
-        weights = self.class_weights
-        weights_fit = weights is None or (all(_is_finite(w) and w >= 0 for w in weights) and sum(weights) > 0)
-        self._require("class_weights", weights_fit, "None or factors of 0 or more, not all 0")
+            if isinstance(getattr(self, name), Iterable):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        for names, rule, fits in _RULES:
+            for name in names.split():
+                self._require(name, fits(getattr(self, name)), rule)
+        for name, allowed in _CHOICES.items():
+            self._require(name, getattr(self, name) in allowed, "one of " + ", ".join(map(repr, allowed)))
+        alone = self.steps is None or self.epochs is None
+        self._require("steps", alone, "None when epochs is given (give only one)")
         if self.steps is not None:
             self._require("warmup_steps", self.warmup_steps < self.steps, f"less than steps ({self.steps})")
-
-    def _check_choices(self) -> None:
-        choices = {
-            "schedule": SCHEDULES,
-            "schedule_unit": ("step", "epoch"),
-            "augment": AUGMENTATIONS,
-            "supervise": SUPERVISIONS,
-            "precision": PRECISIONS,
-            "device": DEVICES,
-            "channels_last": (None, True, False),
-        }
-        for name, allowed in choices.items():
-            self._require(name, getattr(self, name) in allowed, "one of " + ", ".join(map(repr, allowed)))
 
     def _require(self, name: str, fits: bool, rule: str) -> None:
         if not fits:
@@ -212,11 +215,3 @@ def learning_rate(config: TrainConfig, step: int, num_steps: int, steps_per_epoc
     if config.schedule == "cosine":
         return config.lr * (1.0 + math.cos(math.pi * share)) / 2.0
     return config.lr * (1.0 - share) ** config.schedule_power
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

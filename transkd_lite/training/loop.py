@@ -11,14 +11,14 @@ import contextlib
 import dataclasses
 import functools
 import json
+import math
 import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import pandas as pd
@@ -30,7 +30,6 @@ from tqdm.auto import tqdm
 from transkd_lite.data.transforms import make_transform
 from transkd_lite.metrics import (
     PROTOCOLS,
-    SegMetrics,
     evaluate,
     match_classes,
     require_scorable,
@@ -40,22 +39,21 @@ from transkd_lite.models.head import folded_heads
 from transkd_lite.models.output import SegModel
 from transkd_lite.training.checkpoint import RunFolder
 from transkd_lite.training.config import TrainConfig, learning_rate
-from transkd_lite.training.folder import provenance
+from transkd_lite.training.folder import is_finished
 from transkd_lite.training.interrupts import StopRequest
-from transkd_lite.training.step import TrainStep, synced_batch_norm
+from transkd_lite.training.step import SyncedBatchNorm, TrainStep
 from transkd_lite.training.stream import SampleStore, UnreadableSampleError, batches, mix_seed
 
 __all__ = [
     "FitResult",
     "NonFiniteLossError",
-    "Progress",
     "Trainer",
     "determinism",
     "device_name",
     "fit",
-    "make_trainer",
     "own_random_state",
     "peak_mb",
+    "show_progress",
 ]
 
 # --- What a training run borrows from its process and gives back: random state, kernel choice; and its peak memory.
@@ -107,52 +105,40 @@ LINE_EVERY_S = 15.0
 MODES = ("auto", "bar", "lines", "none")
 
 
-class Progress:
-    """A tqdm bar in a terminal or notebook, otherwise a line at most every 15 s.
+@contextlib.contextmanager
+def show_progress(
+    total: int, start: int = 0, mode: str = "auto", title: str = "train"
+) -> Iterator[Callable[..., None]]:
+    """A tqdm bar in a terminal or notebook, otherwise a line at most every 15 s; yields show(step, **numbers).
 
     mode: "auto", "bar", "lines" or "none". "auto" asks the environment variable TRANSKD_PROGRESS first (a
     batch sets it to "lines"), then whether standard error is a terminal or the code runs in a notebook.
     """
+    if mode not in MODES:
+        raise ValueError(f"progress must be one of {', '.join(map(repr, MODES))}; got {mode!r}")
+    if mode == "auto":
+        in_notebook = "ipykernel" in sys.modules and type(sys.stdout).__module__.startswith("ipykernel")
+        watched = in_notebook or sys.stderr.isatty()
+        mode = os.environ.get("TRANSKD_PROGRESS", "") or ("bar" if watched else "lines")
+    last_line = time.monotonic()
+    bar = tqdm(total=total, initial=start, desc=title, unit="step") if mode == "bar" else None
 
-    def __init__(self, total: int, start: int = 0, mode: str = "auto", title: str = "train") -> None:
-        if mode not in MODES:
-            raise ValueError(f"progress must be one of {', '.join(map(repr, MODES))}; got {mode!r}")
-        if mode == "auto":
-            mode = os.environ.get("TRANSKD_PROGRESS", "") or ("bar" if _someone_watches() else "lines")
-        self.total, self.step, self.title, self.mode = total, start, title, mode
-        self._last_line = time.monotonic()
-        self._bar = tqdm(total=total, initial=start, desc=title, unit="step") if mode == "bar" else None
-
-    def update(self, step: int, **values: float) -> None:
-        """Show that `step` steps are done, with a few numbers beside it."""
-        text = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-        if self._bar is not None:
-            self._bar.set_postfix_str(text, refresh=False)
-            self._bar.update(step - self.step)
-        elif self.mode == "lines" and (
-            step >= self.total or time.monotonic() - self._last_line > LINE_EVERY_S
-        ):
-            self._last_line = time.monotonic()
-            sys.stdout.write(f"{self.title}: step {step}/{self.total}, {text}\n")
+    def show(step: int, **numbers: float) -> None:
+        nonlocal last_line
+        text = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+        if bar is not None:
+            bar.set_postfix_str(text, refresh=False)
+            bar.update(step - bar.n)
+        elif mode == "lines" and (step >= total or time.monotonic() - last_line > LINE_EVERY_S):
+            last_line = time.monotonic()
+            sys.stdout.write(f"{title}: step {step}/{total}, {text}\n")
             sys.stdout.flush()
-        self.step = step
 
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.close()
+    with bar or contextlib.nullcontext():
+        yield show
 
 
-def _someone_watches() -> bool:
-    in_notebook = "ipykernel" in sys.modules and type(sys.stdout).__module__.startswith("ipykernel")
-    return in_notebook or sys.stderr.isatty()
-
-
-# --- The loop behind `fit`: one class that holds everything a run needs to go on, and nothing else.
+# --- What a run is at a step: everything that it needs to go on, and nothing else.
 #
 # The host waits for the device once per logging interval: until then a step's terms stay on the device. All
 # random states follow from (seed, step, process), so the step number in a checkpoint stands for them.
@@ -163,26 +149,40 @@ class NonFiniteLossError(RuntimeError):
 
 
 class Trainer:
-    """Student, method, optimiser, position and history of one run.
+    """Student, method, optimiser, position and history of one run; the networks are moved to the accelerator's device.
 
-    `run` advances it; `state_dict` and `load_state_dict` are whole: a run that goes on from them ends with
-    the same weights and the same history as one that never stopped.
+    `state_dict` and `load_state_dict` are whole: a run that goes on from them ends with the same weights and the
+    same history as one that never stopped.
     """
 
     def __init__(
         self,
-        step_module: TrainStep,
+        student: SegModel,
+        teacher: SegModel | None,
+        method: nn.Module | None,
         config: TrainConfig,
         accelerator: Accelerator,
-        *,
-        num_steps: int,
         num_samples: int,
     ) -> None:
-        self.modules = step_module
-        self.config, self.accelerator = config, accelerator
-        self.num_steps, self.num_samples = num_steps, num_samples
-        self.device = accelerator.device
-        self.trained = [p for p in step_module.parameters() if p.requires_grad]
+        self.config, self.accelerator, self.num_samples = config, accelerator, num_samples
+        self.device, self.num_steps = accelerator.device, config.num_steps(num_samples)
+        for module in (student, teacher, method):
+            if module is not None:
+                module.to(self.device)
+        if teacher is not None:
+            teacher.eval()
+        compiled: Any = torch.compile if config.compile else lambda network: network
+        weights = config.class_weights
+        self.modules = TrainStep(
+            compiled(student),
+            None if teacher is None else compiled(teacher),
+            method,
+            supervise=config.supervise,
+            class_weights=None if weights is None else torch.tensor(weights, device=self.device),
+            precision=resolve_precision(config.precision, self.device),
+            world_size=accelerator.num_processes,
+        )
+        self.trained = [p for p in self.modules.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.trained,
             lr=config.lr,
@@ -191,27 +191,28 @@ class Trainer:
             weight_decay=config.weight_decay,
             fused=self.device.type in ("cpu", "cuda"),
         )
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=step_module.precision == "fp16")
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.modules.precision == "fp16")
         self.prepared: nn.Module = accelerator.prepare_model(
-            step_module, evaluation_mode=accelerator.num_processes == 1
+            self.modules, evaluation_mode=accelerator.num_processes == 1
         )
         self.step = 0
-        self.seconds = 0.0
+        self.seconds = 0.0  # of all rows of the history
+        self.clock = time.monotonic()  # set it to leave out what is not training
         self.threads = [(0, torch.get_num_threads())]  # from that step on
         self.history: list[dict[str, float]] = []
         self.names: list[str] = []
         self._pending: list[Tensor] = []  # one vector of terms for each step since the last row
-        self._elapsed = 0.0
-
-    # -- one step
+        self._elapsed = 0.0  # seconds since the last row
 
     def train_batch(self, images: Tensor, labels: Tensor) -> None:
         """One optimiser step; nothing here waits for the device."""
         config = self.config
         torch.manual_seed(mix_seed(config.seed, self.step, self.accelerator.process_index, 1))
+        layout = torch.channels_last if config.channels_last else torch.contiguous_format
+        images = images.to(self.device, non_blocking=True, memory_format=layout)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
-        terms = self.prepared(images, labels)
+        terms = self.prepared(images, labels.to(self.device, non_blocking=True))
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(terms["total"]).backward()
         if config.grad_clip is not None:
@@ -222,66 +223,43 @@ class Trainer:
         self.names = list(terms)
         self._pending.append(torch.stack([term.detach().float() for term in terms.values()]))
         self.step += 1
+        self._read_clock()
 
     def learning_rate(self, step: int) -> float:
         """The schedule's value at a step."""
         return learning_rate(self.config, step, self.num_steps, self.num_samples / self.config.batch_size)
 
-    def run(
-        self,
-        batches: Iterable[tuple[Tensor, Tensor]],
-        after_step: Callable[[Trainer], bool],
-        channels_last: bool = False,
-    ) -> bool:
-        """Train on the batches until they end (True) or after_step says stop (False)."""
-        layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.modules.train()
-        since = time.monotonic()
-        for images, labels in batches:
-            images = images.to(self.device, non_blocking=True, memory_format=layout)
-            self.train_batch(images, labels.to(self.device, non_blocking=True))
-            if self.step % self.config.log_every == 0 or self.step == self.num_steps:
-                self.log(self._elapsed + time.monotonic() - since)
-                since = time.monotonic()
-            self._elapsed += time.monotonic() - since
-            if not after_step(self):
-                return False
-            since = time.monotonic()  # scoring and saving are not counted as training
-        return True
+    def is_due(self, every: int | None) -> bool:
+        """Whether the step just done ends an interval of so many (None: never), and is not the run's last."""
+        return every is not None and self.step % every == 0 and self.step < self.num_steps
 
-    # -- what is told
-
-    def log(self, seconds: float) -> None:
+    def log(self) -> dict[str, float]:
         """Fetch the terms since the last row (the one wait), check them, and add a row of their means."""
         values = self._fetch()
-        steps, self._pending, self._elapsed = len(values), [], 0.0
-        self.seconds += seconds
+        self._read_clock()
         means = dict(zip(self.names, values.mean(0).tolist(), strict=True))
+        method = self.modules.method
+        weights = {} if method is None else {name: float(weight) for name, weight in method.weights.items()}
+        for name, steps in getattr(method, "warmup", {}).items():  # as they are at this step
+            weights[name] *= min(1.0, float(method.steps_seen) / steps)
         row = {
             "step": self.step,
             "epoch": self.step * self.config.batch_size / self.num_samples,
             "lr": self.learning_rate(self.step - 1),
             "loss": means.pop("total"),
             **means,
-            **{f"weight_{name}": float(weight) for name, weight in self._weights().items()},
-            "images_per_s": steps * self.config.batch_size / max(seconds, 1e-9),
+            **{f"weight_{name}": weight for name, weight in weights.items()},
+            "images_per_s": len(values) * self.config.batch_size / max(self._elapsed, 1e-9),
         }
         self.history.append(row)
+        self.seconds += self._elapsed
+        self._pending, self._elapsed = [], 0.0
+        return row
 
-    def last_row(self) -> dict[str, float]:
-        """The row of the step just done, made now where no logging interval ends."""
-        if not self.history or self.history[-1]["step"] != self.step:
-            self.log(self._elapsed)
-        return self.history[-1]
-
-    def _weights(self) -> dict[str, float]:
-        """The method's weights as they are at this step: some rise over a warm-up."""
-        method = self.modules.method
-        if method is None:
-            return {}
-        warmup, seen = getattr(method, "warmup", {}), float(getattr(method, "steps_seen", 0))
-        risen = {name: min(1.0, seen / steps) for name, steps in warmup.items()}
-        return {name: weight * risen.get(name, 1.0) for name, weight in method.weights.items()}
+    def _read_clock(self) -> None:
+        now = time.monotonic()
+        self._elapsed += now - self.clock
+        self.clock = now
 
     def _fetch(self) -> Tensor:
         """Terms of the pending steps (steps, terms), meaned over processes, in float64 on the host.
@@ -292,23 +270,20 @@ class Trainer:
         if self.accelerator.num_processes > 1:
             stacked = self.accelerator.reduce(stacked, "mean")
         values = stacked.double().cpu()
-        broken = (~values.isfinite()).nonzero().tolist()
-        if broken:
-            row = broken[0][0]
-            terms = [self.names[c] for r, c in broken if r == row]
-            named = [t for t in terms if t != "total"] or terms
-            self._raise_broken(self.step - len(values) + row, named, values[row])
-        return values
-
-    def _raise_broken(self, step: int, names: list[str], values: Tensor) -> None:
-        found = ", ".join(f"{name} = {float(values[self.names.index(name)])}" for name in names)
+        broken = (~values.isfinite()).any(1).nonzero().flatten().tolist()
+        if not broken:
+            return values
+        step = self.step - len(values) + broken[0]
+        first = dict(zip(self.names, values[broken[0]].tolist(), strict=True))
+        terms = {name: value for name, value in first.items() if not math.isfinite(value)}
+        if len(terms) > 1:
+            terms.pop("total", None)  # it breaks with any of them
+        found = ", ".join(f"{name} = {value}" for name, value in terms.items())
         raise NonFiniteLossError(
             f"every loss term must be finite; at step {step} (counted from 0) {found}, with lr "
             f"{self.learning_rate(step):.3g} in {self.modules.precision}: lower lr or its weight, set "
             "grad_clip or precision='fp32'; the checkpoints before that step are whole"
         )
-
-    # -- what is kept
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, in tensors and plain values.
@@ -366,38 +341,6 @@ class Trainer:
         self.seconds, self._elapsed, self.step = state["seconds"], state["elapsed"], state["step"]
 
 
-def make_trainer(
-    student: SegModel,
-    teacher: SegModel | None,
-    method: nn.Module | None,
-    config: TrainConfig,
-    accelerator: Accelerator,
-    num_samples: int,
-) -> Trainer:
-    """The trainer of a run at its first step; the networks are moved to the accelerator's device."""
-    device, weights = accelerator.device, config.class_weights
-    for module in (student, teacher, method):
-        if module is not None:
-            module.to(device)
-    if teacher is not None:
-        teacher.eval()
-    step = TrainStep(
-        _compiled(student, config),
-        _compiled(teacher, config),
-        method,
-        supervise=config.supervise,
-        class_weights=None if weights is None else torch.tensor(weights, device=device),
-        precision=resolve_precision(config.precision, device),
-        world_size=accelerator.num_processes,
-    )
-    num_steps = config.num_steps(num_samples)
-    return Trainer(step, config, accelerator, num_steps=num_steps, num_samples=num_samples)
-
-
-def _compiled(network: Any, config: TrainConfig) -> Any:
-    return torch.compile(network) if config.compile and network is not None else network
-
-
 # --- `fit`: train the teacher, the student alone, or the student with any method; stop it and go on at will.
 
 # What may differ between a run and its continuation: none of it changes the weights that come out.
@@ -444,7 +387,12 @@ def fit(
     is full). SIGTERM and Ctrl-C save first. A resumed run keeps the precision that "auto" chose at its beginning,
     and its number of threads; it warns where this machine has too few cores for them.
     """
-    _check_pair(teacher, method)
+    if (teacher is None) != (method is None):
+        given, missing = ("a teacher", "a method") if method is None else ("a method", "a teacher")
+        advice = "method=create_method(name, student, teacher)" if method is None else "teacher=<network>"
+        raise ValueError(
+            f"teacher and method are given both or neither; got {given} without {missing}: pass {advice}"
+        )
     # A method may hold parts that a batch does not use (a checkpoint's second squeeze layer).
     unused = DistributedDataParallelKwargs(find_unused_parameters=method is not None)
     # Without a GPU accelerate joins other processes only if it is told to use the CPU.
@@ -455,191 +403,131 @@ def fit(
     student.label_space = space or getattr(student, "label_space", None)
     if val_data is not None:
         require_scorable(student, val_data, what="val_data")
-    run = _Fit(student, store, config, teacher, method, val_data, accelerator)
     config.check_fits(store.image_size, student.spec.num_classes)
-    if out_dir is None:
-        return run.go(None, progress)
-    given = dict(parameters or {})
-    folder = RunFolder(Path(out_dir), run.identity(given), accelerator.is_main_process)
-    with folder.lock():
-        return run.go_in(folder, resume, given, progress)
-
-
-def _check_pair(teacher: Any, method: Any) -> None:
-    if (teacher is None) != (method is None):
-        given, missing = ("a teacher", "a method") if method is None else ("a method", "a teacher")
-        advice = "method=create_method(name, student, teacher)" if method is None else "teacher=<network>"
-        raise ValueError(
-            f"teacher and method are given both or neither; got {given} without {missing}: pass {advice}"
-        )
-
-
-class _Fit:
-    """One call of `fit`: what was given, and the trainer made of it."""
-
-    def __init__(
-        self,
-        student: SegModel,
-        store: SampleStore,
-        config: TrainConfig,
-        teacher: SegModel | None,
-        method: Any,
-        val_data: Any,
-        accelerator: Accelerator,
-    ) -> None:
-        self.student, self.store, self.config = student, store, config
-        self.teacher, self.method, self.val_data = teacher, method, val_data
-        self.accelerator = accelerator
-        self.precision = resolve_precision(config.precision, accelerator.device)
-        self.num_steps = config.num_steps(len(store))
-        self.folder: RunFolder | None = None
-        self.resumed_from = 0
-
-    # -- with a folder
-
-    def identity(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """What must be the same for a run to be gone on with."""
-        values = {f"config.{k}": v for k, v in self.config.to_dict().items() if k not in _FREE}
-        values |= {f"parameters.{k}": v for k, v in parameters.items()}
-        values |= {"student": self.student.spec.to_json(), "train_images": len(self.store)}
-        values |= {"teacher": None, "method": None}
-        if self.teacher is not None:
-            values |= {"teacher": self.teacher.spec.to_json(), "method": self.method.name}
-            values |= {f"weight.{name}": float(w) for name, w in self.method.weights.items()}
-        return values
-
-    def go_in(self, folder: RunFolder, resume: bool, given: dict[str, Any], progress: str) -> FitResult:
-        """Train in a folder whose lock is held."""
-        folder.check(resume)
-        if folder.is_finished:
-            history, metrics = folder.load_finished(self.student)
-            self.student.to(self.accelerator.device).eval()
-            return FitResult(history, metrics, int(metrics.get("steps", self.num_steps)), folder.path)
-        self.folder = folder
-        state = folder.load_checkpoint() if resume else None
-        if state is not None and self.config.precision == "auto":
-            self.precision = state[1].get("precision", self.precision)
-        folder.begin(self._describe(given))
-        self.accelerator.wait_for_everyone()
-        try:
-            return self.go(state, progress)
-        except BaseException as error:
-            folder.note_end(error)
-            raise
-
-    def _describe(self, parameters: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "state": "running",
-            "parameters": parameters or self.config.to_dict(),
-            "config": self.config.to_dict(),
-            "seed": self.config.seed,
-            "num_steps": self.num_steps,
-            "precision": self.precision,
-            "device": device_name(self.accelerator.device),
-            "processes": self.accelerator.num_processes,
-            "threads": str(torch.get_num_threads()),
-            **provenance(),
-        }
-
-    # -- the run
-
-    def go(self, checkpoint: tuple[int, dict[str, Any]] | None, progress: str) -> FitResult:
-        """Train to the end, score, and finish the folder if there is one."""
-        begun = time.monotonic()
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(own_random_state(self.accelerator.device))
-            stack.enter_context(determinism(self.config.deterministic))
-            stack.callback(torch.set_num_threads, torch.get_num_threads())
-            config = dataclasses.replace(self.config, precision=self.precision)
-            trainer = make_trainer(
-                self.student, self.teacher, self.method, config, self.accelerator, len(self.store)
+    num_steps = config.num_steps(len(store))
+    precision = resolve_precision(config.precision, accelerator.device)
+    score = functools.partial(evaluate, student, val_data, normalize=config.normalize)
+    folder: RunFolder | None = None
+    state: dict[str, Any] | None = None
+    with contextlib.ExitStack() as held, contextlib.ExitStack() as borrowed:
+        if out_dir is not None:
+            given = dict(parameters or {})
+            identity = _identity(student, teacher, method, config, given, len(store))
+            folder = RunFolder(Path(out_dir), identity, accelerator.is_main_process)
+            held.enter_context(folder.lock())
+            folder.check(resume)
+            if is_finished(folder.path):
+                history, metrics = folder.load_finished(student)
+                student.to(accelerator.device).eval()
+                return FitResult(history, metrics, int(metrics.get("steps", num_steps)), folder.path)
+            state = folder.load_checkpoint() if resume else None
+            if state is not None and config.precision == "auto":
+                precision = state.get("precision", precision)
+            folder.begin(
+                {
+                    "parameters": given or config.to_dict(),
+                    "config": config.to_dict(),
+                    "seed": config.seed,
+                    "num_steps": num_steps,
+                    "precision": precision,
+                    "device": device_name(accelerator.device),
+                    "processes": accelerator.num_processes,
+                    "threads": str(torch.get_num_threads()),
+                }
             )
-            if checkpoint is not None:
-                self.resumed_from = checkpoint[0]
-                trainer.load_state_dict(checkpoint[1])
-            stack.enter_context(synced_batch_norm(trainer.modules, self.accelerator.num_processes))
-            stack.enter_context(folded_heads(self.student, self.teacher))
-            stop = stack.enter_context(StopRequest())
-            bar = self._progress(stack, trainer.step, progress)
-            finished = self._train(trainer, stop, bar)
-        if not finished:
-            stop.leave()
-        self.student.eval()
-        metrics = self._metrics(trainer, time.monotonic() - begun)
-        if self.folder is not None:
-            self.folder.finish(self.student, trainer, metrics)
-        self.accelerator.wait_for_everyone()
-        where = None if self.folder is None else self.folder.path
-        return FitResult(pd.DataFrame(trainer.history), metrics, self.resumed_from, where)
-
-    def _progress(self, stack: contextlib.ExitStack, start: int, mode: str) -> Progress:
-        title = self.student.spec.name if self.method is None else f"{self.student.spec.name} + method"
-        mode = mode if self.accelerator.is_main_process else "none"
-        return stack.enter_context(Progress(self.num_steps, start, mode, title))
-
-    def _train(self, trainer: Trainer, stop: StopRequest, bar: Progress) -> bool:
-        config = self.config
+            held.enter_context(folder.noting_failure())
+            accelerator.wait_for_everyone()
+        begun = time.monotonic()
+        borrowed.enter_context(own_random_state(accelerator.device))
+        borrowed.enter_context(determinism(config.deterministic))
+        borrowed.callback(torch.set_num_threads, torch.get_num_threads())
+        config = dataclasses.replace(config, precision=precision)
+        trainer = Trainer(student, teacher, method, config, accelerator, len(store))
+        if state is not None:
+            trainer.load_state_dict(state)
+        resumed_from, stopping = trainer.step, False
+        if accelerator.num_processes > 1:
+            borrowed.enter_context(SyncedBatchNorm(accelerator.num_processes))
+        borrowed.enter_context(folded_heads(student, teacher))
+        stop = borrowed.enter_context(StopRequest())
+        title = student.spec.name if method is None else f"{student.spec.name} + method"
+        mode = progress if accelerator.is_main_process else "none"
+        show = borrowed.enter_context(show_progress(num_steps, resumed_from, mode, title))
         loader = batches(
-            self.store,
+            store,
             make_transform(augment=config.augment, crop=config.crop, normalize=config.normalize),
             batch_size=config.batch_size,
             seed=config.seed,
-            steps=range(trainer.step, self.num_steps),
+            steps=range(resumed_from, num_steps),
             workers=config.workers,
-            pin_memory=self.accelerator.device.type == "cuda",
-            rank=self.accelerator.process_index,
-            world_size=self.accelerator.num_processes,
+            pin_memory=accelerator.device.type == "cuda",
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
         )
-
+        trainer.modules.train()
+        trainer.clock = time.monotonic()
         try:
-            return trainer.run(
-                loader, functools.partial(self._after_step, stop, bar), bool(config.channels_last)
-            )
+            for images, labels in loader:
+                trainer.train_batch(images, labels)
+                scoring = val_data is not None and trainer.is_due(config.eval_every)
+                if scoring or trainer.is_due(config.log_every) or trainer.step == num_steps:
+                    row = trainer.log()
+                    if scoring:
+                        row["val_miou"] = score(protocol="full").miou
+                    show(trainer.step, loss=row["loss"], images_per_s=row["images_per_s"])
+                stopping = _stops(stop, trainer)
+                if folder is not None and (stopping or trainer.is_due(config.checkpoint_every)):
+                    folder.save(trainer)
+                if stopping:
+                    break
+                trainer.clock = time.monotonic()  # scoring and saving are not counted as training
         except UnreadableSampleError:
-            if self.folder is not None and trainer.step > self.resumed_from:
-                self.folder.save(trainer)  # a sample that vanished does not cost the steps before it
+            if folder is not None and trainer.step > resumed_from:
+                folder.save(trainer)  # a sample that vanished does not cost the steps before it
             raise
-
-    def _after_step(self, stop: StopRequest, bar: Progress, trainer: Trainer) -> bool:
-        """Score, tell and save where that is due; whether to go on."""
-        config = self.config
-        if self.val_data is not None and _due(trainer.step, config.eval_every, self.num_steps):
-            trainer.last_row()["val_miou"] = self._score("full").miou
-            self.student.train()
-        if trainer.step % config.log_every == 0 or trainer.step == self.num_steps:
-            row = trainer.history[-1]
-            bar.update(trainer.step, loss=row["loss"], images_per_s=row["images_per_s"])
-        stopping = self._must_stop(stop, trainer.step)
-        if self.folder is not None and (
-            stopping or _due(trainer.step, config.checkpoint_every, self.num_steps)
-        ):
-            self.folder.save(trainer)
-        return not stopping
-
-    def _must_stop(self, stop: StopRequest, step: int) -> bool:
-        """Whether a signal came; several processes agree on it, and only where they wait for each other anyway."""
-        if self.accelerator.num_processes == 1:
-            return stop.signal is not None
-        if step % self.config.log_every:
-            return False
-        asked = torch.tensor(float(stop.signal or 0), device=self.accelerator.device)
-        stop.signal = int(self.accelerator.gather(asked).max()) or None
-        return stop.signal is not None
-
-    def _score(self, protocol: str) -> SegMetrics:
-        return evaluate(self.student, self.val_data, protocol=protocol, normalize=self.config.normalize)
-
-    def _metrics(self, trainer: Trainer, session_s: float) -> dict[str, Any]:
-        scores = {} if self.val_data is None else {p: self._score(p).to_dict() for p in PROTOCOLS}
-        return {
-            **scores,
+        borrowed.close()
+        if stopping:
+            stop.leave()
+        student.eval()
+        metrics = {} if val_data is None else {name: score(protocol=name).to_dict() for name in PROTOCOLS}
+        metrics |= {
             "loss": trainer.history[-1]["loss"],
             "steps": trainer.step,
             "wall_s": trainer.seconds,
-            "session_s": session_s,
-            "peak_mb": peak_mb(self.accelerator.device),
+            "session_s": time.monotonic() - begun,
+            "peak_mb": peak_mb(accelerator.device),
         }
+        if folder is not None:
+            folder.finish(student, trainer, metrics)
+        accelerator.wait_for_everyone()
+        where = None if folder is None else folder.path
+        return FitResult(pd.DataFrame(trainer.history), metrics, resumed_from, where)
 
 
-def _due(step: int, every: int | None, num_steps: int) -> bool:
-    return every is not None and step % every == 0 and step < num_steps
+def _identity(
+    student: SegModel,
+    teacher: SegModel | None,
+    method: Any,
+    config: TrainConfig,
+    parameters: Mapping[str, Any],
+    train_images: int,
+) -> dict[str, Any]:
+    """What must be the same for a run to be gone on with."""
+    values = {f"config.{k}": v for k, v in config.to_dict().items() if k not in _FREE}
+    values |= {f"parameters.{k}": v for k, v in parameters.items()}
+    values |= {"student": student.spec.to_json(), "train_images": train_images}
+    values |= {"teacher": None, "method": None}
+    if teacher is not None:
+        values |= {"teacher": teacher.spec.to_json(), "method": method.name}
+        values |= {f"weight.{name}": float(w) for name, w in method.weights.items()}
+    return values
+
+
+def _stops(stop: StopRequest, trainer: Trainer) -> bool:
+    """Whether a signal came; several processes agree on it, and only where they wait for each other anyway."""
+    if trainer.accelerator.num_processes > 1:
+        if trainer.step % trainer.config.log_every:
+            return False
+        asked = torch.tensor(float(stop.signal or 0), device=trainer.device)
+        stop.signal = int(trainer.accelerator.gather(asked).max()) or None
+    return stop.signal is not None

@@ -7,8 +7,7 @@ reduced together.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+import inspect
 from typing import Any
 
 import torch
@@ -16,12 +15,13 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
+from torch.overrides import TorchFunctionMode
 
 from transkd_lite.data.labels import VOID
 from transkd_lite.distill.distiller import Distiller
 from transkd_lite.metrics import autocast, match_sizes
 
-__all__ = ["TrainStep", "cross_entropy", "label_weight", "synced_batch_norm"]
+__all__ = ["SyncedBatchNorm", "TrainStep", "cross_entropy", "label_weight"]
 
 # --- The supervised part of the loss: cross entropy, at the size of the labels or of the logits.
 #
@@ -117,53 +117,49 @@ class TrainStep(nn.Module):
         return cross_entropy(logits, labels, self.class_weights, weight)
 
 
-@contextlib.contextmanager
-def synced_batch_norm(module: nn.Module, world_size: int) -> Iterator[None]:
+class SyncedBatchNorm(TorchFunctionMode):
     """Within the context every BatchNorm in training takes its statistics over all processes.
 
-    PyTorch's SyncBatchNorm needs a GPU; this works on any backend and leaves the modules as they were.
+    PyTorch's SyncBatchNorm needs a GPU; this works on any backend and leaves the modules as they are.
     """
-    norms = (
-        [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        if world_size > 1
-        else []
-    )
-    for norm in norms:
-        norm.forward = _SyncedForward(norm, world_size)  # type: ignore[method-assign, assignment]
-    try:
-        yield
-    finally:
-        for norm in norms:
-            del norm.forward
 
+    def __init__(self, world_size: int) -> None:
+        super().__init__()
+        self.world_size = world_size
 
-class _SyncedForward:
-    def __init__(self, norm: nn.modules.batchnorm._BatchNorm, world_size: int) -> None:
-        self.norm, self.world_size = norm, world_size
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """What a call of one of PyTorch's functions gives."""
+        kwargs = kwargs or {}
+        if func is F.batch_norm:
+            given = inspect.signature(func).bind(*args, **kwargs)
+            given.apply_defaults()
+            if given.arguments.pop("training"):
+                return self._normalise(**given.arguments)
+        return func(*args, **kwargs)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        norm = self.norm
-        if not norm.training:
-            return type(norm).forward(norm, x)
-        dims = [d for d in range(x.dim()) if d != 1]
-        shape = [1, -1] + [1] * (x.dim() - 2)
-        wide = x.float()
+    def _normalise(
+        self,
+        input: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        momentum: float,
+        eps: float,
+    ) -> Tensor:
+        dims = [d for d in range(input.dim()) if d != 1]
+        shape = [1, -1] + [1] * (input.dim() - 2)
+        wide = input.float()
         count = wide.numel() / wide.shape[1] * self.world_size
         mean = all_reduce(wide.sum(dims)) / count
         centred = wide - mean.view(shape)
         variance = all_reduce(centred.square().sum(dims)) / count
-        self._track(mean.detach(), variance.detach() * count / max(1.0, count - 1))
-        y = centred * torch.rsqrt(variance + norm.eps).view(shape)
-        if norm.affine:
-            y = y * norm.weight.view(shape) + norm.bias.view(shape)
-        return y.to(x.dtype)
-
-    @torch.no_grad()
-    def _track(self, mean: Tensor, variance: Tensor) -> None:
-        norm = self.norm
-        if norm.running_mean is None or norm.running_var is None or norm.num_batches_tracked is None:
-            return
-        norm.num_batches_tracked += 1
-        rate = 1.0 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
-        norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), rate)
-        norm.running_var.lerp_(variance.to(norm.running_var.dtype), rate)
+        with torch.no_grad():
+            if running_mean is not None and running_var is not None:
+                unbiased = variance * count / max(1.0, count - 1)
+                running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+                running_var.lerp_(unbiased.to(running_var.dtype), momentum)
+        y = centred * torch.rsqrt(variance + eps).view(shape)
+        if weight is not None and bias is not None:
+            y = y * weight.view(shape) + bias.view(shape)
+        return y.to(input.dtype)

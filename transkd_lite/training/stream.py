@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from transkd_lite.data.labels import VOID, require_train_ids
 from transkd_lite.data.transforms import require_labelled, to_tensors
@@ -74,12 +74,6 @@ class SampleStore:
             self._kept[index] = pair
         return pair
 
-    def fill(self) -> None:
-        """Decode everything now, so that loader processes share one copy instead of each making its own."""
-        if self.keeps:
-            for index in range(len(self)):
-                self[index]
-
 
 class _Augmented(Dataset[tuple[Tensor, Tensor]]):
     """The store seen through the transform; an item is addressed by (epoch, index)."""
@@ -94,32 +88,18 @@ class _Augmented(Dataset[tuple[Tensor, Tensor]]):
         return self.transform(image, label, generator)
 
 
-class _Positions(Sampler[list[tuple[int, int]]]):
-    """This process's share of every batch from first_step to num_steps."""
-
-    def __init__(
-        self, num_samples: int, batch_size: int, seed: int, steps: range, rank: int = 0, world_size: int = 1
-    ) -> None:
-        self.num_samples, self.batch_size, self.seed, self.steps = num_samples, batch_size, seed, steps
-        self.rank, self.world_size = rank, world_size
-        self._order: tuple[int, list[int]] = (-1, [])
-
-    def _index(self, position: int) -> tuple[int, int]:
-        epoch, offset = divmod(position, self.num_samples)
-        if self._order[0] != epoch:
-            generator = torch.Generator().manual_seed(mix_seed(self.seed, epoch))
-            self._order = (epoch, torch.randperm(self.num_samples, generator=generator).tolist())
-        return epoch, self._order[1][offset]
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for step in self.steps:
-            first = step * self.batch_size
-            # All positions are looked up on every process, in order: one permutation is held at a time.
-            whole = [self._index(position) for position in range(first, first + self.batch_size)]
-            yield whole[self.rank :: self.world_size]
-
-    def __len__(self) -> int:
-        return len(self.steps)
+def _positions(num_samples: int, batch_size: int, seed: int, steps: range) -> Iterator[list[tuple[int, int]]]:
+    """(epoch, index) of every sample of every batch of these steps."""
+    order: tuple[int, list[int]] = (-1, [])  # one epoch's is held at a time
+    for step in steps:
+        batch = []
+        for position in range(step * batch_size, (step + 1) * batch_size):
+            epoch, offset = divmod(position, num_samples)
+            if order[0] != epoch:
+                generator = torch.Generator().manual_seed(mix_seed(seed, epoch))
+                order = (epoch, torch.randperm(num_samples, generator=generator).tolist())
+            batch.append((epoch, order[1][offset]))
+        yield batch
 
 
 def _stack(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -153,17 +133,17 @@ def batches(
         raise ValueError(
             f"batch_size must be a multiple of the {world_size} processes; got batch_size={batch_size}"
         )
-    if workers:
-        store.fill()
-    positions = _Positions(len(store), batch_size, seed, steps, rank, world_size)
+    if workers and store.keeps:  # loader processes share one copy instead of each making its own
+        for index in range(len(store)):
+            store[index]
+    whole = _positions(len(store), batch_size, seed, steps)
     return DataLoader(
         _Augmented(store, transform, seed),
-        batch_sampler=positions,
+        batch_sampler=(batch[rank::world_size] for batch in whole),
         num_workers=workers,
         collate_fn=_stack,
         pin_memory=pin_memory,
         prefetch_factor=4 if workers else None,
-        generator=torch.Generator().manual_seed(
-            seed
-        ),  # making the iterator draws from it, not from the global one
+        # Making the iterator draws from it, not from the global one.
+        generator=torch.Generator().manual_seed(seed),
     )
