@@ -10,7 +10,7 @@ import transkd_lite as tk
 from transkd_lite import cli
 from transkd_lite.cli import app
 from transkd_lite.models import onnx
-from transkd_lite.models.onnx import Parity, read_onnx_metadata
+from transkd_lite.models.onnx import OnnxModel, Parity
 
 
 def call(*arguments):
@@ -44,7 +44,7 @@ def test_weights_become_a_file_that_agrees(weights, tmp_path):
     assert done.exit_code == 0, done.output
     assert "segformer_b0, 19 classes" in done.output
     assert "parity on 4 scenes of 64x96: logits differ by at most" in done.output
-    about = read_onnx_metadata(tmp_path / "new" / "student.onnx")
+    about = OnnxModel(tmp_path / "new" / "student.onnx").metadata
     assert about["normalize"] is None
     assert about["names"][:2] == ["road", "sidewalk"]
 

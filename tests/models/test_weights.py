@@ -95,7 +95,7 @@ def test_our_file_needs_no_other_argument(b0: SegModel, tmp_path: Path) -> None:
     assert loaded.spec == b0.spec
     assert not loaded.training
     assert torch.equal(logits(loaded), logits(b0))
-    assert read_metadata(path, "transkd_lite")["provenance"] == {"steps": 3}
+    assert read_metadata(path)["provenance"] == {"steps": 3}
     assert [p.name for p in path.parent.iterdir()] == ["b0.safetensors"]
 
 
@@ -549,7 +549,7 @@ def test_a_failed_write_leaves_the_old_file(
     def full(*args: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("transkd_lite.models.weights.save_file", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         save_model(create_model("segformer_b0", 3), path)
     assert path.read_bytes() == before

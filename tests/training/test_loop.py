@@ -304,7 +304,7 @@ def test_the_folded_head_is_the_head(name: str) -> None:
         found.append([logits, *torch.autograd.grad(logits.square().mean(), list(model.parameters()))])
     for plain_value, folded_value in zip(*found, strict=True):
         torch.testing.assert_close(folded_value, plain_value, rtol=1e-8, atol=1e-12)
-    assert "forward" not in vars(model.head)
+    assert not model.head.folded
 
 
 def test_a_score_between_two_logging_intervals_gets_a_row_of_its_own() -> None:

@@ -548,11 +548,11 @@ def save_half(folder: str | Path, target: str | Path, *, profile: str) -> Path:
 
 def training_parameters(source: Path, weights: Path) -> dict[str, Any]:
     """The parameters of the training, as far as the run folder or the file of weights tells them."""
-    from transkd_lite.models.weights import METADATA_KEY, read_metadata
+    from transkd_lite.models.weights import read_metadata
 
     recorded = read_json(source / RUN_FILE)
     if weights.suffix == ".safetensors" and "parameters" not in recorded:
-        recorded = (read_metadata(weights, METADATA_KEY) or {}).get("provenance", {})
+        recorded = read_metadata(weights).get("provenance", {})
     return dict(recorded.get("parameters") or {})
 
 

@@ -9,7 +9,7 @@ context does nothing more.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -56,21 +56,31 @@ def capture_attention(model: SegModel, blocks: Sequence[Block] | None = None) ->
     >>> captured.attention[4, 2].shape
     torch.Size([1, 8, 4, 4])
     """
-    chosen = _chosen(model, blocks)
-    captured = Captured()
+    depths, captured = model.spec.depths, Captured()
+    if family_of(model.spec.name) not in ("segformer", "pvt"):
+        raise ValueError(f"{model.spec.name} has no attention to capture: choose a SegFormer or a PVTv2")
+    chosen = list(enumerate(depths, start=1) if blocks is None else blocks)
+    wrong = [(s, b) for s, b in chosen if not (1 <= s <= len(depths) and 1 <= b <= depths[s - 1])]
+    if wrong:
+        raise ValueError(
+            f"{model.spec.name} has no (stage, block) [{listed(wrong)}]: its stages hold {depths} blocks, from 1"
+        )
+
+    def keep_map(key: Block, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        with torch.no_grad():
+            captured.attention[key] = attention_map(module, *args)
+
+    def keep_features(module: nn.Module, args: tuple[Any, ...], output: SegOutput) -> None:
+        captured.features = tuple(feature.detach() for feature in output.features)
+
     stages: Any = getattr(model, "backbone", model).stages
-    hooks = [
-        stages[stage - 1]
-        .blocks[block - 1]
-        .attn.register_forward_hook(partial(_keep_map, captured, (stage, block)))
-        for stage, block in chosen
-    ]
-    hooks.append(model.register_forward_hook(partial(_keep_features, captured)))
-    try:
+    with ExitStack() as hooks:
+        for stage, block in chosen:
+            attention = stages[stage - 1].blocks[block - 1].attn
+            handle = attention.register_forward_hook(partial(keep_map, (stage, block)))
+            hooks.callback(handle.remove)
+        hooks.callback(model.register_forward_hook(keep_features).remove)
         yield captured
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def attention_map(attention: Any, x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -80,27 +90,3 @@ def attention_map(attention: Any, x: Tensor, size: tuple[int, int]) -> Tensor:
         x = attention.norm(to_tokens(attention.sr(to_map(x, size))))
     k = attention.kv(x).unflatten(2, (2, attention.num_heads, -1))[:, :, 0].transpose(1, 2)
     return ((q @ k.transpose(2, 3)).float() * q.shape[-1] ** -0.5).softmax(-1)
-
-
-def _chosen(model: SegModel, blocks: Sequence[Block] | None) -> list[Block]:
-    depths = model.spec.depths
-    if family_of(model.spec.name) not in ("segformer", "pvt"):
-        raise ValueError(f"{model.spec.name} has no attention to capture: choose a SegFormer or a PVTv2")
-    chosen = list(enumerate(depths, start=1)) if blocks is None else [(s, b) for s, b in blocks]
-    wrong = [(s, b) for s, b in chosen if not (1 <= s <= len(depths) and 1 <= b <= depths[s - 1])]
-    if wrong:
-        raise ValueError(
-            f"{model.spec.name} has no (stage, block) [{listed(wrong)}]: its stages hold {depths} blocks, from 1"
-        )
-    return chosen
-
-
-def _keep_map(
-    captured: Captured, key: Block, module: nn.Module, args: tuple[Any, ...], output: Tensor
-) -> None:
-    with torch.no_grad():
-        captured.attention[key] = attention_map(module, args[0], (args[1][0], args[1][1]))
-
-
-def _keep_features(captured: Captured, module: nn.Module, args: tuple[Any, ...], output: SegOutput) -> None:
-    captured.features = tuple(feature.detach() for feature in output.features)

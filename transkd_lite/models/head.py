@@ -7,10 +7,9 @@ Initial values are those of the published code, so that the first cross entropy 
 from __future__ import annotations
 
 import contextlib
-import functools
+import itertools
 import math
 from collections.abc import Iterator, Sequence
-from typing import TypeGuard, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,13 +20,9 @@ __all__ = [
     "AllMLPHead",
     "DropPath",
     "SemanticFPNHead",
-    "can_fold",
     "drop_path_rates",
-    "folded_head",
     "folded_heads",
     "initialise",
-    "linear_maps",
-    "product",
     "run_blocks",
     "to_map",
     "to_tokens",
@@ -89,11 +84,8 @@ def drop_path_rates(largest: float, depths: tuple[int, ...]) -> list[list[float]
     [[0.0, 0.05], [0.1]]
     """
     steps = max(sum(depths) - 1, 1)
-    starts = [sum(depths[:i]) for i in range(len(depths))]
-    return [
-        [largest * (start + j) / steps for j in range(depth)]
-        for start, depth in zip(starts, depths, strict=True)
-    ]
+    rates = (largest * i / steps for i in itertools.count())
+    return [list(itertools.islice(rates, depth)) for depth in depths]
 
 
 def initialise(module: nn.Module) -> None:
@@ -118,7 +110,20 @@ class AllMLPHead(nn.Module):
     convolution with Kaiming's normal (fan-out), as in NVIDIA's code and the TransKD authors'. With
     `normed_projections` (mmsegmentation's variant) so do the projections, and the classifier with a normal of
     standard deviation 0.01, as there.
+
+    The switch `folded` has the linear maps taken before the upsampling: the same function for a fraction of the work.
+    Bilinear upsampling gives every position a mean of others with weights that add to 1, the same in all channels, so
+    it commutes with whatever is linear (and affine) in the channels:
+
+        W [up(P_1 x_1 + b_1); …] = Σ_i up(W_i (P_i x_i + b_i))
+
+    The right side mixes on the small maps, and W_i P_i can be multiplied out first. At 512x1024 this takes
+    SegFormer-B0 from 17.8 to 9.2 and B2 from 129 to 52 G multiply-accumulates. Sums are rounded in another order,
+    which is all that differs. Training and export switch it on (`folded_heads`); as published it is off. Norms
+    between the two maps do not commute: a head that has them computes as it is, whatever the switch says.
     """
+
+    folded = False
 
     def __init__(
         self,
@@ -146,16 +151,53 @@ class AllMLPHead(nn.Module):
 
     def forward(self, features: tuple[Tensor, ...]) -> Tensor:
         size = features[0].shape[2:]
-        maps = [_resize(self.project(i, feature), size) for i, feature in enumerate(features)]
-        fused = F.relu(self.norm(self.fuse(torch.cat(maps[::-1], dim=1))))
-        return self.classifier(self.dropout(fused))
+        if self.folded and self.projection_norms is None:
+            first, *others = (_resize(self.mix(i, feature), size) for i, feature in enumerate(features))
+            fused = sum(others, first)
+        else:
+            maps = [_resize(self.project(i, feature), size) for i, feature in enumerate(features)]
+            fused = self.fuse(torch.cat(maps[::-1], dim=1))
+        return self.classifier(self.dropout(F.relu(self.norm(fused))))
 
     def project(self, i: int, feature: Tensor) -> Tensor:
-        """Feature of stage i + 1, (N, C_i, H_i, W_i), at the common width."""
+        """P x + b: feature of stage i + 1, (N, C_i, H_i, W_i), at the common width."""
         projected = to_map(self.projections[i](to_tokens(feature)), (feature.shape[2], feature.shape[3]))
         if self.projection_norms is None:
             return projected
         return F.relu(self.projection_norms[i](projected))
+
+    def mix(self, i: int, feature: Tensor) -> Tensor:
+        """W (P x + b), in the cheaper order: (W P) x + W b where there are more tokens than channels."""
+        tokens, size = to_tokens(feature), (feature.shape[2], feature.shape[3])
+        if tokens.shape[0] * tokens.shape[1] <= tokens.shape[2]:
+            return to_map(F.linear(self.projections[i](tokens), self.mixer(i)), size)
+        device = "cpu" if tokens.is_meta else tokens.device.type  # autocast does not know meta tensors
+        with torch.autocast(device, enabled=False):  # the product of weights keeps their precision
+            weight, bias = self.product(i)
+        return to_map(F.linear(tokens, weight, bias), size)
+
+    def mixer(self, i: int) -> Tensor:
+        """W (C, C), what the fusing convolution does to stage i + 1; in its weight the deepest comes first."""
+        return self.fuse.weight.flatten(1).chunk(len(self.projections), dim=1)[-1 - i]
+
+    def product(self, i: int) -> tuple[Tensor, Tensor]:
+        """Weight (C, C_i) and bias of x -> W (P x + b) as one linear map."""
+        weight, bias = self.projections[i].parameters()
+        return self.mixer(i) @ weight, self.mixer(i) @ bias
+
+
+@contextlib.contextmanager
+def folded_heads(*models: nn.Module | None) -> Iterator[None]:
+    """Within the context the all-MLP heads of the models are `folded`; then they are again what they were."""
+    heads = [m for model in models if model is not None for m in model.modules() if isinstance(m, AllMLPHead)]
+    before = [head.folded for head in heads]
+    for head in heads:
+        head.folded = True
+    try:
+        yield
+    finally:
+        for head, folded in zip(heads, before, strict=True):
+            head.folded = folded
 
 
 class SemanticFPNHead(nn.Module):
@@ -202,81 +244,16 @@ class SemanticFPNHead(nn.Module):
             levels[i - 1] = levels[i - 1] + F.interpolate(
                 levels[i], size=levels[i - 1].shape[2:], mode="nearest"
             )
-        size = features[0].shape[2:]
-        scaled = [_resize(self._scaled(i, smooth(levels[i])), size) for i, smooth in enumerate(self.smooth)]
+        scaled = []
+        for i, (level, smooth) in enumerate(zip(levels, self.smooth, strict=True)):
+            x = smooth(level)
+            for convolution in self.scales[i].children():
+                x = F.relu(convolution(x))
+                if i > 0:
+                    x = _resize(x, [2 * x.shape[2], 2 * x.shape[3]])
+            scaled.append(_resize(x, features[0].shape[2:]))
         return self.classifier(self.dropout(torch.stack(scaled).sum(0)))
-
-    def _scaled(self, i: int, x: Tensor) -> Tensor:
-        for convolution in self.scales[i].children():
-            x = F.relu(convolution(x))
-            if i > 0:
-                x = _resize(x, [2 * x.shape[2], 2 * x.shape[3]])
-        return x
 
 
 def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(x, size=(size[0], size[1]), mode="bilinear", align_corners=False)
-
-
-# --- The all-MLP head with its linear maps taken before the upsampling: the same function, for a fraction of
-# the work.
-#
-# SegFormer's head projects every feature, upsamples all four to the largest, concatenates and mixes them by a 1x1
-# convolution. Bilinear upsampling gives every position a mean of others with weights that add to 1, the same in all
-# channels, so it commutes with whatever is linear (and affine) in the channels:
-#
-#     W [up(P_1 x_1 + b_1); …] = Σ_i up(W_i (P_i x_i + b_i))
-#
-# The right side mixes on the small maps, and W_i P_i can be multiplied out first. At 512x1024 this takes SegFormer-B0
-# from 17.8 to 9.2 and B2 from 129 to 52 G multiply-accumulates. Sums are rounded in another order, which is all that
-# differs. Training and export do this (`folded_heads`); the networks' own code stays as it is published.
-
-
-def can_fold(module: nn.Module) -> TypeGuard[AllMLPHead]:
-    """Whether this is an all-MLP head without norms between its two linear maps, which would not commute."""
-    return isinstance(module, AllMLPHead) and module.projection_norms is None
-
-
-def linear_maps(head: AllMLPHead) -> list[tuple[Tensor, nn.Linear]]:
-    """W_i (C, C) and P_i for every stage from the first on; in W the deepest comes first."""
-    mixers = head.fuse.weight.flatten(1).chunk(len(head.projections), dim=1)[::-1]
-    return [(mixer, cast(nn.Linear, p)) for mixer, p in zip(mixers, head.projections, strict=True)]
-
-
-@contextlib.contextmanager
-def folded_heads(*models: nn.Module | None) -> Iterator[None]:
-    """Within the context the models' all-MLP heads run folded; heads with norms between the maps are left alone."""
-    heads = [m for model in models if model is not None for m in model.modules() if can_fold(m)]
-    for head in heads:
-        head.forward = functools.partial(folded_head, head)  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        for head in heads:
-            vars(head).pop("forward", None)
-
-
-def folded_head(head: AllMLPHead, features: tuple[Tensor, ...]) -> Tensor:
-    """What `head(features)` gives: four maps (N, C_i, H_i, W_i) -> logits (N, K, H_1, W_1)."""
-    height, width = features[0].shape[2:]
-    fused = torch.zeros((), device=features[0].device)
-    for feature, (mixer, projection) in zip(features, linear_maps(head), strict=True):
-        mixed = _mix(to_tokens(feature), mixer, projection)
-        small = to_map(mixed, (feature.shape[2], feature.shape[3]))
-        fused = fused + F.interpolate(small, (height, width), mode="bilinear", align_corners=False)
-    return head.classifier(head.dropout(F.relu(head.norm(fused))))
-
-
-def _mix(tokens: Tensor, mixer: Tensor, projection: nn.Linear) -> Tensor:
-    """W (P x + b) of tokens (N, L, C), in the cheaper order: (W P) x where there are more tokens than channels."""
-    if tokens.shape[0] * tokens.shape[1] <= tokens.shape[2]:
-        return F.linear(projection(tokens), mixer)
-    device = "cpu" if tokens.is_meta else tokens.device.type  # autocast does not know meta tensors
-    with torch.autocast(device, enabled=False):  # the product of weights keeps their precision
-        weight, bias = product(mixer, projection)
-    return F.linear(tokens, weight, bias)
-
-
-def product(mixer: Tensor, projection: nn.Linear) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias of x -> W (P x + b) as one linear map."""
-    return mixer @ projection.weight, None if projection.bias is None else mixer @ projection.bias

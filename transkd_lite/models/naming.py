@@ -46,7 +46,7 @@ _MLP_HEAD: Rules = [
 # The TransKD authors, NVIDIA's mit_b*.pth (encoder and ImageNet classifier) and NVIDIA's trained SegFormers.
 _SEGFORMER: Rules = [
     (r"(?:backbone\.)?patch_embed(\d)\.(.+)", "stages.{s}.patch_embed.{1}"),
-    (r"(?:backbone\.)?block(\d)\.(\d+)\.mlp\.dwconv\.dwconv\.(.+)", "stages.{s}.blocks.{1}.mlp.dwconv.{2}"),
+    (r"(?:backbone\.)?block(\d)\.(.+\.dwconv)\.dwconv\.(.+)", "stages.{s}.blocks.{1}.{2}"),
     (r"(?:backbone\.)?block(\d)\.(.+)", "stages.{s}.blocks.{1}"),
     (r"(?:backbone\.)?norm(\d)\.(.+)", "stages.{s}.norm.{1}"),
     (r"head\.(?:weight|bias)", None),
@@ -106,8 +106,8 @@ def _rules(table: str, before: int, after: int) -> Rules:
     return rules
 
 
-_HUGGINGFACE = [*_rules(_TRANSFORMERS, 1, 0), (r"classifier\.(?:weight|bias)", None)]
-_HUGGINGFACE_STATE = [*_rules(_TRANSFORMERS, 2, 0), (r"classifier\.(?:weight|bias)", None)]
+_IMAGENET: Rules = [(r"(?:head|classifier)\.(?:weight|bias)", None)]
+_HUGGINGFACE, _HUGGINGFACE_STATE = (_rules(_TRANSFORMERS, column, 0) + _IMAGENET for column in (1, 2))
 _MMSEG = _rules(_MMSEGMENTATION, 1, 0)
 TO_HUGGINGFACE = [
     (pattern, re.sub(r"^encoder\.", "segformer.encoder.", str(template)))
@@ -119,18 +119,13 @@ TO_HUGGINGFACE = [
 _PVT: Rules = [
     (r"(?:backbone\.)?patch_embed1\.(.+)", "backbone.patch_embed.{0}"),
     (r"(?:backbone\.)?patch_embed(\d)\.(.+)", "backbone.stages.{s}.downsample.{1}"),
-    (
-        r"(?:backbone\.)?block(\d)\.(\d+)\.mlp\.dwconv\.dwconv\.(.+)",
-        "backbone.stages.{s}.blocks.{1}.mlp.dwconv.{2}",
-    ),
+    (r"(?:backbone\.)?block(\d)\.(.+\.dwconv)\.dwconv\.(.+)", "backbone.stages.{s}.blocks.{1}.{2}"),
     (r"(?:backbone\.)?block(\d)\.(.+)", "backbone.stages.{s}.blocks.{1}"),
     (r"(?:backbone\.)?norm(\d)\.(.+)", "backbone.stages.{s}.norm.{1}"),
     (r"neck\.lateral_convs\.(\d)\.conv\.(.+)", "head.laterals.{0}.{1}"),
     (r"neck\.fpn_convs\.(\d)\.conv\.(.+)", "head.smooth.{0}.{1}"),
     # Between two convolutions of a scale head stands an upsampling without weights.
-    (r"head\.scale_heads\.(\d)\.0\.conv\.(.+)", "head.scales.{0}.0.{1}"),
-    (r"head\.scale_heads\.(\d)\.2\.conv\.(.+)", "head.scales.{0}.1.{1}"),
-    (r"head\.scale_heads\.(\d)\.4\.conv\.(.+)", "head.scales.{0}.2.{1}"),
+    *((rf"head\.scale_heads\.(\d)\.{2 * j}\.conv\.(.+)", f"head.scales.{{0}}.{j}.{{1}}") for j in range(3)),
     (r"head\.conv_seg\.(.+)", "head.classifier.{0}"),
     (r"head\.(?:weight|bias)", None),
 ]
@@ -173,7 +168,7 @@ def plain_name(name: str) -> str:
 def find_network(tensors: Mapping[str, Tensor], signs: Iterable[str]) -> Network:
     """The network in a checkpoint, whatever it is wrapped in.
 
-    - tensors: as `models.files.flatten` gives them.
+    - tensors: as `models.weights.flatten` gives them.
     - signs: names of tensors; any network has one of them, below its prefix.
 
     Of several networks a student comes before a teacher and a network before its moving average (EMA). Raises
@@ -211,15 +206,24 @@ def to_own_names(tensors: Mapping[str, Tensor], family: str) -> Tensors:
     schemes = _SCHEMES[family]
     network = find_network(tensors, schemes)
     rules, finish = schemes[network.sign or next(iter(schemes))]
-    own = finish(rename(network.tensors, rules))
+    own = rename(network.tensors, rules)
+    own = finish(own) if finish else own
     # Beside an encoder may stand its head under another prefix: loading then reports it instead of losing it.
     return own if any(name.startswith("head.") for name in own) else own | network.beside
 
 
 def rename(tensors: Mapping[str, Tensor], rules: Rules) -> Tensors:
     """The tensors under new names. A name that no rule knows is kept as it is, so that loading can report it."""
-    renamed = {_rename(name, rules): tensor for name, tensor in tensors.items()}
-    return {name: tensor for name, tensor in renamed.items() if name is not None}
+    renamed: Tensors = {}
+    for name, tensor in tensors.items():
+        matches = ((re.fullmatch(pattern, name), template) for pattern, template in rules)
+        match, template = next((found for found in matches if found[0]), (None, name))
+        if match and template is not None:
+            stage = int(match[1]) - 1 if "{s}" in template else 0
+            renamed[template.format(*match.groups(), s=stage)] = tensor
+        elif template is not None:
+            renamed[name] = tensor
+    return renamed
 
 
 def fit_shapes(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Tensors:
@@ -236,61 +240,41 @@ def _has_word(word: str, name: str) -> bool:
     return re.search(rf"(?:^|[./_]){word}[./_]", name) is not None
 
 
-def _rename(name: str, rules: Rules) -> str | None:
-    for pattern, template in rules:
-        match = re.fullmatch(pattern, name)
-        if match and template is None:
-            return None
-        if match and template is not None:
-            stage = int(match[1]) - 1 if "{s}" in template else 0
-            return template.format(*match.groups(), s=stage)
-    return name
-
-
-def _unchanged(tensors: Tensors) -> Tensors:
-    return tensors
-
-
 def _join_keys_and_values(tensors: Tensors) -> Tensors:
     """Hugging Face has two linear layers where this library has one of twice the width."""
-    joined = {}
-    for name, tensor in tensors.items():
-        partner = name.replace(".attn.k.", ".attn.v.")
-        if ".attn.k." in name and partner in tensors:
-            joined[name.replace(".attn.k.", ".attn.kv.")] = torch.cat([tensor, tensors[partner]])
-        elif not (".attn.v." in name and name.replace(".attn.v.", ".attn.k.") in tensors):
-            joined[name] = tensor
+    joined = dict(tensors)
+    for name in tensors:
+        value = name.replace(".attn.k.", ".attn.v.")
+        if value != name and value in tensors:
+            joined[name.replace(".attn.k.", ".attn.kv.")] = torch.cat([joined.pop(name), joined.pop(value)])
     return joined
 
 
 def _finish_mmseg(tensors: Tensors) -> Tensors:
     """mmsegmentation stacks q, k and v, and concatenates features from the shallowest to the deepest."""
-    finished: Tensors = {}
+    finished = dict(tensors)
     for name, tensor in tensors.items():
         if ".attn.qkv." in name:
-            q, k, v = tensor.chunk(3)
-            finished[name.replace(".qkv.", ".q.")] = q
-            finished[name.replace(".qkv.", ".kv.")] = torch.cat([k, v])
+            q, k, v = finished.pop(name).chunk(3)
+            finished |= {name.replace(".qkv.", ".q."): q, name.replace(".qkv.", ".kv."): torch.cat([k, v])}
         elif name == "head.fuse.weight":
             finished[name] = torch.cat(tensor.chunk(4, dim=1)[::-1], dim=1)
-        else:
-            finished[name] = tensor
     return finished
 
 
 # By family, for each scheme: a tensor that it alone calls so, the rules, and what comes after.
-_SCHEMES: dict[str, dict[str, tuple[Rules, Callable[[Tensors], Tensors]]]] = {
+_SCHEMES: dict[str, dict[str, tuple[Rules, Callable[[Tensors], Tensors] | None]]] = {
     "segformer": {
-        "stages.0.patch_embed.proj.weight": ([], _unchanged),
+        "stages.0.patch_embed.proj.weight": ([], None),
         "layers.0.0.projection.weight": (_MMSEG, _finish_mmseg),
         "encoder.patch_embeddings.0.proj.weight": (_HUGGINGFACE, _join_keys_and_values),
         "stages.0.patch_embeddings.proj.weight": (_HUGGINGFACE_STATE, _join_keys_and_values),
-        "patch_embed1.proj.weight": (_SEGFORMER, _unchanged),
+        "patch_embed1.proj.weight": (_SEGFORMER, None),
     },
     "pvt": {
-        "stages.0.blocks.0.attn.q.weight": (_TIMM, _unchanged),
-        "patch_embed1.proj.weight": (_PVT, _unchanged),
+        "stages.0.blocks.0.attn.q.weight": (_TIMM, None),
+        "patch_embed1.proj.weight": (_PVT, None),
     },
-    "lvt": {"stages.0.proj.weight": ([], _unchanged), "backbone.0.0.proj.weight": (_LVT, _unchanged)},
-    "timm": {"head.projections.0.weight": ([], _unchanged)},
+    "lvt": {"stages.0.proj.weight": ([], None), "backbone.0.0.proj.weight": (_LVT, None)},
+    "timm": {"head.projections.0.weight": ([], None)},
 }

@@ -3,7 +3,7 @@
 One file, opset 20: input `images` (N, 3, H, W) float32, output `logits` (N, K, H/4, W/4, rounded up). Upsampling and
 argmax stay outside: they depend on what is wanted (the label's size, probabilities, a mask), and logits at a quarter
 of the size are a sixteenth of the data to hand over. Batch, height and width are free; backbones built for one image
-size keep that size. The all-MLP head is folded first, its weights multiplied out for good (see `folded_head` for the
+size keep that size. The all-MLP head is folded first, its weights multiplied out for good (see `AllMLPHead` for the
 mathematics): the same function, a fraction of the work.
 
 The metadata entry "transkd_lite" is JSON: `spec`, `input`, `normalize` (mean and std, or null), `output`,
@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
+import itertools
 import json
 import logging
 import numbers
 import os
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +32,13 @@ from torch import Tensor, nn
 from transkd_lite.data.files import atomic_write
 from transkd_lite.data.labels import LabelSpace
 from transkd_lite.data.transforms import IMAGENET_MEAN, IMAGENET_STD
-from transkd_lite.models.head import AllMLPHead, can_fold, linear_maps, product
-from transkd_lite.models.output import ModelSpec, SegModel, SegOutput
+from transkd_lite.models.head import AllMLPHead
+from transkd_lite.models.output import METADATA_KEY, ModelSpec, SegModel, SegOutput
 
-__all__ = ["OnnxModel", "Parity", "export_onnx", "parity", "read_onnx_metadata"]
+__all__ = ["OnnxModel", "Parity", "export_onnx", "parity"]
 
-METADATA_KEY = "transkd_lite"
 OPSET = 20
-SMALLEST = (
-    64  # pixels: below, stage 4 of the example is one token wide, and the exporter takes that for a law
-)
+SMALLEST = 64  # pixels: below, stage 4 of the example is one token wide, which the exporter takes for a law
 AXES = {0: "batch", 2: "height", 3: "width"}
 
 
@@ -72,14 +70,26 @@ def export_onnx(
             space of another number of classes.
         RuntimeError: the exporter cannot take this network.
     """
-    path, size, space = _checked_path(path), _checked_size(size), space or model.label_space
+    path, space = Path(path), space or model.label_space
+    if path.suffix != ".onnx":
+        raise ValueError(f"an ONNX file is named *.onnx, got {path}: write {path.with_suffix('.onnx').name}")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: name a file in it")
+    pair = (
+        isinstance(size, Sequence) and len(size) == 2 and all(isinstance(n, numbers.Integral) for n in size)
+    )
+    if not pair or min(size) < SMALLEST:
+        raise ValueError(
+            f"size must be two whole numbers (height, width) of at least {SMALLEST} pixels, got {size!r}: the file "
+            "takes other sizes too"
+        )
     if space is not None and space.num_classes > model.spec.num_classes:
         raise ValueError(
             f"space names {space.num_classes} classes, but {model.spec.name} has {model.spec.num_classes} logits: "
             "pass label_space(data) of the data that the network was trained on"
         )
     about = {
-        "spec": json.loads(model.spec.to_json()),
+        "spec": dataclasses.asdict(model.spec),
         "input": "images: float32 (N, 3, H, W), RGB in [0, 1], then normalized",
         "normalize": {"mean": IMAGENET_MEAN, "std": IMAGENET_STD} if normalize else None,
         "output": "logits: float32 (N, K, H/4, W/4) before any softmax, sizes rounded up",
@@ -88,7 +98,16 @@ def export_onnx(
     if space is not None:
         about |= {"names": space.names, "palette": space.palette}
     free = dynamic and getattr(model, "image_size", None) is None  # some timm backbones know one size only
-    return atomic_write(path, _exported(model, size, about, fold_head, free))
+    proto = _traced(model, (int(size[0]), int(size[1])), fold_head, AXES if free else {0: AXES[0]})
+    graph = proto.graph
+    # The exporter's notes are a megabyte of stack traces with the paths of this machine.
+    parts = (graph.node, graph.value_info, graph.initializer, graph.input, graph.output)
+    for holder in (proto, graph, *itertools.chain(*parts)):
+        del holder.metadata_props[:]
+        holder.doc_string = ""
+    entry = proto.metadata_props.add()
+    entry.key, entry.value = METADATA_KEY, json.dumps(about)
+    return atomic_write(path, bytes(proto.SerializeToString()))
 
 
 class _FoldedHead(nn.Module):
@@ -96,55 +115,47 @@ class _FoldedHead(nn.Module):
 
     def __init__(self, head: AllMLPHead) -> None:
         super().__init__()
-        self.maps = nn.ModuleList(_convolution(*product(*maps)) for maps in linear_maps(head))
+        weights, biases = zip(*map(head.product, range(len(head.projections))), strict=True)
+        self.weights = nn.ParameterList(weight[:, :, None, None] for weight in weights)
+        self.biases = nn.ParameterList(biases)
         self.norm, self.classifier = head.norm, head.classifier
 
     def forward(self, features: tuple[Tensor, ...]) -> Tensor:
-        first, *others = (convolve(x) for convolve, x in zip(self.maps, features, strict=True))
+        first, *others = map(F.conv2d, features, self.weights, self.biases)
         size = features[0].shape[2:]
         fused = first + sum(F.interpolate(x, size, mode="bilinear", align_corners=False) for x in others)
         return self.classifier(F.relu(self.norm(fused)))
 
 
-def _convolution(weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
-    """A linear map of the channels as a 1x1 convolution."""
-    convolution = nn.Conv2d(weight.shape[1], weight.shape[0], 1, bias=bias is not None)
-    convolution.weight = nn.Parameter(weight[:, :, None, None].detach())
-    convolution.bias = None if bias is None else nn.Parameter(bias.detach())
-    return convolution
-
-
-def _fold_heads(module: nn.Module) -> None:
-    """Put folded heads in the place of those that can be folded."""
-    for parent in list(module.modules()):
-        for name, child in parent.named_children():
-            if can_fold(child):
-                setattr(parent, name, _FoldedHead(child))
-
-
 class _Logits(nn.Module):
     """The network without what only distillation reads: its features and embeddings."""
 
-    def __init__(self, model: SegModel) -> None:
+    def __init__(self, model: SegModel, fold: bool) -> None:
         super().__init__()
-        self.model = model
+        self.model = copy.deepcopy(model).cpu().float()
+        for module in list(self.modules()):
+            head = getattr(module, "head", None)
+            if fold and isinstance(head, AllMLPHead) and head.projection_norms is None:
+                module.head = _FoldedHead(head)
+        self.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.model(images).logits
 
 
-def _exported(model: SegModel, size: tuple[int, int], about: dict[str, Any], fold: bool, free: bool) -> bytes:
-    """The bytes of the ONNX file."""
-    alone = _Logits(copy.deepcopy(model).cpu().float())
-    if fold:
-        _fold_heads(alone)
-    alone.eval().requires_grad_(False)
-    axes = {axis: name for axis, name in AXES.items() if free or axis == 0}
+def _traced(model: SegModel, size: tuple[int, int], fold: bool, axes: dict[int, str]) -> Any:
+    """The exporter's graph with those axes free, without its progress lines, warnings and log records."""
     example = torch.zeros(2, 3, *size)  # two images: a batch of one would be taken for a law as well
+    disabled = logging.root.manager.disable
     try:
-        with _quiet(), torch.no_grad():
+        with (
+            torch.no_grad(), warnings.catch_warnings(), open(os.devnull, "w") as nowhere,
+            contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere),
+        ):  # fmt: skip
+            warnings.simplefilter("ignore")
+            logging.disable(logging.CRITICAL)
             program: Any = torch.onnx.export(
-                alone, (example,), dynamo=True, opset_version=OPSET, verbose=False,
+                _Logits(model, fold), (example,), dynamo=True, opset_version=OPSET, verbose=False,
                 input_names=["images"], output_names=["logits"], dynamic_shapes={"images": axes},
             )  # fmt: skip
             proto = program.model_proto
@@ -154,70 +165,16 @@ def _exported(model: SegModel, size: tuple[int, int], about: dict[str, Any], fol
             f"{model.spec.name} at {size[0]}x{size[1]} cannot be exported to ONNX ({reason[0]}): try dynamic=False, "
             f"or another network"
         ) from error
-    _require_free(proto, axes, model.spec.name)
-    _strip_notes(proto)
-    entry = proto.metadata_props.add()
-    entry.key, entry.value = METADATA_KEY, json.dumps(about)
-    return bytes(proto.SerializeToString())
-
-
-def _require_free(proto: Any, axes: dict[int, str], name: str) -> None:
-    """Raise RuntimeError where the exporter fixed an axis that should be free."""
+    finally:
+        logging.disable(disabled)
     found = proto.graph.input[0].type.tensor_type.shape.dim
-    fixed = [f"{axes[i]} to {found[i].dim_value}" for i in axes if not found[i].dim_param]
+    fixed = [f"{name} to {found[i].dim_value}" for i, name in axes.items() if not found[i].dim_param]
     if fixed:
         raise RuntimeError(
-            f"{name} cannot be exported to ONNX with free axes (fixed: {', '.join(fixed)}): try dynamic=False"
+            f"{model.spec.name} cannot be exported to ONNX with free axes (fixed: {', '.join(fixed)}): try "
+            "dynamic=False"
         )
-
-
-def _strip_notes(proto: Any) -> None:
-    """Take out the exporter's notes: stack traces, a megabyte of them, with the paths of this machine."""
-    graph = proto.graph
-    for holder in (
-        proto,
-        graph,
-        *graph.node,
-        *graph.value_info,
-        *graph.initializer,
-        *graph.input,
-        *graph.output,
-    ):
-        del holder.metadata_props[:]
-        holder.doc_string = ""
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress lines, warnings or log records of the exporter, which has many of each."""
-    disabled = logging.root.manager.disable
-    with warnings.catch_warnings(), open(os.devnull, "w") as nowhere:
-        warnings.simplefilter("ignore")
-        logging.disable(logging.CRITICAL)
-        try:
-            with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-                yield
-        finally:
-            logging.disable(disabled)
-
-
-def _checked_path(path: str | os.PathLike[str]) -> Path:
-    path = Path(path)
-    if path.suffix != ".onnx":
-        raise ValueError(f"an ONNX file is named *.onnx, got {path}: write {path.with_suffix('.onnx').name}")
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder: name a file in it")
-    return path
-
-
-def _checked_size(size: Sequence[int]) -> tuple[int, int]:
-    whole = isinstance(size, Sequence) and all(isinstance(n, numbers.Integral) for n in size)
-    if not whole or isinstance(size, str) or len(size) != 2 or min(size) < SMALLEST:
-        raise ValueError(
-            f"size must be two whole numbers (height, width) of at least {SMALLEST} pixels, got {size!r}: the file "
-            "takes other sizes too"
-        )
-    return int(size[0]), int(size[1])
+    return proto
 
 
 # --- ONNX files of `export_onnx`, run by ONNX Runtime: `OnnxModel` behind the interface of a network, and `parity`.
@@ -239,15 +196,32 @@ class OnnxModel(SegModel):
 
     def __init__(self, path: str | os.PathLike[str], *, threads: int | None = None) -> None:
         super().__init__()
-        self.session = _session(path, threads)
-        self.metadata = _metadata(self.session, path)
+        import onnxruntime
+
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"no ONNX file at {path}")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or 0
+        options.log_severity_level = 3  # errors only
+        try:
+            self.session = onnxruntime.InferenceSession(
+                os.fspath(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"{path} is not an ONNX file that can run ({reason}): export it again"
+            ) from error
+        text = self.session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+        if text is None:
+            raise ValueError(f"{path} carries no spec of this library: make it with export_onnx")
+        self.metadata: dict[str, Any] = json.loads(text)  # what `export_onnx` wrote beside the graph
         self.spec = ModelSpec.from_json(json.dumps(self.metadata["spec"]))
         if "names" in self.metadata:
             palette = tuple((r, g, b) for r, g, b in self.metadata["palette"])
             self.label_space = LabelSpace(tuple(self.metadata["names"]), palette)
-        self.placement = nn.Parameter(
-            torch.empty(0), requires_grad=False
-        )  # says where images belong: the CPU
+        # It says where images belong: on the CPU.
+        self.placement = nn.Parameter(torch.empty(0), requires_grad=False)
 
     def forward(self, images: Tensor) -> SegOutput:
         """Raises ValueError where images are not (N, 3, H, W) or the file was made for one size and it is another."""
@@ -261,7 +235,7 @@ class OnnxModel(SegModel):
         return SegOutput(torch.from_numpy(logits), (), ())
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Parity:
     """How far an ONNX file is from its network on some images.
 
@@ -291,45 +265,13 @@ class Parity:
 def parity(model: SegModel, onnx: SegModel | str | os.PathLike[str], images: Tensor) -> Parity:
     """Compare a network with its ONNX file (or `OnnxModel`) on images (N, 3, H, W), as `as_batch` gives them.
 
-    The network computes in evaluation mode, where it is, and comes back in the mode in which it was.
+    The network computes in evaluation mode, where it is; a copy does, so that it stays as it was.
     """
     other = onnx if isinstance(onnx, SegModel) else OnnxModel(onnx)
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        ours = model(images.to(next(model.parameters()).device)).logits.float().cpu()
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    network = copy.deepcopy(model).eval()
+    ours = network(images.to(next(model.parameters()).device)).logits.float().cpu()
     theirs = other(images).logits
     same = (ours.argmax(1) == theirs.argmax(1)).double()
     return Parity(
         float((ours - theirs).abs().max()), float(ours.abs().max()), float(same.mean()), same.numel()
     )
-
-
-def read_onnx_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What `export_onnx` wrote into the file beside the graph: spec, input, normalize, output, names, palette."""
-    return _metadata(_session(path, 1), path)
-
-
-def _session(path: str | os.PathLike[str], threads: int | None) -> Any:
-    import onnxruntime
-
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no ONNX file at {path}")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or 0
-    options.log_severity_level = 3  # errors only
-    try:
-        return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} is not an ONNX file that can run ({reason}): export it again") from error
-
-
-def _metadata(session: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
-    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-    if text is None:
-        raise ValueError(f"{path} carries no spec of this library: make it with export_onnx")
-    return dict(json.loads(text))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transkd_lite.data.labels import LabelSpace
 
 __all__ = [
+    "METADATA_KEY",
     "ModelSpec",
     "SegModel",
     "SegOutput",
@@ -30,7 +31,8 @@ __all__ = [
     "printable",
 ]
 
-SHOWN = 3
+METADATA_KEY = "transkd_lite"  # under which files of weights and ONNX files hold the spec
+SHOWN = 3  # names in a message
 
 
 def printable(text: object, limit: int = 50) -> str:

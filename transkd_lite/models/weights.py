@@ -4,25 +4,27 @@ files, and Hugging Face's naming. Heavy libraries are imported only where a netw
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import json
-import os
 import pickle
 import re
-import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
+from transkd_lite.data.files import atomic_write
 from transkd_lite.data.labels import LabelSpace
+from transkd_lite.models import segformer
 from transkd_lite.models.lvt import LVT
 from transkd_lite.models.naming import (
     TO_HUGGINGFACE,
@@ -34,47 +36,39 @@ from transkd_lite.models.naming import (
     rename,
     to_own_names,
 )
-from transkd_lite.models.output import SHOWN, ModelSpec, SegModel, bare_network, listed, printable
-from transkd_lite.models.segformer import (
-    MLP_RATIO,
-    NORM_EPS,
-    NUM_HEADS,
-    PATCH_SIZES,
-    PATCH_STRIDES,
-    REDUCTIONS,
-    SEGFORMERS,
-    SegFormer,
-    heads_fit,
+from transkd_lite.models.output import (
+    METADATA_KEY,
+    SHOWN,
+    ModelSpec,
+    SegModel,
+    bare_network,
+    listed,
+    printable,
 )
+from transkd_lite.models.segformer import NORM_EPS, NUM_HEADS, SEGFORMERS, SegFormer
 
 __all__ = [
-    "METADATA_KEY",
-    "add_options",
     "create_model",
     "find_authors_network",
     "flatten",
-    "head_options",
     "infer_network",
     "list_models",
     "load_model",
     "load_tensors",
-    "locate",
-    "read_json",
     "read_metadata",
-    "read_options",
-    "read_own_metadata",
     "read_tensors",
     "save_huggingface",
     "save_model",
     "write_tensors",
 ]
 
+LONG = 160  # characters of a path or a reason in a message
+
 # --- Reading tensors from files, and nothing but tensors; writing them whole or not at all.
 #
 # safetensors files hold no code by construction. Files of `torch.save` are pickles and are read by torch's
 # restricted unpickler, which refuses everything that is not a tensor or a plain container before it could run.
 
-METADATA_KEY = "transkd_lite"
 HUB_FILES = ["config.json", "*.safetensors"]
 
 
@@ -96,7 +90,7 @@ def read_tensors(source: str | Path) -> dict[str, Tensor]:
     path = locate(source)
     tensors: dict[str, Tensor] = {}
     for file in _files_of(path) if path.is_dir() else [path]:
-        tensors |= flatten(_read_file(file), printable(file, 160))
+        tensors |= flatten(_read_file(file), printable(file, LONG))
     return tensors
 
 
@@ -123,50 +117,38 @@ def flatten(content: Any, origin: str = "the checkpoint") -> dict[str, Tensor]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object that a file holds. Raises ValueError where it holds something else."""
-    try:
+    with _whole(path, "JSON object", ValueError, AttributeError, RecursionError):
         return dict(json.loads(path.read_text(encoding="utf-8")).items())
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise ValueError(_damaged(path, "JSON object", error)) from error
 
 
-def read_metadata(path: str | Path, key: str) -> Any:
-    """What JSON under `key` the header of a safetensors file holds; None where there is none."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(key)
-        return None if text is None else json.loads(text)
-    except (SafetensorError, ValueError, RecursionError) as error:
-        raise ValueError(_damaged(path, "safetensors file", error)) from error
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """What `save_model` wrote beside the tensors, its "spec" among it; empty for files of others."""
+    if Path(path).suffix != ".safetensors":
+        return {}
+    with (
+        _whole(path, "safetensors file", SafetensorError, ValueError, RecursionError),
+        safe_open(path, framework="pt") as file,
+    ):
+        metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+    return metadata if isinstance(metadata, dict) and isinstance(metadata.get("spec"), dict) else {}
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file aside, flush it to the disk, then give it its name."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    try:
-        # Copies, because safetensors refuses tensors that share memory.
-        copies = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-        save_file(copies, aside, dict(metadata))
-        with open(aside, "rb+") as file:
-            os.fsync(file.fileno())
-        os.chmod(aside, 0o644)
-        os.replace(aside, path)
-    except BaseException:
-        Path(aside).unlink(missing_ok=True)
-        raise
+    """Write a safetensors file, whole or not at all."""
+    # Copies, because safetensors refuses tensors that share memory.
+    copies = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    atomic_write(path, safetensors_bytes(copies, dict(metadata)))
 
 
 def _read_file(path: Path) -> Any:
     if path.suffix == ".safetensors":
-        try:
+        with _whole(path, "safetensors file", SafetensorError):
             return load_file(path)
-        except SafetensorError as error:
-            raise ValueError(_damaged(path, "safetensors file", error)) from error
     try:
-        with warnings.catch_warnings():  # about the protocol of pickles that are refused anyway
-            warnings.simplefilter("ignore", UserWarning)
+        with _whole(path, "checkpoint", Exception), warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", UserWarning
+            )  # about the protocol of pickles that are refused anyway
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = re.search(r"Unsupported \w+:? [^\n]*?(?= was not|\n|$)", str(error)) or ["no tensors"]
@@ -179,12 +161,19 @@ def _read_file(path: Path) -> Any:
             "files.write_tensors(path + '.safetensors', "
             "files.flatten(torch.load(path, map_location='cpu', weights_only=False)), {})"
         ) from error
-    except Exception as error:
-        raise ValueError(_damaged(path, "checkpoint", error)) from error
 
 
-def _damaged(path: str | Path, kind: str, error: Exception) -> str:
-    return f"{printable(path, 160)} is not a whole {kind} ({printable(error, 200)}): fetch or save it again"
+@contextlib.contextmanager
+def _whole(path: str | Path, kind: str, *errors: type[Exception]) -> Iterator[None]:
+    """These errors as a ValueError that names the file. A refused pickle stays as it is."""
+    try:
+        yield
+    except pickle.UnpicklingError:
+        raise
+    except errors as error:
+        raise ValueError(
+            f"{printable(path, LONG)} is not a whole {kind} ({printable(error, LONG)}): fetch or save it again"
+        ) from error
 
 
 def _files_of(folder: Path) -> list[Path]:
@@ -194,28 +183,27 @@ def _files_of(folder: Path) -> list[Path]:
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (folder / name).is_file():
             return [folder / name]
-        if (folder / f"{name}.index.json").is_file():
-            return _shards(folder / f"{name}.index.json")
-    where = printable(folder, 160)
+        index = folder / f"{name}.index.json"
+        if not index.is_file():
+            continue
+        names = read_json(index).get("weight_map")  # a checkpoint in parts
+        parts = set(map(str, names.values())) if isinstance(names, dict) else set()
+        wrong = parts - {file.name for file in folder.iterdir()}
+        if wrong or not parts:
+            raise FileNotFoundError(
+                f"{printable(index, LONG)} must list files that stand beside it, but lists "
+                f"{listed(wrong) or 'nothing'}: fetch the folder again"
+            )
+        return [folder / part for part in sorted(parts)]
     files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     if not files:
-        raise FileNotFoundError(f"{where} holds neither *.safetensors nor pytorch_model*.bin")
-    if len(files) > 1:
-        raise ValueError(f"{where} holds {listed([file.name for file in files])}: give the path of one")
-    return files
-
-
-def _shards(index: Path) -> list[Path]:
-    """The files of a checkpoint in parts, which its index lists by tensor."""
-    names = read_json(index).get("weight_map")
-    files = set(map(str, names.values())) if isinstance(names, dict) else set()
-    wrong = files - {file.name for file in index.parent.iterdir()}
-    if wrong or not files:
         raise FileNotFoundError(
-            f"{printable(index, 160)} must list files that stand beside it, but lists {listed(wrong) or 'nothing'}: "
-            "fetch the folder again"
+            f"{printable(folder, LONG)} holds neither *.safetensors nor pytorch_model*.bin"
         )
-    return [index.parent / name for name in sorted(files)]
+    if len(files) > 1:
+        names = listed([file.name for file in files])
+        raise ValueError(f"{printable(folder, LONG)} holds {names}: give the path of one")
+    return files
 
 
 def _download(repo_id: str) -> str:
@@ -228,7 +216,7 @@ def _download(repo_id: str) -> str:
             folder = snapshot_download(repo_id, allow_patterns=["config.json", "*.index.json", *pickles])
     except Exception as error:
         raise FileNotFoundError(
-            f"{printable(repo_id, 100)} could not be fetched from the Hugging Face hub ({printable(error, 200)}): "
+            f"{printable(repo_id, 100)} could not be fetched from the Hugging Face hub ({printable(error, LONG)}): "
             "check the name and the connection, or give the path of a folder that holds config.json and "
             "model.safetensors"
         ) from error
@@ -260,27 +248,35 @@ def load_tensors(
     ValueError with both shapes where the architecture differs, and with the first names of the tensors that are
     missing or unexpected.
     """
-    own, origin = model.state_dict(), printable(origin, 120)
-    given = fit_shapes(to_own_names(tensors, family_of(model.spec.name)), own)
-    if reset_head == "if-needed":
-        name = f"{CLASSIFIER}weight"
-        reset_head = name in given and given[name].shape != own[name].shape
-    if reset_head:
-        given = {name: t for name, t in given.items() if not name.startswith(CLASSIFIER)}
-    _check_shapes(model, given, own, origin)
-    left_new = tuple(name for name in own if name.startswith(CLASSIFIER)) if reset_head else ()
-    if not any(name.startswith("head.") for name in given):
-        left_new = tuple(name for name in own if name.startswith("head."))
-    _check_names(model, given, own, left_new, origin)
-    model.load_state_dict({name: t.to(own[name].dtype) for name, t in given.items()}, strict=False)
-
-
-def read_own_metadata(path: str | Path) -> dict[str, Any]:
-    """What `save_model` wrote beside the tensors, its "spec" among it; empty for files of others."""
-    if Path(path).suffix != ".safetensors":
-        return {}
-    metadata = read_metadata(path, METADATA_KEY)
-    return metadata if isinstance(metadata, dict) and isinstance(metadata.get("spec"), dict) else {}
+    own, origin, name = model.state_dict(), printable(origin, 120), model.spec.name
+    given = fit_shapes(to_own_names(tensors, family_of(name)), own)
+    wrong = [n for n in own if n in given and given[n].shape != own[n].shape]
+    left_new: tuple[str, ...] = ()
+    if reset_head is True or (reset_head == "if-needed" and f"{CLASSIFIER}weight" in wrong):
+        given = {n: tensor for n, tensor in given.items() if not n.startswith(CLASSIFIER)}
+        wrong = [n for n in wrong if n in given]
+        left_new = (CLASSIFIER,)
+    if not any(n.startswith("head.") for n in given):
+        left_new = ("head.",)
+    if wrong:
+        differ = "; ".join(
+            f"{printable(n)} has {printable(tuple(given[n].shape), 30)} there, {tuple(own[n].shape)} here"
+            for n in wrong[:SHOWN]
+        )
+        if all(n.startswith(CLASSIFIER) and given[n].shape[:1] != own[n].shape[:1] for n in wrong):
+            raise ValueError(
+                f"{origin} was trained on another number of classes: {differ}; pass reset_head=True to begin with a "
+                "new classifier, or num_classes as in the file"
+            )
+        raise ValueError(f"{origin} is not a {name}: {len(wrong)} tensors differ: {differ}")
+    missing = [n for n in own if n not in given and not n.startswith(left_new)]
+    unexpected = [n for n in given if n not in own]
+    if missing or unexpected:
+        raise ValueError(
+            f"{origin} does not fit {name}: missing {listed(missing) or 'nothing'}; "
+            f"unexpected {listed(unexpected) or 'nothing'}"
+        )
+    model.load_state_dict({n: tensor.to(own[n].dtype) for n, tensor in given.items()}, strict=False)
 
 
 def infer_network(tensors: Mapping[str, Tensor]) -> tuple[str, int, dict[str, Any]]:
@@ -296,8 +292,15 @@ def infer_network(tensors: Mapping[str, Tensor]) -> tuple[str, int, dict[str, An
     num_classes = given[f"{CLASSIFIER}weight"].shape[0]
     if family == "lvt":
         return "lvt", num_classes, {}
-    size = _size(given)
-    name = f"segformer_{size}" if family == "segformer" else f"pvt_v2_{size}"
+    # PVTv2's sizes have the same widths and depths as SegFormer's.
+    blocks = [re.search(r"stages\.(\d)\.blocks\.(\d+)\.norm1\.weight", name) for name in given]
+    widths = [(int(found[1]), given[found.string].shape[0]) for found in blocks if found]
+    depths = tuple(sum(stage == i for stage, _ in widths) for i in range(4))
+    channels = tuple(dict(widths).get(i, 0) for i in range(4))
+    name = next((n for n, v in SEGFORMERS.items() if (v.channels, v.depths) == (channels, depths)), None)
+    if name is None:
+        raise ValueError(f"no known network has widths {channels} and depths {depths}")
+    name = name if family == "segformer" else name.replace("segformer", "pvt_v2")
     return name, num_classes, add_options(name, {}, head_options(name, given), "the checkpoint")
 
 
@@ -326,7 +329,7 @@ def add_options(name: str, given: Mapping[str, Any], found: Mapping[str, Any], o
             options[key] = value
         elif asked is not None and (tuple(asked) if isinstance(asked, list) else asked) != value:
             raise ValueError(
-                f"{key}={asked!r} contradicts {printable(origin, 160)}, which has {value!r}: leave the option out"
+                f"{key}={asked!r} contradicts {printable(origin, LONG)}, which has {value!r}: leave the option out"
             )
     return options
 
@@ -340,53 +343,6 @@ def find_authors_network(tensors: Mapping[str, Tensor]) -> Network:
             f"{listed(tensors)}"
         )
     return network
-
-
-def _size(given: Mapping[str, Tensor]) -> str:
-    """ "b0" … "b5": PVTv2's sizes have the same widths and depths as SegFormer's."""
-    matches = [re.search(r"stages\.(\d)\.blocks\.(\d+)\.norm1\.weight", name) for name in given]
-    blocks = [(int(m[1]), given[m.string].shape[0]) for m in matches if m]
-    depths = tuple(sum(stage == i for stage, _ in blocks) for i in range(4))
-    channels = tuple(next((width for stage, width in blocks if stage == i), 0) for i in range(4))
-    for name, variant in SEGFORMERS.items():
-        if variant.depths == depths and variant.channels == channels:
-            return name.removeprefix("segformer_")
-    raise ValueError(f"no known network has widths {channels} and depths {depths}")
-
-
-def _check_shapes(
-    model: SegModel, given: Mapping[str, Tensor], own: Mapping[str, Tensor], origin: str
-) -> None:
-    wrong = [name for name in own if name in given and given[name].shape != own[name].shape]
-    if not wrong:
-        return
-    listed = "; ".join(
-        f"{printable(n)} has {printable(tuple(given[n].shape), 30)} there, {tuple(own[n].shape)} here"
-        for n in wrong[:SHOWN]
-    )
-    counts = {(given[name].shape[:1], own[name].shape[:1]) for name in wrong if name.startswith(CLASSIFIER)}
-    if all(name.startswith(CLASSIFIER) for name in wrong) and all(there != here for there, here in counts):
-        raise ValueError(
-            f"{origin} was trained on another number of classes: {listed}; pass reset_head=True to begin with a new "
-            "classifier, or num_classes as in the file"
-        )
-    raise ValueError(f"{origin} is not a {model.spec.name}: {len(wrong)} tensors differ: {listed}")
-
-
-def _check_names(
-    model: SegModel,
-    given: Mapping[str, Tensor],
-    own: Mapping[str, Tensor],
-    left_new: tuple[str, ...],
-    origin: str,
-) -> None:
-    missing = [name for name in own if name not in given and name not in left_new]
-    unexpected = [name for name in given if name not in own]
-    if missing or unexpected:
-        raise ValueError(
-            f"{origin} does not fit {model.spec.name}: missing {listed(missing) or 'nothing'}; "
-            f"unexpected {listed(unexpected) or 'nothing'}"
-        )
 
 
 # --- `create_model`: from a name to a network. Heavy libraries are imported only where a network needs them.
@@ -435,40 +391,32 @@ def create_model(
     """
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-    if pretrained == "timm" and name.startswith("timm:"):
-        return _build(name, num_classes, options, timm_pretrained=True)
-    if pretrained is None:
-        return _build(name, num_classes, options)
-    _network(name)  # refuses unknown names
-    tensors, found = _read_pretrained(name, pretrained)
-    model = _build(name, num_classes, add_options(name, options, found, str(pretrained)))
-    load_tensors(model, tensors, origin=str(pretrained), reset_head=reset_head)
-    return model
-
-
-def _build(name: str, num_classes: int, options: dict[str, Any], **hidden: Any) -> SegModel:
-    network = _network(name)
+    if name in SEGFORMERS:
+        network: Any = SegFormer
+    elif name == "lvt":
+        network = LVT
+    elif name in PVT_NAMES:
+        network = import_module("transkd_lite.models.pyramid").PVTv2
+    elif name.startswith("timm:"):
+        network = import_module("transkd_lite.models.pyramid").Pyramid
+    else:
+        raise ValueError(
+            f"unknown network {printable(name)!r}; choose one of {', '.join(list_models())} or timm:<backbone>"
+        )
+    tensors = None
+    hidden = {"timm_pretrained": True} if pretrained == "timm" and name.startswith("timm:") else {}
+    if pretrained is not None and not hidden:
+        tensors, found = _read_pretrained(name, pretrained)
+        options = add_options(name, options, found, str(pretrained))
     known = [p for p in inspect.signature(network).parameters if p not in NO_OPTIONS]
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise ValueError(f"{name} has no option {listed(unknown)}; its options are {', '.join(known)}")
     model = network(name, num_classes, **options, **hidden)
     model.spec = dataclasses.replace(model.spec, options=options)
+    if tensors is not None:
+        load_tensors(model, tensors, origin=str(pretrained), reset_head=reset_head)
     return model
-
-
-def _network(name: str) -> type[Any]:
-    if name in SEGFORMERS:
-        return SegFormer
-    if name == "lvt":
-        return LVT
-    if name in PVT_NAMES:
-        return import_module("transkd_lite.models.pyramid").PVTv2
-    if name.startswith("timm:"):
-        return import_module("transkd_lite.models.pyramid").Pyramid
-    raise ValueError(
-        f"unknown network {printable(name)!r}; choose one of {', '.join(list_models())} or timm:<backbone>"
-    )
 
 
 def _read_pretrained(name: str, pretrained: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -485,7 +433,7 @@ def _read_pretrained(name: str, pretrained: str | Path) -> tuple[dict[str, Tenso
     if family == "segformer" and any("patch_embeddings." in tensor for tensor in tensors):
         file = (path if path.is_dir() else path.parent) / "config.json"
         found |= read_options(name, read_json(file) if file.is_file() else {}, str(file))
-    elif path.is_file() and (metadata := read_own_metadata(path)):
+    elif path.is_file() and (metadata := read_metadata(path)):
         options = ModelSpec.from_json(json.dumps(metadata["spec"])).options
         found |= {key: options[key] for key in ("num_heads", "norm_eps") if key in options}
     return own, found
@@ -512,10 +460,11 @@ def save_model(
     The file appears whole or not at all. Returns its path.
     """
     model = bare_network(model)
-    tensors = {plain_name(name): tensor for name, tensor in model.state_dict().items()}
-    if dtype is not None:
-        tensors = {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
-    metadata = {"spec": json.loads(model.spec.to_json()), "provenance": dict(provenance or {})}
+    tensors = {
+        plain_name(name): tensor.to(dtype or tensor.dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in model.state_dict().items()
+    }
+    metadata = {"spec": dataclasses.asdict(model.spec), "provenance": dict(provenance or {})}
     if model.label_space is not None:
         metadata |= json.loads(model.label_space.to_json())
     write_tensors(path, tensors, {METADATA_KEY: json.dumps(metadata)})
@@ -529,15 +478,14 @@ def load_model(path: str | Path, *, device: str | torch.device = "cpu") -> SegMo
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no model file at {printable(path, 400)}")
-    metadata = read_own_metadata(path)
+    metadata = read_metadata(path)
     if not metadata:
         raise ValueError(
-            f"{printable(path, 160)} carries no spec of this library: give it to create_model as pretrained"
+            f"{printable(path, LONG)} carries no spec of this library: give it to create_model as pretrained"
         )
     spec = ModelSpec.from_json(json.dumps(metadata["spec"]))
     model = create_model(spec.name, spec.num_classes, **spec.options)
     load_tensors(model, read_tensors(path), origin=str(path))
-    metadata = read_metadata(path, METADATA_KEY)
     if "label_space" in metadata:
         model.label_space = LabelSpace.from_json(json.dumps(metadata))
     return model.to(device).eval()
@@ -568,14 +516,14 @@ def read_options(name: str, config: Mapping[str, Any], origin: str) -> dict[str,
     usual = _config(ModelSpec(name, channels, num_heads=NUM_HEADS, depths=depths), [])
     given = usual | dict(config)
     needed = {key: usual[key] for key in _FIXED if given[key] != usual[key]}
-    if not heads_fit(given["num_attention_heads"], channels):
+    if not segformer.heads_fit(given["num_attention_heads"], channels):
         needed["num_attention_heads"] = f"divisors of {list(channels)}"
     if given["layer_norm_eps"] not in (NORM_EPS, TRANSFORMERS_EPS):
         needed["layer_norm_eps"] = f"{NORM_EPS} or {TRANSFORMERS_EPS}"
     if needed:
         key, value = next(iter(needed.items()))
         raise ValueError(
-            f"{printable(origin, 160)} has {key} = {printable(json.dumps(given[key]), 80)}, but {name} needs {value}: "
+            f"{printable(origin, LONG)} has {key} = {printable(json.dumps(given[key]), 80)}, but {name} needs {value}: "
             "choose the network that the file belongs to, or run this one in transformers"
         )
     theirs = not config or "transformers_version" in config
@@ -601,23 +549,14 @@ def save_huggingface(
     names = list(class_names or (f"class_{i}" for i in range(spec.num_classes)))
     if len(names) != spec.num_classes:
         raise ValueError(f"class_names must have {spec.num_classes} entries, got {len(names)}")
+    tensors = {plain_name(name): tensor for name, tensor in model.state_dict().items()}
+    for name in [name for name in tensors if ".attn.kv." in name]:  # two layers there
+        keys, values = tensors.pop(name).chunk(2)
+        tensors |= {name.replace(".kv.", ".k."): keys, name.replace(".kv.", ".v."): values}
     folder = Path(folder)
-    write_tensors(folder / "model.safetensors", rename(_split_kv(model), TO_HUGGINGFACE), {"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(_config(spec, names), indent=2) + "\n", encoding="utf-8")
+    write_tensors(folder / "model.safetensors", rename(tensors, TO_HUGGINGFACE), {"format": "pt"})
+    atomic_write(folder / "config.json", json.dumps(_config(spec, names), indent=2) + "\n")
     return folder
-
-
-def _split_kv(model: SegFormer) -> dict[str, Tensor]:
-    """The state dict with keys and values as two layers."""
-    split = {}
-    for name, tensor in model.state_dict().items():
-        name = plain_name(name)
-        if re.search(r"\.attn\.kv\.", name):
-            keys, values = tensor.chunk(2)
-            split[name.replace(".kv.", ".k.")], split[name.replace(".kv.", ".v.")] = keys, values
-        else:
-            split[name] = tensor
-    return split
 
 
 def _config(spec: ModelSpec, names: list[str]) -> dict[str, Any]:
@@ -629,10 +568,10 @@ def _config(spec: ModelSpec, names: list[str]) -> dict[str, Any]:
         "depths": list(spec.depths),
         "hidden_sizes": list(spec.channels),
         "num_attention_heads": list(spec.num_heads),
-        "sr_ratios": list(REDUCTIONS),
-        "patch_sizes": list(PATCH_SIZES),
-        "strides": list(PATCH_STRIDES),
-        "mlp_ratios": [MLP_RATIO] * len(spec.depths),
+        "sr_ratios": list(segformer.REDUCTIONS),
+        "patch_sizes": list(segformer.PATCH_SIZES),
+        "strides": list(segformer.PATCH_STRIDES),
+        "mlp_ratios": [segformer.MLP_RATIO] * len(spec.depths),
         "decoder_hidden_size": spec.decoder_channels,
         "hidden_act": "gelu",
         "hidden_dropout_prob": 0.0,
