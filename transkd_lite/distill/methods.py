@@ -110,8 +110,8 @@ def cwd_features(student: ModelSpec, teacher: ModelSpec, *, temperature: float, 
 # --- Methods of one term.
 #
 # Those that compare logits need the same classes in both networks; those that compare features take feature 4 unless
-# `stages` says otherwise. Relations (skd, ifvd, cirkd) do not depend on width, so that nothing has to be projected; their
-# number is the square of the number of positions.
+# `stages` says otherwise. Relations (skd, ifvd, cirkd) do not depend on width, so that nothing has to be projected;
+# their number is the square of the number of positions.
 
 PUBLISHED_MGD_MAP = 2048 * 64 * 64  # elements of the map that the weight 2e-5 of MGD's sum was published for
 

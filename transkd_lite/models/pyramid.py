@@ -123,7 +123,7 @@ def _builder(name: str, options: dict[str, Any]) -> Callable[..., Any]:
         strides = [level["reduction"] for level in build().feature_info.info]
     except Exception as error:  # timm has many ways to say that there are no levels, or no such option
         raise ValueError(
-            f"{name} cannot give features of its stages with {options or 'its own options'} ({printable(str(error) or type(error).__name__, 200)}): "
+            f"{name} cannot give features of its stages with {options or 'its own options'} ({_reason(error)}): "
             f"{'change or leave out these options, or ' if options else ''}{ADVICE}"
         ) from error
     # Where two levels have one stride, the deeper one is the stage's output.
@@ -133,6 +133,10 @@ def _builder(name: str, options: dict[str, Any]) -> Callable[..., Any]:
             f"{name} gives features at strides {sorted(deepest)}, but a pyramid needs {list(STRIDES)}: {ADVICE}"
         )
     return partial(build, out_indices=[deepest[stride] for stride in STRIDES])
+
+
+def _reason(error: Exception) -> str:
+    return printable(str(error) or type(error).__name__, 200)
 
 
 def _look(
@@ -157,7 +161,7 @@ def _look(
         raise
     except Exception as error:
         raise ValueError(
-            f"{spec.name} cannot run on images of {own} ({printable(str(error) or type(error).__name__, 200)}): "
+            f"{spec.name} cannot run on images of {own} ({_reason(error)}): "
             f"{'give another img_size or none, or ' if img_size else ''}{ADVICE}"
         ) from error
     other = (64, 128) if own != (64, 128) else (128, 64)
