@@ -11,6 +11,7 @@ classes is refused, and so is what has no score: logits that are not finite, and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,6 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 from torchvision.transforms.v2 import functional
 
 from transkd_lite.data.labels import VOID, LabelSpace, find_label_space, require_train_ids
@@ -35,7 +35,6 @@ from transkd_lite.distill.losses import resize_labels
 from transkd_lite.models.output import SegModel
 
 __all__ = [
-    "PRECISIONS",
     "PROTOCOLS",
     "SegMetrics",
     "as_batch",
@@ -50,8 +49,6 @@ __all__ = [
     "resolve_precision",
 ]
 
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-
 
 def match_sizes(logits: Tensor, labels: Tensor, supervise: str) -> tuple[Tensor, Tensor]:
     """Bring logits (N, K, h, w) and labels (N, H, W) to one size: "full" (H, W) or "quarter" (h, w)."""
@@ -63,6 +60,7 @@ def match_sizes(logits: Tensor, labels: Tensor, supervise: str) -> tuple[Tensor,
 
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = ("auto", "fp32", *_DTYPES)
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
@@ -122,12 +120,9 @@ class SegMetrics:
     def to_dict(self) -> dict[str, Any]:
         """miou, pixel_accuracy and {class: IoU} as JSON holds them (None for nan)."""
         names = self.names or tuple(str(k) for k in range(len(self.confusion)))
-        iou = {name: _or_none(v) for name, v in zip(names, self.iou.tolist(), strict=True)}
-        return {"miou": _or_none(self.miou), "pixel_accuracy": _or_none(self.pixel_accuracy), "iou": iou}
-
-
-def _or_none(value: float) -> float | None:
-    return None if value != value else value
+        values = [self.miou, self.pixel_accuracy, *self.iou.tolist()]
+        miou, accuracy, *iou = (None if math.isnan(value) else value for value in values)
+        return {"miou": miou, "pixel_accuracy": accuracy, "iou": dict(zip(names, iou, strict=True))}
 
 
 def evaluate(
@@ -147,6 +142,8 @@ def evaluate(
     Raises `ValueError` for an unknown protocol or precision, and where there is no score: see `require_scorable`, a
     label that is no train id, logits that are not finite, or labels that are all void at the logits' size.
     """
+    from torchmetrics.classification import MulticlassConfusionMatrix
+
     for name, value, known in (("protocol", protocol, PROTOCOLS), ("precision", precision, PRECISIONS)):
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}; got {value!r}")
@@ -156,7 +153,11 @@ def evaluate(
     device = next(model.parameters()).device
     chosen = resolve_precision(precision, device)
     supervise = "full" if protocol == "full" else "quarter"
-    matrix = _confusion_matrix(num_classes + 1).to(device)  # the last is void as a prediction
+    # The last class is void as a prediction. It sums over processes in compute(); labels are checked here, with an
+    # error that names the label.
+    matrix: Any = MulticlassConfusionMatrix(num_classes + 1, ignore_index=VOID, validate_args=False).to(
+        device
+    )
     was_training = model.training
     model.eval()
     try:
@@ -256,27 +257,14 @@ def evaluate_by(
     return {value: evaluate(model, group, **options) for value, group in groups.items()}
 
 
-def _confusion_matrix(num_classes: int) -> Any:
-    from torchmetrics.classification import MulticlassConfusionMatrix
-
-    # It sums over processes in compute(); labels are checked here, with an error that names the label.
-    return MulticlassConfusionMatrix(num_classes, ignore_index=VOID, validate_args=False)
-
-
-def _shares(count: int) -> Sequence[int]:
-    import torch.distributed as dist
-
-    if dist.is_available() and dist.is_initialized():
-        return range(dist.get_rank(), count, dist.get_world_size())
-    return range(count)
-
-
 def _batches(data: Any, batch_size: int, normalize: bool) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of neighbours of one size; a sample of another size begins a new batch."""
+    """This process's share in batches of neighbours of one size; a sample of another size begins a new batch."""
     transform = make_transform(augment="none", normalize=normalize)
     generator = torch.Generator()
     held: list[tuple[Tensor, Tensor]] = []
-    for index in _shares(len(data)):
+    shared = torch.distributed.is_available() and torch.distributed.is_initialized()
+    first, every = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if shared else (0, 1)
+    for index in range(first, len(data), every):
         sample = transform(*to_tensors(data[index]), generator)
         if held and (len(held) == batch_size or sample[0].shape != held[0][0].shape):
             yield torch.stack([i for i, _ in held]), torch.stack([y for _, y in held])
@@ -353,7 +341,7 @@ def predict(model: SegModel, images: Sequence[Any], *, normalize: bool = True) -
                     f"label maps are uint8, with {VOID} for void, so predict takes up to {VOID} logits; "
                     f"got {logits.shape[1]}: take the argmax of the network's own logits"
                 )
-            logits = interpolate(logits, size=batch.shape[2:], mode="bilinear")
+            logits = F.interpolate(logits, size=batch.shape[2:], mode="bilinear")
             maps.append(logits.argmax(1)[0].to(torch.uint8).cpu().numpy())
     finally:
         model.train(was_training)

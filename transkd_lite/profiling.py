@@ -79,14 +79,25 @@ class MultiplyAccumulates(TorchFunctionMode):
         super().__init__()
         if convention not in CONVENTIONS:
             raise ValueError(f"convention must be one of {', '.join(CONVENTIONS)}, got {convention!r}")
-        self.count = _full if convention == "full" else _paper
+        self.full = convention == "full"
         self.total = 0
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        self.total += self.count(func, args, kwargs or {}, result)
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if func in CONVOLUTIONS:
+            bias = args[2] if len(args) > 2 else kwargs.get("bias")
+            additions = int(bias is not None and not self.full)
+            self.total += result.numel() * (math.prod(args[1].shape[1:]) + additions)
+        elif func is F.linear or (self.full and func in PRODUCTS):
+            self.total += result.numel() * args[0].shape[-1]
+        elif self.full and func is F.scaled_dot_product_attention:
+            q, k, v = args[:3]
+            self.total += math.prod(q.shape[:-1]) * k.shape[-2] * (k.shape[-1] + v.shape[-1])
+        elif not self.full and func in ELEMENTWISE:
+            self.total += ELEMENTWISE[func] * result.numel()
         return result
 
 
@@ -98,28 +109,6 @@ def call_aside(module: nn.Module, *args: Any, device: str = "meta") -> Any:
     zeros = {name: torch.zeros_like(tensor, device=device) for name, tensor in own}
     with torch.no_grad():
         return functional_call(module, zeros, args)
-
-
-def _full(func: Any, args: Any, kwargs: Any, result: Any) -> int:
-    if func in CONVOLUTIONS:
-        return result.numel() * math.prod(args[1].shape[1:])
-    if func is F.linear:
-        return result.numel() * args[0].shape[-1]
-    if func in PRODUCTS:
-        return result.numel() * args[0].shape[-1]
-    if func is F.scaled_dot_product_attention:
-        q, k, v = args[:3]
-        return math.prod(q.shape[:-1]) * k.shape[-2] * (k.shape[-1] + v.shape[-1])
-    return 0
-
-
-def _paper(func: Any, args: Any, kwargs: Any, result: Any) -> int:
-    if func in CONVOLUTIONS:
-        bias = args[2] if len(args) > 2 else kwargs.get("bias")
-        return result.numel() * (math.prod(args[1].shape[1:]) + (bias is not None))
-    if func is F.linear:
-        return result.numel() * args[0].shape[-1]
-    return ELEMENTWISE.get(func, 0) * (result.numel() if isinstance(result, Tensor) else 0)
 
 
 # --- How large a network is: parameters and multiply-accumulates, beside the published figures.
