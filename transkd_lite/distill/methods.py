@@ -110,8 +110,8 @@ def cwd_features(student: ModelSpec, teacher: ModelSpec, *, temperature: float, 
 # --- Methods of one term.
 #
 # Those that compare logits need the same classes in both networks; those that compare features take feature 4 unless
-# `stages` says otherwise. Relations (skd, ifvd, cirkd) do not depend on width, so that nothing has to be projected; their
-# number is the square of the number of positions.
+# `stages` says otherwise. Relations (skd, ifvd, cirkd) do not depend on width, so that nothing has to be projected;
+# their number is the square of the number of positions.
 
 PUBLISHED_MGD_MAP = 2048 * 64 * 64  # elements of the map that the weight 2e-5 of MGD's sum was published for
 
@@ -138,7 +138,7 @@ def one_term(
             f"{student.num_classes} classes and the teacher {teacher.name} has {teacher.num_classes}: "
             "build both with the same num_classes, or choose a method that compares features"
         )
-    adapters = {}
+    adapters: dict[int, nn.Module] = {}
     if adapter is not None:
         chosen = check_stages("stages", stages or ())
         adapters = {i: adapter(student.channels[i - 1], teacher.channels[i - 1]) for i in chosen}
@@ -218,7 +218,7 @@ class Method:
         return self.builder(student, teacher, **{**self.options, **options})
 
 
-FEATURES = {
+FEATURES: dict[str, Any] = {
     "fusion": "csf",
     "feature_weight": 1.0,
     "feature_loss": "hcl",
@@ -226,8 +226,8 @@ FEATURES = {
     "fusion_width": 64,
     "bare_squeeze": False,
 }
-EMBEDDINGS = {"embedding_stages": STAGES, "embedding_weights": PAPER_WEIGHTS}
-MIXER = {"mixer_stages": (4,), "mixer_heads": 8, "mixer_start": (0.5, 0.5), "residual": False}
+EMBEDDINGS: dict[str, Any] = {"embedding_stages": STAGES, "embedding_weights": PAPER_WEIGHTS}
+MIXER: dict[str, Any] = {"mixer_stages": (4,), "mixer_heads": 8, "mixer_start": (0.5, 0.5), "residual": False}
 
 # Runs for which several default weights were published (github.com/winycg/CIRKD).
 CIRKD = "CIRKD's runs with DeepLabV3, ResNet-101 -> 18, crops of 512 x 1024, maps of 64 x 128"
