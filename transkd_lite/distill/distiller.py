@@ -148,10 +148,9 @@ class Distiller(nn.Module):
         self.terms = tuple(self.weights)
         self.warmup: dict[str, int] = {}
         self._processes: int | None = None  # known within a training loop alone
-        self._smallest = (
-            torch.inf
-        )  # pixels of the smallest images that were searched for terms without gradient
-        self._idle: set[str] = set()  # those found
+        # Terms without gradient that were found, and the pixels of the smallest images that were searched for them.
+        self._idle: set[str] = set()
+        self._smallest = torch.inf
         self.register_buffer("steps_seen", torch.zeros((), dtype=torch.long))
 
     def join_training(self, processes: int) -> None:

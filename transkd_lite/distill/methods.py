@@ -138,7 +138,7 @@ def one_term(
             f"{student.num_classes} classes and the teacher {teacher.name} has {teacher.num_classes}: "
             "build both with the same num_classes, or choose a method that compares features"
         )
-    adapters = {}
+    adapters: dict[int, nn.Module] = {}
     if adapter is not None:
         chosen = check_stages("stages", stages or ())
         adapters = {i: adapter(student.channels[i - 1], teacher.channels[i - 1]) for i in chosen}
@@ -218,7 +218,7 @@ class Method:
         return self.builder(student, teacher, **{**self.options, **options})
 
 
-FEATURES = {
+FEATURES: dict[str, Any] = {
     "fusion": "csf",
     "feature_weight": 1.0,
     "feature_loss": "hcl",
@@ -226,8 +226,8 @@ FEATURES = {
     "fusion_width": 64,
     "bare_squeeze": False,
 }
-EMBEDDINGS = {"embedding_stages": STAGES, "embedding_weights": PAPER_WEIGHTS}
-MIXER = {"mixer_stages": (4,), "mixer_heads": 8, "mixer_start": (0.5, 0.5), "residual": False}
+EMBEDDINGS: dict[str, Any] = {"embedding_stages": STAGES, "embedding_weights": PAPER_WEIGHTS}
+MIXER: dict[str, Any] = {"mixer_stages": (4,), "mixer_heads": 8, "mixer_start": (0.5, 0.5), "residual": False}
 
 # Runs for which several default weights were published (github.com/winycg/CIRKD).
 CIRKD = "CIRKD's runs with DeepLabV3, ResNet-101 -> 18, crops of 512 x 1024, maps of 64 x 128"
@@ -425,8 +425,9 @@ def create_method(
 
     Raises ValueError for unknown names and options, and for networks that cannot be compared.
     """
-    specs = [getattr(network, "spec", network) for network in (student, teacher)]
-    for role, spec in zip(("student", "teacher"), specs, strict=True):
+    student_spec: Any = getattr(student, "spec", student)
+    teacher_spec: Any = getattr(teacher, "spec", teacher)
+    for role, spec in (("student", student_spec), ("teacher", teacher_spec)):
         if not isinstance(spec, ModelSpec):
             raise ValueError(f"{role} must be a SegModel or a ModelSpec, got {type(spec).__name__}")
     joined = name.split("+")
@@ -435,7 +436,9 @@ def create_method(
         known = ", ".join(list_methods())
         raise ValueError(f"unknown method {unknown[0]!r}: there are {known}, and any of them joined with +")
     own = _options_by_method(joined, options)
-    parts = [part for method in joined for part in METHODS[method].build(*specs, own[method])]
+    parts: Parts = []
+    for method in joined:
+        parts += METHODS[method].build(student_spec, teacher_spec, own[method])
     terms = [term for part in parts for term in part.weights]
     twice = sorted({term for term in terms if terms.count(term) > 1})
     if twice or not terms:
@@ -445,7 +448,7 @@ def create_method(
         raise ValueError(
             f"weights name the terms {', '.join(terms)} of {name}; got {listed(dict(weights or {}))}"
         )
-    distiller = Distiller(name, parts, *specs)
+    distiller = Distiller(name, parts, student_spec, teacher_spec)
     distiller.weights.update(weights or {})
     distiller.warmup = _warmups(terms, schedule, warmup_steps)
     distiller.options = {**options, "weights": weights, "schedule": schedule, "warmup_steps": warmup_steps}
