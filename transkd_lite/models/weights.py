@@ -403,7 +403,7 @@ def create_model(
         raise ValueError(
             f"unknown network {printable(name)!r}; choose one of {', '.join(list_models())} or timm:<backbone>"
         )
-    tensors = None
+    tensors: dict[str, Tensor] | None = None
     hidden = {"timm_pretrained": True} if pretrained == "timm" and name.startswith("timm:") else {}
     if pretrained is not None and not hidden:
         tensors, found = _read_pretrained(name, pretrained)
