@@ -13,9 +13,11 @@ from quick import PROFILE
 from typer.testing import CliRunner
 
 import transkd_lite as tk
-from transkd_lite import attempts, batch, gallery
 from transkd_lite.cli import app
 from transkd_lite.data.labels import CITYSCAPES, LabelSpace
+from transkd_lite.experiments import batch
+from transkd_lite.experiments.notebook import NotebookFailed
+from transkd_lite.results import comparison
 
 
 def call(*arguments: str):
@@ -35,7 +37,7 @@ def notebooks_without_kernels(monkeypatch):
 
     def execute(notebook, target, parameters):
         if parameters.get("method") == "kd" and parameters["seed"] == execute.fails_for_seed:
-            raise batch.NotebookFailed(f"{notebook.name}: cell [3] raised ValueError: not finite")
+            raise NotebookFailed(f"{notebook.name}: cell [3] raised ValueError: not finite")
         if "out_dir" in parameters:
             miou = 0.3 + 0.01 * parameters["seed"] + 0.1 * (parameters["method"] == "kd")
             folder = Path(parameters["out_dir"])
@@ -44,8 +46,7 @@ def notebooks_without_kernels(monkeypatch):
         target.write_text('{"cells": []}')
 
     execute.fails_for_seed = None
-    for module in (attempts, batch):
-        monkeypatch.setattr(module, "execute_notebook", execute)
+    monkeypatch.setattr(batch, "execute_notebook", execute)
     monkeypatch.setattr(batch, "to_html", lambda notebook: "<html>report</html>")
     monkeypatch.setattr(batch, "preflight", lambda pending: None)
     return execute
@@ -63,7 +64,7 @@ def notebooks_without_kernels(monkeypatch):
         (["reproduce", "smoke", "--set", "stesp=3"], "did you mean steps"),
         (["reproduce", "smoke", "--set", "steps=-3"], "steps = -3: it must be at least 0"),
         (["reproduce", "smoke", "--set", "lr=6e-5"], "write 6.0e-5"),
-        (["reproduce", "smoke", "--seeds", "0,x"], "write whole numbers with commas between them"),
+        (["reproduce", "smoke", "--seeds", "0,x"], "write whole numbers (a seed is 0 or more) with commas"),
         (["reproduce", "smoke", "--seeds", "-1"], "a seed is 0 or more"),
         (["train", "streets-teacher", "--set", "network=segformer_b9"], "unknown network 'segformer_b9'"),
         (["evaluate", "no/such/run"], "no weights at no/such/run"),
@@ -103,7 +104,7 @@ def test_a_batch_without_a_report_still_saves_its_tables(tmp_path, monkeypatch):
     path = tmp_path / "quick.yaml"
     path.write_text(yaml.safe_dump({**PROFILE, "report": None}))
     (tmp_path / "runs" / PROFILE["name"]).mkdir(parents=True)
-    monkeypatch.setattr(gallery, "save_results", lambda root, folder: [folder / f"{root.name}.csv"])
+    monkeypatch.setattr(comparison, "save_results", lambda root, folder: [folder / f"{root.name}.csv"])
     command = ["report", str(path), "--runs", str(tmp_path / "runs")]
     assert "has no report; --tables DIR" in " ".join(call(*command).output.split())
     saved = call(*command, "--tables", str(tmp_path))

@@ -7,9 +7,10 @@ import torch
 from typer.testing import CliRunner
 
 import transkd_lite as tk
-from transkd_lite import cli_export, export
+from transkd_lite import cli
 from transkd_lite.cli import app
-from transkd_lite.onnx_model import Parity, read_onnx_metadata
+from transkd_lite.models import onnx
+from transkd_lite.models.onnx import Parity, read_onnx_metadata
 
 
 def call(*arguments):
@@ -32,8 +33,8 @@ def no_exporter(monkeypatch):
         path.write_text("graph")
         return path
 
-    monkeypatch.setattr(export, "export_onnx", write)
-    monkeypatch.setattr(cli_export, "_compare", lambda *args: Parity(1e-6, 10.0, 1.0, 512))
+    monkeypatch.setattr(onnx, "export_onnx", write)
+    monkeypatch.setattr("transkd_lite.models.onnx.parity", lambda *args: Parity(1e-6, 10.0, 1.0, 512))
     return write
 
 
@@ -63,7 +64,7 @@ def test_a_run_folder_is_taken_with_its_parameters(weights, tmp_path, no_exporte
 
 
 def test_a_file_that_differs_is_not_kept(weights, tmp_path, no_exporter, monkeypatch):
-    monkeypatch.setattr(cli_export, "_compare", lambda *args: Parity(1.0, 10.0, 0.8, 512))
+    monkeypatch.setattr("transkd_lite.models.onnx.parity", lambda *args: Parity(1.0, 10.0, 0.8, 512))
     target = tmp_path / "student.onnx"
     target.write_text("an older file")
     done = call(weights, target, "--size", 64, 64)
@@ -89,13 +90,18 @@ def test_what_is_wrong_is_said_before_anything_runs(weights, tmp_path, source, t
     assert not (tmp_path / target).exists()
 
 
-def test_parity_compares_images_as_the_network_was_trained(weights, monkeypatch):
+def test_parity_compares_images_as_the_network_was_trained(weights, tmp_path, no_exporter, monkeypatch):
     """Normalised or not: the comparison gives the network what the file's metadata ask for."""
     seen = []
-    monkeypatch.setattr("transkd_lite.onnx_model.parity", lambda model, file, images: seen.append(images))
+    monkeypatch.setattr(
+        "transkd_lite.models.onnx.parity",
+        lambda model, file, images: seen.append(images) or Parity(1e-6, 10.0, 1.0, 512),
+    )
     for normalize in (True, False):
-        cli_export._compare(tk.load_model(weights), weights, (64, 64), normalize)
-    assert seen[0].shape == (cli_export.NUM_SCENES, 3, 64, 64)
+        made = {"parameters": {"normalize": normalize}}
+        tk.save_model(tk.load_model(weights), weights, provenance=made)
+        assert call(weights, tmp_path / "student.onnx", "--size", 64, 64).exit_code == 0
+    assert seen[0].shape == (cli.NUM_SCENES, 3, 64, 64)
     assert float(seen[0].min()) < 0 <= float(seen[1].min())
     assert float(seen[1].max()) <= 1
     assert not torch.equal(*seen)

@@ -8,10 +8,9 @@ import sys
 import pytest
 import torch
 
-from transkd_lite.folded_head import folded_heads
 from transkd_lite.models import create_model
-from transkd_lite.profiling import count_flops
-from transkd_lite.profiling_step import _Bench
+from transkd_lite.models.head import folded_heads
+from transkd_lite.profiling import _Bench, count_flops
 
 
 @pytest.mark.slow

@@ -5,10 +5,10 @@ import copy
 import pytest
 import torch
 
-from transkd_lite import profiling_trace
+from transkd_lite import profiling
 from transkd_lite.distill import create_method
 from transkd_lite.models import create_model
-from transkd_lite.profiling_trace import GROUPS, PARTS, trace_steps
+from transkd_lite.profiling import GROUPS, PARTS, trace_steps
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_the_student_alone_has_neither_teacher_nor_method(networks, batch):
 def test_a_part_is_charged_with_its_backward_pass(batch, monkeypatch):
     """A teacher and a student of one convolution, a method of four: as many calls as there are, not their seconds."""
     calls = ("aten::convolution", "aten::convolution_backward")
-    monkeypatch.setattr(profiling_trace, "_seconds", lambda event, on_gpu: float(event.name in calls))
+    monkeypatch.setattr(profiling, "_event_seconds", lambda event, on_gpu: float(event.name in calls))
     table = trace_steps(_Convolution(), *batch, teacher=_Convolution(), method=_Compare(), steps=2)
     counted = table[table["group"] == "convolution"].set_index("part")["seconds"].to_dict()
     assert counted == {"teacher": 1, "student": 1 + 1, "method": 4 + 4}

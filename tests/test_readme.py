@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from transkd_lite import report
 from transkd_lite.distill import method_table
+from transkd_lite.results import comparison, tables
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -35,7 +35,7 @@ def test_make_targets_exist():
 
 def labelled(name):
     """The students of a shipped table, variants by their labels."""
-    return report.label_variants(report.students(report.load_batch(name).table))
+    return tables.label_variants(tables.students(tables.load_batch(name).table))
 
 
 def score(row):
@@ -52,8 +52,8 @@ def interval(gain):
 @pytest.mark.parametrize("name", ["demo", "streets-steady", "camvid-cpu", "camvid-long"])
 def test_results_are_the_shipped_tables(name):
     table = labelled(name)
-    differences = report.paired_differences(table).set_index("method")
-    for method, row in report.summary(table).iterrows():
+    differences = comparison.paired_differences(table).set_index("method")
+    for method, row in comparison.summary(table).iterrows():
         told = f"| `{method}` | {int(row['runs'])} | {score(row)} | "
         (line,) = (line for line in README.splitlines() if line.startswith(told))
         if method != "none":
@@ -61,9 +61,9 @@ def test_results_are_the_shipped_tables(name):
 
 
 def test_the_table_of_methods_has_the_searched_rates_beside_it():
-    table = report.students(report.load_batch("streets-grid").table)
-    gains = report.paired_differences(table).set_index("method")
-    for method, row in report.summary(table).iterrows():
+    table = tables.students(tables.load_batch("streets-grid").table)
+    gains = comparison.paired_differences(table).set_index("method")
+    for method, row in comparison.summary(table).iterrows():
         told = f"| {score(row)} | "
         if method != "none":
             told += f"{interval(gains.loc[method])} |"
@@ -72,12 +72,12 @@ def test_the_table_of_methods_has_the_searched_rates_beside_it():
 
 
 def test_the_table_of_budgets_is_the_shipped_one():
-    table = report.students(report.load_batch("streets-budgets").table)
-    for rows in report.cells(table).values():
-        means = report.summary(rows)
+    table = tables.students(tables.load_batch("streets-budgets").table)
+    for rows in tables.cells(table).values():
+        means = comparison.summary(rows)
         order = ("none", "kd", "review", "transkd-base")
         scores = [score(means.loc[m]) for m in order]
-        gain = report.paired_differences(rows).set_index("method").loc["transkd-base"]
+        gain = comparison.paired_differences(rows).set_index("method").loc["transkd-base"]
         labels, steps = rows["train_images"].iloc[0], rows["steps"].iloc[0]
         told = f"| {labels}, {steps} | {' | '.join(scores)} | {interval(gain)} |"
         assert sum(line.startswith(told) for line in README.splitlines()) == 1, told
@@ -85,8 +85,8 @@ def test_the_table_of_budgets_is_the_shipped_one():
 
 def test_the_table_of_parts_is_the_shipped_one():
     table = labelled("streets-ablation")
-    to_whole = report.paired_differences(table, "transkd-base").set_index("method")
-    for method, row in report.summary(table).iterrows():
+    to_whole = comparison.paired_differences(table, "transkd-base").set_index("method")
+    for method, row in comparison.summary(table).iterrows():
         if method not in ("none", "kd"):
             told = f"| `{method}` | {score(row)} | "
             told += "|" if method == "transkd-base" else f"{interval(to_whole.loc[method])} |"
@@ -95,10 +95,10 @@ def test_the_table_of_parts_is_the_shipped_one():
 
 def test_what_is_said_of_the_parts_is_what_the_shipped_runs_tell():
     table = labelled("streets-ablation")
-    to_whole = report.paired_differences(table, "transkd-base").set_index("method")
+    to_whole = comparison.paired_differences(table, "transkd-base").set_index("method")
     told_apart = {"csf", "pea", "transkd-base+kd", "transkd-gl", "transkd-gl (residual True)", "none", "kd"}
     assert set(to_whole.index[to_whole["p_holm"] < 0.05]) == told_apart
-    curves = report.label_history(report.load_batch("streets-ablation").history, table)
+    curves = tables.label_history(tables.load_batch("streets-ablation").history, table)
     ends = curves[curves["step"] > curves["step"].max() - 20].groupby("method").mean(numeric_only=True)
     prose = " ".join(README.split())
     for term, digits in {"csf_1": 2, "pea_2": 2, "pea_3": 2, "ce": 3}.items():
@@ -110,13 +110,13 @@ def test_what_is_said_of_the_parts_is_what_the_shipped_runs_tell():
 
 def test_the_table_of_teachers_is_the_shipped_one():
     table = labelled("streets-teachers")
-    means = report.summary(table)
+    means = comparison.summary(table)
     larger = " (teacher streets-segformer_b2)"
     methods = ("kd", "review", "transkd-base")
     for end in ("", larger):
         told = " | ".join(score(means.loc[f"{method}{end}"]) for method in methods)
         assert sum(line.endswith(f"| {told} |") for line in README.splitlines()) == 1, told
-    gains = [report.paired_differences(table, m).set_index("method").loc[f"{m}{larger}"] for m in methods]
+    gains = [comparison.paired_differences(table, m).set_index("method").loc[f"{m}{larger}"] for m in methods]
     assert f"| {' | '.join(map(interval, gains))} |" in README
 
 

@@ -5,21 +5,259 @@ Every command imports what it needs when it is called, so that `--help` and a fi
 
 import json
 import os
+import statistics
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from transkd_lite.cli_data import data_app
-from transkd_lite.cli_export import add_export
-from transkd_lite.parameters import ParameterError
-from transkd_lite.profiles import ROOT, Profile, list_profiles, load_profile, parse_settings, shrink
+from transkd_lite.experiments.experiment import ParameterError, check_name, weights_file
+from transkd_lite.experiments.profile import (
+    ROOT,
+    Profile,
+    list_profiles,
+    load_profile,
+    parse_settings,
+    shrink,
+    with_variant,
+)
+from transkd_lite.training.folder import METRICS_FILE, RUN_FILE, caveats, read_json
 
 if TYPE_CHECKING:
-    from transkd_lite.summary import Outcome
+    from transkd_lite.experiments.batch import Outcome
 
-__all__ = ["app", "main"]
+__all__ = [
+    "align",
+    "app",
+    "class_table",
+    "data_app",
+    "export",
+    "main",
+    "number",
+    "run_table",
+    "score_line",
+    "score_table",
+]
+
+# --- What runs have to say: which are finished, a line a run, scores by method and by class. No heavy import.
+
+
+def run_table(outcome: "Outcome") -> str:
+    """One line a run: folder, state, mIoU in percent, seconds."""
+    from transkd_lite.experiments.batch import is_done, miou_of
+
+    rows = [("run", "state", "mIoU %", "seconds")]
+    for run in outcome.runs:
+        folder = outcome.root / run.folder
+        state = (
+            "FAILED"
+            if run.folder in outcome.errors
+            else "finished"
+            if is_done(outcome.root, run)
+            else "missing"
+        )
+        metrics = read_json(folder / METRICS_FILE)
+        miou, wall = miou_of(folder), metrics.get("wall_s")
+        rows.append((run.title, state, number(miou, 100), number(wall)))
+    return align(rows)
+
+
+def score_table(outcome: "Outcome") -> str:
+    """One line a method or variant: runs, mean and deviation of the mIoU, mean difference to the student alone.
+
+    The student alone of the same variant, where the batch has that.
+    """
+    from transkd_lite.experiments.batch import is_done, miou_of
+
+    scores: dict[tuple[str, str], dict[int, float]] = {}
+    for run in outcome.runs:
+        miou = miou_of(outcome.root / run.folder)
+        if miou is not None and run.experiment is not None and run.folder not in outcome.errors:
+            method = "teacher" if run.kind == "teacher" else run.experiment.method
+            scores.setdefault((method, run.variant), {})[run.experiment.seed] = 100 * miou
+    rows = [("method", "seeds", "mIoU %", "sd", "difference to none")]
+    plain = scores.get(("none", ""), {})
+    for (method, variant), by_seed in scores.items():
+        values = list(by_seed.values())
+        alone = plain if method == "none" else scores.get(("none", variant), plain)
+        paired = [value - alone[seed] for seed, value in by_seed.items() if seed in alone]
+        sd = f"{statistics.stdev(values):.2f}" if len(values) > 1 else "-"
+        compared = paired and (variant or method not in ("none", "teacher"))
+        gain = f"{statistics.mean(paired):+.2f}" if compared else "-"
+        name = with_variant(method, variant)
+        rows.append((name, str(len(values)), f"{statistics.mean(values):.2f}", sd, gain))
+    if len(rows) == 1:
+        return ""
+    finished = [outcome.root / run.folder for run in outcome.runs if is_done(outcome.root, run)]
+    return "\n".join([align(rows), *caveats(read_json(folder / RUN_FILE) for folder in finished)])
+
+
+def number(value: float | None, factor: float = 1.0) -> str:
+    """A value for a table, "-" for none."""
+    return "-" if value is None else f"{factor * value:.1f}"
+
+
+def align(rows: Sequence[tuple[str, ...]]) -> str:
+    """Rows as text in columns: the first to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            [row[0].ljust(widths[0]), *(text.rjust(w) for text, w in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in rows
+    )
+
+
+def score_line(metrics: dict[str, Any]) -> str:
+    """`mIoU 41.2 (full), 43.0 (paper)` in percent."""
+    parts = [f"{100 * metrics[name]['miou']:.2f} ({name})" for name in ("full", "paper") if name in metrics]
+    return "mIoU " + ", ".join(parts)
+
+
+def class_table(scores: dict[str, Any]) -> str:
+    """What was scored (see `evaluate_run`), the IoU of every class, and the mIoU beside it."""
+    data = scores["data"]
+    protocols = {name: scores[name] for name in ("full", "paper") if name in scores}
+    names = list(scores["full"]["iou"])
+    width = max(map(len, names))
+    lines = [
+        f"{data['dataset']}, split {data['split']}: {data['images']} images, {data['size'][0]} x {data['size'][1]} "
+        f"(height x width of the first), {'' if data['normalize'] else 'not '}normalized",
+        f"{'class':<{width}}  " + "  ".join(f"{protocol:>6}" for protocol in protocols),
+    ]
+    for name in names:
+        values = [score["iou"][name] for score in protocols.values()]
+        cells = [" absent" if v is None else f"{100 * v:7.2f}" for v in values]
+        lines.append(f"{name:<{width}} {' '.join(cells)}")
+    return "\n".join([*lines, score_line(scores)])
+
+
+# --- `transkd data check | fetch | prepare`: the command line of `transkd_lite.data`.
+
+data_app = typer.Typer(help="Fetch, prepare and check a dataset.", no_args_is_help=True)
+
+
+@data_app.command("check")
+def data_check(
+    name: Annotated[str, typer.Argument(help="cityscapes, acdc, nyuv2, voc2012, camvid or folder.")],
+    root: Annotated[Path, typer.Option(help="The folder that holds its files.")],
+) -> None:
+    """Look into every file of a dataset.
+
+    Counts, pairs, sizes, labels and class shares; the exit code is 1 where something is wrong.
+
+    Example: transkd data check camvid --root ../CamVid
+    """
+    from transkd_lite.data.datasets import LAYOUTS
+    from transkd_lite.data.tools import check_dataset
+
+    found = check_dataset(check_name(name, LAYOUTS, "dataset in folders"), root)
+    typer.echo(str(found))
+    if not found.ok:
+        raise typer.Exit(1)
+
+
+@data_app.command("fetch")
+def data_fetch(
+    name: Annotated[str, typer.Argument(help="camvid; for the others it says where they are.")],
+    root: Annotated[Path | None, typer.Option(help="Where to put the files (default: ./NAME).")] = None,
+) -> None:
+    """Download a dataset where that is allowed, or say how to get it.
+
+    Example: transkd data fetch camvid --root datasets/camvid
+    """
+    from transkd_lite.data.tools import INSTRUCTIONS, fetch
+
+    typer.echo(fetch(check_name(name, ("camvid", *INSTRUCTIONS), "dataset to fetch"), root or Path(name)))
+
+
+@data_app.command("prepare")
+def data_prepare(
+    name: Annotated[str, typer.Argument(help="nyuv2 (the others need no preparation).")],
+    root: Annotated[Path, typer.Option(help="Where to put the folders.")],
+    labeled: Annotated[Path, typer.Option(help="nyu_depth_v2_labeled.mat")],
+    mapping: Annotated[Path, typer.Option(help="classMapping40.mat")],
+    splits: Annotated[Path, typer.Option(help="splits.mat")],
+) -> None:
+    """Make images and labels from NYU Depth v2's MATLAB files.
+
+    Example: transkd data prepare nyuv2 --root datasets/nyuv2 --labeled nyu_depth_v2_labeled.mat
+    --mapping classMapping40.mat --splits splits.mat
+    """
+    from transkd_lite.data.tools import prepare_nyuv2
+
+    check_name(name, ("nyuv2",), "dataset to prepare")
+    typer.echo(f"NYUv2 is in {prepare_nyuv2(labeled, mapping, splits, root)}")
+
+
+# --- `transkd export`: a trained network as an ONNX file, compared with the network before it gets its name.
+
+NUM_SCENES = 4  # compared: a few thousand positions each
+
+
+def export(
+    source: Annotated[Path, typer.Argument(metavar="WEIGHTS", help="A file of weights, or a run folder.")],
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="The file to write: *.onnx")],
+    size: Annotated[
+        tuple[int, int],
+        typer.Option(metavar="H W", help="Height and width of the example; others work too."),
+    ] = (512, 1024),
+    plain_head: Annotated[
+        bool, typer.Option("--plain-head", help="Keep the head as published: more work, same function.")
+    ] = False,
+) -> None:
+    """Write a trained network as an ONNX file.
+
+    ONNX Runtime and the network are compared on a few scenes first; a file that differs is not kept.
+
+    Example: transkd export data/weights/streets-segformer_b0-transkd-base.safetensors student.onnx --size 64 128
+    """
+    weights = weights_file(source)
+    from transkd_lite.data.datasets import LAYOUTS, open_dataset
+    from transkd_lite.data.labels import CITYSCAPES
+    from transkd_lite.experiments.experiment import training_parameters
+    from transkd_lite.metrics import as_batch
+    from transkd_lite.models.onnx import export_onnx, parity
+    from transkd_lite.models.weights import load_model
+
+    made = training_parameters(source, weights)
+    normalize = bool(made.get("normalize", True))
+    model = load_model(weights)
+    space = (
+        model.label_space
+    )  # of a file that has none: that of the training's data set, where it is a fixed one
+    if space is None:
+        layout = LAYOUTS.get(made.get("dataset", ""))
+        fixed = CITYSCAPES if made.get("dataset") == "streets" else layout.space if layout else None
+        space = fixed if fixed is not None and fixed.num_classes == model.spec.num_classes else None
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as aside:
+        try:
+            file = export_onnx(
+                model,
+                Path(aside) / target.name,
+                size,
+                space=space,
+                normalize=normalize,
+                fold_head=not plain_head,
+            )
+        except ValueError as error:  # a name or a size
+            raise ParameterError(str(error)) from error
+        scenes = open_dataset("streets", "val", num=NUM_SCENES, size=size)["image"]
+        found = parity(model, file, as_batch(scenes, normalize=normalize))
+        if not found.holds:
+            raise RuntimeError(f"{target} was not written: ONNX Runtime disagrees with the network: {found}")
+        os.replace(file, target)
+    typer.echo(f"{model.spec.name}, {model.spec.num_classes} classes, from {weights}")
+    typer.echo(f"wrote {target} ({target.stat().st_size / 1e6:.1f} MB)")
+    typer.echo(f"parity on {NUM_SCENES} scenes of {size[0]}x{size[1]}: {found}")
+
+
+# --- The `transkd` command. Exit codes: 0 all done, 1 a run failed, 2 the command or a parameter is wrong
+# (nothing ran).
 
 
 class _Group(TyperGroup):
@@ -48,7 +286,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(data_app, name="data")
-add_export(app)
+app.command()(export)
 ProfileName = Annotated[
     str, typer.Argument(help=f"A profile ({', '.join(list_profiles())}) or a .yaml file.")
 ]
@@ -74,25 +312,13 @@ def _profile(name: str, settings: list[str] | None, data_root: Path | None) -> P
     return load_profile(name, values)
 
 
-def _split(text: str, what: str) -> list[str]:
-    """The parts of `a,b,c`."""
+def _split(text: str, option: str, of: type = str) -> list[Any]:
+    """The parts of `a,b,c`: names, or seeds."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
-    if text and not parts:
-        raise ParameterError(f"{what} {text!r}: write names with commas between them")
-    return parts
-
-
-def _seeds(text: str) -> list[int]:
-    """The numbers of `0,1,2`."""
-    try:
-        seeds = [int(part) for part in _split(text, "--seeds")]
-    except ValueError as error:
-        raise ParameterError(
-            f"--seeds {text!r}: write whole numbers with commas between them, such as 0,1,2"
-        ) from error
-    if any(seed < 0 for seed in seeds):
-        raise ParameterError(f"--seeds {text!r}: a seed is 0 or more")
-    return seeds
+    if (text and not parts) or (of is int and not all(part.isdecimal() for part in parts)):
+        what = "names" if of is str else "whole numbers (a seed is 0 or more)"
+        raise ParameterError(f"{option} {text!r}: write {what} with commas between them")
+    return list(map(of, parts))
 
 
 @app.command()
@@ -119,21 +345,14 @@ def reproduce(
 
     transkd reproduce cityscapes --data-root /data/cityscapes --methods none,transkd-base --seeds 0 --jobs 2
     """
-    from transkd_lite.batch import reproduce as run_batch
+    from transkd_lite.experiments.batch import reproduce as run_batch
 
     chosen = _profile(profile, settings, data_root)
     chosen = shrink(chosen) if smoke else chosen
     outcome = run_batch(
-        chosen, runs=runs, methods=_split(methods, "--methods"), seeds=_seeds(seeds), jobs=jobs,
+        chosen, runs=runs, methods=_split(methods, "--methods"), seeds=_split(seeds, "--seeds", int), jobs=jobs,
         scheduler=scheduler, echo=typer.echo,
     )  # fmt: skip
-    _tell(outcome)
-
-
-def _tell(outcome: "Outcome") -> None:
-    """Print the two tables and what there is to look at; exit 1 where something failed."""
-    from transkd_lite.summary import run_table, score_table
-
     if not outcome.executed and not outcome.errors:
         rendered = "the report was rendered anew" if outcome.report_rendered else "nothing to do"
         typer.echo(f"All {len(outcome.runs)} runs in {outcome.root} are finished: {rendered}.")
@@ -172,9 +391,7 @@ def train(
     first = os.environ.get("RANK", "0") == "0"  # of torchrun's processes one speaks and saves
     if first:
         typer.echo(f"{experiment.network}, method {experiment.method}, into {folder}")
-    from transkd_lite.experiment import run_experiment
-    from transkd_lite.scoring import save_half
-    from transkd_lite.summary import score_line
+    from transkd_lite.experiments.experiment import run_experiment, save_half
 
     metrics = run_experiment(experiment, folder)
     if first:
@@ -203,9 +420,7 @@ def evaluate(
 
     transkd evaluate data/weights/streets-segformer_b1.safetensors --set val_images=50
     """
-    from transkd_lite.experiment import Experiment
-    from transkd_lite.scoring import evaluate_run
-    from transkd_lite.summary import class_table
+    from transkd_lite.experiments.experiment import Experiment, evaluate_run
 
     values = parse_settings(settings or []) | ({"data_root": str(data_root)} if data_root else {})
     Experiment.from_parameters(values)
@@ -227,8 +442,8 @@ def report(
 
     Example: transkd report demo --tables data/results
     """
-    from transkd_lite.batch import render_report
-    from transkd_lite.gallery import save_results
+    from transkd_lite.experiments.batch import render_report
+    from transkd_lite.results.comparison import save_results
 
     chosen = _profile(profile, None, data_root)
     chosen = shrink(chosen) if smoke else chosen
@@ -255,8 +470,7 @@ def list_run_folders(
 
     Example: transkd runs runs/demo
     """
-    from transkd_lite.runs import list_runs
-    from transkd_lite.summary import align, number
+    from transkd_lite.training.folder import list_runs
 
     found = list_runs(runs)
     if as_json:
@@ -284,8 +498,8 @@ def notebooks(
 
     Example: transkd notebooks 01_data_and_metrics
     """
-    from transkd_lite.batch import refresh_notebook
-    from transkd_lite.parameters import check_name
+    from transkd_lite.experiments.experiment import check_name
+    from transkd_lite.experiments.notebook import refresh_notebook
 
     folder = ROOT / "notebooks"
     paths = [*folder.glob("[0-9][0-9]_*.ipynb"), *folder.glob("solutions/*.ipynb")]
@@ -310,9 +524,9 @@ def describe(
 
     Example: transkd describe transkd-base
     """
-    from transkd_lite.distill import list_methods
-    from transkd_lite.distill.describe import describe as print_description
-    from transkd_lite.parameters import check_name
+    from transkd_lite.distill.methods import describe as print_description
+    from transkd_lite.distill.methods import list_methods
+    from transkd_lite.experiments.experiment import check_name
 
     if not method:
         typer.echo("\n".join(list_methods()))

@@ -22,7 +22,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from transkd_lite.data.datasets import open_dataset
-from transkd_lite.loading import to_tensors
+from transkd_lite.data.transforms import to_tensors
 
 
 def generate_cityscapes(root: Path, num: int) -> Path:

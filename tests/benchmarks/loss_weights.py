@@ -16,9 +16,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from transkd_lite.gradient_record import load_gradients, shipped_experiment
-from transkd_lite.trials import TrialBench
-from transkd_lite.widgets.loss_weights import LossWeightsPanel
+from transkd_lite.explore.gradients import TrialBench, load_gradients, shipped_experiment
+from transkd_lite.explore.panels import LossWeightsPanel
 
 
 def measure(name: str, panel: LossWeightsPanel, moves: int) -> None:

@@ -7,8 +7,9 @@ import pytest
 from lab_page import TOO_WIDE, expect_soon, faint, press, running, scroll_to_cell, slider
 
 import transkd_lite as tk
-from transkd_lite.parameters import find_file
-from transkd_lite.widgets.attention_views import Choice, look, readout
+from transkd_lite.experiments.experiment import find_file
+from transkd_lite.explore.attention import Choice, look
+from transkd_lite.explore.panels import readout
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1200)]
 NOTEBOOK = "10_attention_and_features.ipynb"

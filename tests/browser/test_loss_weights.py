@@ -5,8 +5,8 @@ import re
 import pytest
 from lab_page import TOO_WIDE, expect_soon, faint, press, running, scroll_to_cell, slider
 
-from transkd_lite.gradient_record import load_gradients
-from transkd_lite.widgets.weight_choice import PRESETS, WeightChoice
+from transkd_lite.explore.gradients import load_gradients
+from transkd_lite.explore.panels import PRESETS, WeightChoice
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 NOTEBOOK = "09_explore_loss_weights.ipynb"

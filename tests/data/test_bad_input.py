@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from transkd_lite.data.check import check_dataset
 from transkd_lite.data.datasets import open_dataset
-from transkd_lite.data.decode import DataError
+from transkd_lite.data.files import DataError
+from transkd_lite.data.tools import check_dataset
 
 
 def truncated(path: Path) -> None:
@@ -223,11 +223,11 @@ def test_what_breaks_after_opening_is_named_when_read(trees, tmp_path):
 
 
 def test_verdict_is_remembered_until_a_file_changes(trees, tmp_path, monkeypatch):
-    from transkd_lite.data import verify
+    from transkd_lite.data import files
 
     root = trees.camvid(tmp_path, ["train"])
     open_dataset("camvid", "train", root=root)
-    monkeypatch.setattr(verify, "read_pair", lambda *_: pytest.fail("files were read again"))
+    monkeypatch.setattr(files, "read_files", lambda *_: pytest.fail("files were read again"))
     open_dataset("camvid", "train", root=root)
     value_44(root / "trainannot/0001TP_0.png")
     os.utime(

@@ -10,11 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transkd_lite.data.check import check_dataset
 from transkd_lite.data.datasets import open_dataset
-from transkd_lite.data.decode import DataError
-from transkd_lite.data.fetch import INSTRUCTIONS, fetch, fetch_camvid
-from transkd_lite.data.prepare import prepare_nyuv2
+from transkd_lite.data.files import DataError
+from transkd_lite.data.tools import INSTRUCTIONS, check_dataset, fetch, fetch_camvid, prepare_nyuv2
 
 OFFICIAL = {
     "cityscapes": ["4 images of 2975", "4 images of 500", "4 images of 1525"],

@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader
 
 from transkd_lite.data import streets
 from transkd_lite.data.labels import CITYSCAPES, label_space
-from transkd_lite.data.scene import feature
-from transkd_lite.data.scene.canvas import SKY, Camera, Dice
-from transkd_lite.data.streets import CONDITIONS, SPLITS, Scene, draw_scene, open_streets
+from transkd_lite.data.streets import CONDITIONS, SPLITS, Scene, dataset, draw_scene
+from transkd_lite.data.streets.canvas import Camera, Dice, Id
+from transkd_lite.data.streets.dataset import open_streets
 
 SMALL = (64, 128)
 
@@ -118,7 +118,7 @@ def test_any_size_gives_a_whole_scene(size: tuple[int, int]) -> None:
         assert scene.image.shape == (*size, 3)
         assert scene.label.shape == size
         assert scene.image.dtype == scene.label.dtype == np.uint8
-        assert {0, SKY} < set(np.unique(scene.label)) <= {*range(19), 255}
+        assert {0, Id.SKY} < set(np.unique(scene.label)) <= {*range(19), 255}
 
 
 def test_night_is_darker_and_fog_hides_what_is_far() -> None:
@@ -139,14 +139,14 @@ def _contrast_at_horizon(scene: Scene) -> float:
 
 def test_a_stroke_changes_colour_and_label_of_the_same_pixels() -> None:
     """Over the whole picture: where a lone person is painted is where the picture differs."""
-    from transkd_lite.data.scene.canvas import Canvas
-    from transkd_lite.data.scene.people import person
+    from transkd_lite.data.streets.canvas import Canvas
+    from transkd_lite.data.streets.objects import person
 
     canvas = Canvas(Camera((128, 256), Dice(1)), (200, 200, 200), 10_000)
-    canvas.pen.rectangle((0, 0, 256, 128), (1, 2, 3, SKY))
+    canvas.pen.rectangle((0, 0, 256, 128), (1, 2, 3, Id.SKY))
     person(canvas, Dice(2), 0, 600)
     painted = np.array(canvas.picture)
-    assert np.array_equal((painted[..., :3] != (1, 2, 3)).any(axis=2), painted[..., 3] != SKY)
+    assert np.array_equal((painted[..., :3] != (1, 2, 3)).any(axis=2), painted[..., 3] != Id.SKY)
     assert (painted[..., 3] == 11).sum() > 200
 
 
@@ -157,7 +157,7 @@ def test_a_row_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
         drawn.append(1)
         return draw_scene(*args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(feature, "draw_scene", count)
+    monkeypatch.setattr(dataset, "draw_scene", count)
     data = open_streets("train", size=(40, 72), num=3, seed=77)
     assert (data[1]["image"].size, data[1]["label"].mode) == ((72, 40), "L")
     assert len(drawn) == 1

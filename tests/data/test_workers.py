@@ -5,7 +5,7 @@ import torch
 
 from transkd_lite.data.datasets import open_dataset
 from transkd_lite.data.transforms import make_transform
-from transkd_lite.loading import SampleStore, batches
+from transkd_lite.training.stream import SampleStore, batches
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # four workers on fewer cores, on purpose

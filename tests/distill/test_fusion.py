@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from transkd_lite.distill.fusion import ABF, CSF, ABFStage, CSFStage, Separate
-from transkd_lite.distill.layers import BatchNorm2d, conv_bn
+from transkd_lite.distill.fusion import ABF, CSF, ABFStage, BatchNorm2d, CSFStage, Separate, conv_bn
 
 STUDENT, TEACHER = (8, 12, 16, 24), (12, 16, 24, 32)
 SIZES = [(13, 21), (7, 11), (4, 6), (2, 3)]

@@ -19,11 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from transkd_lite.config import TrainConfig
 from transkd_lite.distill import create_method
 from transkd_lite.models import create_model
-from transkd_lite.train import fit
-from transkd_lite.trainer import Trainer
+from transkd_lite.training.config import TrainConfig
+from transkd_lite.training.loop import Trainer, fit
 
 SIZE, NUM_CLASSES = 32, 3
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.truncate")

@@ -11,7 +11,7 @@ import psutil
 import pytest
 import yaml
 
-from transkd_lite import runs
+from transkd_lite.training.folder import list_runs
 
 if os.name == "nt":
     pytest.skip("signals are those of POSIX", allow_module_level=True)
@@ -74,4 +74,4 @@ def test_a_stopped_batch_leaves_no_process_and_goes_on_later(
 
 
 def states(folder: Path, steps: int) -> list[str]:
-    return [run.state for run in runs.list_runs(folder) if run.info.get("num_steps") == steps]
+    return [run.state for run in list_runs(folder) if run.info.get("num_steps") == steps]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from transkd_lite import runs
+from transkd_lite.training.folder import list_runs, read_run
 
 if os.name == "nt":
     pytest.skip("the launcher's rendezvous is that of POSIX here", allow_module_level=True)
@@ -37,7 +37,7 @@ def test_two_launched_processes_have_the_losses_of_one(tmp_path: Path) -> None:
     for name in expected.drop(columns="images_per_s"):
         # Absolute, too: a divergence of nearly equal logits is a small difference of terms of size 1.
         assert found[name].tolist() == pytest.approx(expected[name].tolist(), rel=1e-5, abs=1e-6), name
-    assert runs.read_run(two).info["processes"] == 2
+    assert read_run(two).info["processes"] == 2
     assert sorted(path.name for path in one.iterdir()) == sorted(path.name for path in two.iterdir())
     assert both.count("mIoU") == 2
     assert len({line for line in both.splitlines() if "mIoU" in line}) == 1  # reduced over both
@@ -52,7 +52,7 @@ def test_the_command_runs_on_two_processes(tmp_path: Path) -> None:
     )
     said = python(*LAUNCH, "-m", "transkd_lite.cli", "train", str(profile), "--runs", str(tmp_path / "runs"))
     assert said.count("segformer_b0, method none") == 1  # one process speaks
-    (run,) = runs.list_runs(tmp_path / "runs")
+    (run,) = list_runs(tmp_path / "runs")
     assert (run.state, run.info["processes"], run.metrics["steps"]) == ("finished", 2, 2)
     assert pd.read_csv(run.folder / "history.csv")["step"].tolist() == [2]
     assert not list((tmp_path / "runs").rglob(".tmp-*"))

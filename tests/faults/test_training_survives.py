@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from transkd_lite import runs
-from transkd_lite.checkpoint import list_checkpoints
+from transkd_lite.training.checkpoint import list_checkpoints
+from transkd_lite.training.folder import is_finished, read_run
 
 if os.name == "nt":
     pytest.skip("signals and forked processes are those of POSIX", allow_module_level=True)
@@ -42,7 +42,7 @@ def test_killed_damaged_and_resumed_ends_with_the_same_bits(undisturbed: Path, t
         folder, weights, method="transkd-base", at={5: partial(signal.raise_signal, signal.SIGKILL)}
     )
     assert process.end() == -signal.SIGKILL
-    assert runs.read_run(folder).state == "interrupted"
+    assert read_run(folder).state == "interrupted"
     saved = list_checkpoints(folder / "checkpoint")
     assert [int(path.name[5:13]) for path in saved] == [2, 4]
     content = bytearray(saved[-1].read_bytes())
@@ -53,7 +53,7 @@ def test_killed_damaged_and_resumed_ends_with_the_same_bits(undisturbed: Path, t
     assert saved[-1].name in log
     assert torch.load(weights, weights_only=True)["resumed"] == 2
     assert_same(weights, undisturbed)
-    assert runs.read_run(folder).state == "finished"
+    assert read_run(folder).state == "finished"
     assert not (folder / "checkpoint").exists()
 
 
@@ -67,7 +67,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(
     for change in range(1, 1 + torch.load(undisturbed, weights_only=True)["changes"][step]):
         process = start(folder, weights, method="transkd-base", strike=(step, change))
         assert process.end() == -signal.SIGKILL, change
-        if runs.is_finished(folder):
+        if is_finished(folder):
             break  # only the checkpoints that are no longer needed were left to remove
     start(folder, weights, method="transkd-base").finish()
     assert_same(weights, undisturbed)
@@ -92,7 +92,7 @@ def test_a_signal_saves_first(undisturbed: Path, tmp_path: Path, number: int, co
     at = {3: partial(signal.raise_signal, number)}
     process = start(folder, weights, method="transkd-base", at=at, checkpoint_every=100)
     assert process.end() == code
-    assert runs.read_run(folder).state == "interrupted"
+    assert read_run(folder).state == "interrupted"
     (saved,) = list_checkpoints(folder / "checkpoint")
     assert int(saved.name[5:13]) == 3
     start(folder, weights, method="transkd-base", checkpoint_every=100).finish()
@@ -109,7 +109,7 @@ def test_a_second_run_in_the_folder_is_refused_and_does_no_harm(tmp_path: Path) 
     assert first.process.is_alive()
     first.process.kill()
     first.end()
-    assert runs.read_run(folder).info["pid"] == first.process.pid
+    assert read_run(folder).info["pid"] == first.process.pid
 
 
 def test_a_vanished_file_is_named_and_costs_no_step(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_a_vanished_file_is_named_and_costs_no_step(tmp_path: Path) -> None:
     assert process.end() == 1
     assert "UnreadableSampleError: every sample must be readable; number 2 of 6 is not" in process.log
     assert str(marker) in process.log
-    run = runs.read_run(folder)
+    run = read_run(folder)
     assert (run.state, "street 2.png" in run.info["error"]) == ("failed", True)
     (saved,) = list_checkpoints(folder / "checkpoint")
     assert int(saved.name[5:13]) >= 3

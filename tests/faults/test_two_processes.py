@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from transkd_lite import runs
 from transkd_lite.metrics import SegMetrics, evaluate
+from transkd_lite.training.folder import is_finished, read_run
 
 if os.name == "nt":
     pytest.skip("forked processes are those of POSIX", allow_module_level=True)
@@ -78,7 +78,7 @@ def test_two_processes_equal_one(tmp_path: Path, one_thread: None) -> None:
         whole = SegMetrics(*(sum(getattr(s, name) for s in shares) for name in ("confusion", "missed")))
         assert scores == whole.to_dict()
     assert all(torch.equal(tensor, second["student"][name]) for name, tensor in first["student"].items())
-    assert runs.read_run(folders[0]).info["processes"] == 2
+    assert read_run(folders[0]).info["processes"] == 2
     assert not folders[1].exists()  # the second process writes nothing
 
 
@@ -87,9 +87,9 @@ def test_a_signal_to_one_stops_both_and_they_go_on(tmp_path: Path) -> None:
     options = OPTIONS | {"checkpoint_every": None, "steps": 8, "scored": False}
     pair = start_pair([folder] * 2, files, {2: partial(signal.raise_signal, signal.SIGTERM)}, **options)
     assert [process.end() for process in pair] == [143, 143]
-    assert runs.read_run(folder).state == "interrupted"
+    assert read_run(folder).state == "interrupted"
     for process in start_pair([folder] * 2, files, **options):
         process.finish()
     first, second = (torch.load(file, weights_only=True) for file in files)
     assert first["resumed"] == second["resumed"] == 2
-    assert runs.is_finished(folder)
+    assert is_finished(folder)

@@ -19,8 +19,7 @@ from torch import Tensor
 
 from transkd_lite.data import LabelSpace
 from transkd_lite.models import SegModel, create_model, load_model, save_huggingface, save_model
-from transkd_lite.models.files import read_metadata
-from transkd_lite.models.pretrained import load_tensors
+from transkd_lite.models.weights import load_tensors, read_metadata
 
 Tensors = dict[str, Tensor]
 
@@ -553,7 +552,7 @@ def test_a_failed_write_leaves_the_old_file(
     def full(*args: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("transkd_lite.models.files.save_file", full)
+    monkeypatch.setattr("transkd_lite.models.weights.save_file", full)
     with pytest.raises(OSError, match="No space left"):
         save_model(create_model("segformer_b0", 3), path)
     assert path.read_bytes() == before

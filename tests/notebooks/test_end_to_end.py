@@ -10,8 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from transkd_lite import report
-from transkd_lite.batch import execute_notebook
+from transkd_lite.experiments.notebook import execute_notebook
+from transkd_lite.results import tables
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.notebook, pytest.mark.timeout(900)]
@@ -38,8 +38,8 @@ def folders(batch):
 def test_a_batch_ends_with_finished_folders_a_table_and_a_report(place):
     folder, printed = place
     batch = folder / "runs" / "smoke"
-    table = report.results_table(batch)
-    assert set(report.students(table)["method"]) == {"none", "transkd-base"}
+    table = tables.results_table(batch)
+    assert set(tables.students(table)["method"]) == {"none", "transkd-base"}
     assert table["miou"].between(0, 1).all()
     for name in ("transkd-base", "mIoU", "report.html"):
         assert name in printed
@@ -62,7 +62,7 @@ def test_the_report_is_whole_and_asks_nothing_of_the_network(place):
 
 
 def test_curves_and_scores_are_those_of_the_runs(place):
-    batch = report.load_batch(place[0] / "runs" / "smoke")
+    batch = tables.load_batch(place[0] / "runs" / "smoke")
     last = batch.history[batch.history["step"] == batch.history["step"].max()]
     assert set(last["method"]) == {"none", "transkd-base"}
     for row in batch.table.itertuples():
@@ -77,7 +77,7 @@ def test_a_finished_batch_does_nothing_says_so_and_never_waits_for_torch(place):
     assert again.returncode == 0
     assert "nothing" in again.stdout.lower()
     imported = {line.split()[-1] for line in again.stderr.splitlines()}
-    assert "transkd_lite.profiles" in imported
+    assert "transkd_lite.experiments.profile" in imported
     assert not imported & {"torch", "papermill", "datasets", "dask"}
     after = {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*") if path.is_file()}
     assert {path for path in before if after.get(path) != before[path]} <= {
@@ -105,7 +105,7 @@ def test_the_same_batch_runs_on_photographs(tmp_path):
         )
     done = transkd("reproduce", "camvid", "--data-root", root, "--smoke", "--runs", tmp_path, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    table = report.results_table(tmp_path / "camvid-smoke")
+    table = tables.results_table(tmp_path / "camvid-smoke")
     assert set(table["dataset"]) == {"camvid"}
     assert pd.notna(table["iou_bicyclist"]).any()
     assert (tmp_path / "camvid-smoke" / "report.html").is_file()

@@ -5,9 +5,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from transkd_lite.execution import execute_notebook
-from transkd_lite.parameters import read_signature
-from transkd_lite.profiles import load_profile
+from transkd_lite.experiments.experiment import read_signature
+from transkd_lite.experiments.notebook import execute_notebook
+from transkd_lite.experiments.profile import load_profile
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 SMALL = {**load_profile("smoke").parameters, "repeats": 1, "num_batches": 1}

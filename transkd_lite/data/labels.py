@@ -24,21 +24,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
-    "CAMVID",
-    "CITYSCAPES",
-    "CITYSCAPES_CLASS_WEIGHTS",
-    "CITYSCAPES_ID_TO_TRAIN_ID",
-    "ILLEGAL",
-    "NYU40",
-    "VOC",
-    "VOID",
-    "LabelSpace",
-    "find_label_space",
-    "label_space",
-    "lookup_table",
-    "require_train_ids",
-    "voc_palette",
-]
+    "CAMVID", "CITYSCAPES", "CITYSCAPES_CLASS_WEIGHTS", "CITYSCAPES_ID_TO_TRAIN_ID", "ILLEGAL", "NYU40", "VOC", "VOID",
+    "Colour", "LabelSpace", "colours", "find_label_space", "label_space", "lookup_table",
+    "require_train_ids", "voc_palette",
+]  # fmt: skip
 
 VOID = 255
 ILLEGAL = 254  # what a lookup table holds for a value that no label file may contain
@@ -99,9 +88,7 @@ class LabelSpace:
             fields = json.loads(text)["label_space"]
             return cls(tuple(fields["names"]), tuple((r, g, b) for r, g, b in fields["palette"]))
         except (json.JSONDecodeError, KeyError, TypeError):
-            raise ValueError(
-                f"no label space in {text[:60]!r}: make the text with LabelSpace.to_json"
-            ) from None
+            raise ValueError(f"no label space in {text[:60]!r}: make it with LabelSpace.to_json") from None
 
 
 def label_space(dataset: datasets.Dataset) -> LabelSpace:
@@ -127,17 +114,24 @@ def find_label_space(data: Any) -> LabelSpace | None:
         return None
 
 
+def colours(digits: str) -> tuple[Colour, ...]:
+    """The colours that are written as six hexadecimal digits each.
+
+    >>> colours("804080 00008e")
+    ((128, 64, 128), (0, 0, 142))
+    """
+    return tuple((red, green, blue) for red, green, blue in map(bytes.fromhex, digits.split()))
+
+
 def voc_palette(num_colours: int) -> tuple[Colour, ...]:
     """The first colours of the VOC rule: the bits of the index, three at a time, fill R, G, B from the top.
 
     >>> voc_palette(3)
     ((0, 0, 0), (128, 0, 0), (0, 128, 0))
     """
-
-    def channel(index: int, offset: int) -> int:
-        return sum(((index >> (3 * bit + offset)) & 1) << (7 - bit) for bit in range(8))
-
-    return tuple((channel(i, 0), channel(i, 1), channel(i, 2)) for i in range(num_colours))
+    index, channel = np.ogrid[:num_colours, :3]
+    levels = sum((index >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(8))
+    return tuple((red, green, blue) for red, green, blue in np.asarray(levels).tolist())
 
 
 def lookup_table(num_classes: int, ids: dict[int, int] | None = None) -> np.ndarray:
@@ -149,12 +143,11 @@ def lookup_table(num_classes: int, ids: dict[int, int] | None = None) -> np.ndar
     ids = {value: value for value in range(num_classes)} if ids is None else ids
     for value, train_id in ids.items():
         if value not in range(256) or train_id not in (*range(num_classes), VOID):
-            raise ValueError(
-                f"ids map values 0-255 to train ids 0-{num_classes - 1} or {VOID}; got {value!r}: {train_id!r}"
-            )
+            rule = f"ids map values 0-255 to train ids 0-{num_classes - 1} or {VOID}"
+            raise ValueError(f"{rule}; got {value!r}: {train_id!r}")
     table = np.full(256, ILLEGAL, dtype=np.uint8)
     table[VOID] = VOID
-    table[list(ids.keys())] = list(ids.values())
+    table[list(ids)] = list(ids.values())
     return table
 
 
@@ -168,54 +161,35 @@ def require_train_ids(labels: Tensor, num_classes: int, where: str) -> None:
         )
 
 
-_CITYSCAPES: dict[str, tuple[int, Colour]] = {  # name: (labelId, colour), in train-id order
-    "road": (7, (128, 64, 128)),
-    "sidewalk": (8, (244, 35, 232)),
-    "building": (11, (70, 70, 70)),
-    "wall": (12, (102, 102, 156)),
-    "fence": (13, (190, 153, 153)),
-    "pole": (17, (153, 153, 153)),
-    "traffic light": (19, (250, 170, 30)),
-    "traffic sign": (20, (220, 220, 0)),
-    "vegetation": (21, (107, 142, 35)),
-    "terrain": (22, (152, 251, 152)),
-    "sky": (23, (70, 130, 180)),
-    "person": (24, (220, 20, 60)),
-    "rider": (25, (255, 0, 0)),
-    "car": (26, (0, 0, 142)),
-    "truck": (27, (0, 0, 70)),
-    "bus": (28, (0, 60, 100)),
-    "train": (31, (0, 80, 100)),
-    "motorcycle": (32, (0, 0, 230)),
-    "bicycle": (33, (119, 11, 32)),
-}
-CITYSCAPES = LabelSpace(tuple(_CITYSCAPES), tuple(colour for _, colour in _CITYSCAPES.values()))
+def _space(names: str, palette: tuple[Colour, ...]) -> LabelSpace:
+    return LabelSpace(tuple(name.strip() for name in names.split(",")), palette)
+
+
+_CITYSCAPES_NAMES = """
+    road, sidewalk, building, wall, fence, pole, traffic light, traffic sign, vegetation, terrain, sky,
+    person, rider, car, truck, bus, train, motorcycle, bicycle
+"""
+_CITYSCAPES_COLOURS = """
+    804080 f423e8 464646 66669c be9999 999999 faaa1e dcdc00 6b8e23 98fb98 4682b4 dc143c ff0000 00008e
+    000046 003c64 005064 0000e6 770b20
+"""
+CITYSCAPES = _space(_CITYSCAPES_NAMES, colours(_CITYSCAPES_COLOURS))
 
 # Of the 34 ids that a *_labelIds.png may hold, 19 are scored; the rest (ego vehicle, parking ...) is void.
+_SCORED_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 CITYSCAPES_ID_TO_TRAIN_ID: dict[int, int] = dict.fromkeys(range(34), VOID) | {
-    label_id: train_id for train_id, (label_id, _) in enumerate(_CITYSCAPES.values())
+    label_id: train_id for train_id, label_id in enumerate(_SCORED_IDS)
 }
 
-_CAMVID: dict[str, Colour] = {
-    "sky": (128, 128, 128),
-    "building": (128, 0, 0),
-    "pole": (192, 192, 128),
-    "road": (128, 64, 128),
-    "pavement": (0, 0, 192),
-    "tree": (128, 128, 0),
-    "sign": (192, 128, 128),
-    "fence": (64, 64, 128),
-    "car": (64, 0, 128),
-    "pedestrian": (64, 64, 0),
-    "bicyclist": (0, 128, 192),
-}
-CAMVID = LabelSpace(tuple(_CAMVID), tuple(_CAMVID.values()))
+_CAMVID_NAMES = "sky, building, pole, road, pavement, tree, sign, fence, car, pedestrian, bicyclist"
+_CAMVID_COLOURS = "808080 800000 c0c080 804080 0000c0 808000 c08080 404080 400080 404000 0080c0"
+CAMVID = _space(_CAMVID_NAMES, colours(_CAMVID_COLOURS))
 
 _VOC_NAMES = """
-    background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person
-    pottedplant sheep sofa train tvmonitor
+    background, aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, diningtable, dog, horse,
+    motorbike, person, pottedplant, sheep, sofa, train, tvmonitor
 """
-VOC = LabelSpace(tuple(_VOC_NAMES.split()), voc_palette(21))
+VOC = _space(_VOC_NAMES, voc_palette(21))
 
 _NYU_NAMES = """
     wall, floor, cabinet, bed, chair, sofa, table, door, window, bookshelf, picture, counter, blinds, desk,
@@ -223,12 +197,11 @@ _NYU_NAMES = """
     paper, towel, shower curtain, box, whiteboard, person, night stand, toilet, sink, lamp, bathtub, bag,
     other structure, other furniture, other prop
 """
-NYU40 = LabelSpace(tuple(name.strip() for name in _NYU_NAMES.split(",")), voc_palette(41)[1:])
+NYU40 = _space(_NYU_NAMES, voc_palette(41)[1:])
 
 # Class weights of the supervised loss in the authors' Cityscapes training script, in train-id order: rare
 # classes weigh up to four times as much as road.
-_WEIGHTS = """
-    2.5959737 6.741505 3.5353868 9.866315 9.690922 9.369371 10.289124 9.953209 4.3098087 9.490392 7.674411
-    9.396925 10.347794 6.3928986 10.226673 10.241072 10.28059 10.396977 10.05567
-"""
-CITYSCAPES_CLASS_WEIGHTS: tuple[float, ...] = tuple(float(weight) for weight in _WEIGHTS.split())
+CITYSCAPES_CLASS_WEIGHTS: tuple[float, ...] = (
+    2.5959737, 6.741505, 3.5353868, 9.866315, 9.690922, 9.369371, 10.289124, 9.953209, 4.3098087, 9.490392,
+    7.674411, 9.396925, 10.347794, 6.3928986, 10.226673, 10.241072, 10.28059, 10.396977, 10.05567,
+)  # fmt: skip

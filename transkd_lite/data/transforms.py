@@ -14,34 +14,89 @@ label are
 are void
 - ``standard``     random scale 0.5 to 2, crop in which no class covers more than 3/4, flip, colour jitter
 
-Built on torchvision v2 (``tv_tensors`` and functional kernels). Source of ``paper``: the published training
+Built on the functional kernels of torchvision v2. Source of ``paper``: the published training
 scripts; ``standard`` follows the usual recipe of SegFormer (Xie et al. 2021).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from transkd_lite.data.labels import VOID
 
-__all__ = ["AUGMENTATIONS", "IMAGENET_MEAN", "IMAGENET_STD", "Transform", "make_transform", "translate"]
+__all__ = [
+    "AUGMENTATIONS",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "Transform",
+    "make_transform",
+    "require_labelled",
+    "to_tensors",
+    "translate",
+]
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+
+def to_tensors(sample: Any) -> tuple[Tensor, Tensor]:
+    """uint8 image (3, H, W) and uint8 label (H, W) of a sample {"image", "label"} (PIL, numpy or torch).
+
+    Raises `ValueError` if the two do not have the same height and width, or hold what 8 bits cannot.
+    """
+    image, label = (_as_uint8(sample[name], name) for name in ("image", "label"))
+    if not isinstance(sample["image"], Tensor):
+        image = image.permute(2, 0, 1).contiguous()
+    if image.shape[-2:] != label.shape[-2:]:
+        raise ValueError(
+            f"image and label must have one size; got {tuple(image.shape[-2:])} and "
+            f"{tuple(label.shape[-2:])}: pass size=(height, width) to open_dataset"
+        )
+    return image, label
+
+
+def _as_uint8(value: Any, what: str) -> Tensor:
+    """A picture as a uint8 tensor; a number that 8 bits cannot hold is an error, where a cast would wrap around."""
+    if isinstance(value, Tensor) and value.dtype == torch.uint8:
+        return value
+    given = value.cpu().numpy() if isinstance(value, Tensor) else np.array(value)
+    kept = given.astype(np.uint8, copy=False)
+    if kept is not given and (kept != given).any():
+        raise ValueError(
+            f"every {what} holds whole numbers from 0 to 255; got {given[kept != given][0]!r}: "
+            "give pixels as uint8, and void as 255"
+        )
+    return torch.from_numpy(kept)
+
+
+def require_labelled(labels: Iterable[Tensor], where: str) -> None:
+    """Raise `ValueError` where all labels are void: no loss and no score is defined there. Stops at the first class."""
+    if all(bool((label == VOID).all()) for label in labels):
+        raise ValueError(
+            f"at least one pixel must have a class; all of {where} are void ({VOID}): "
+            "check how the labels are read (label_map)"
+        )
+
+
+# --- What happens to an image and its label between decoding and the network: one joint, seeded transform.
+
+AUGMENTATIONS = ("none", "flip", "paper", "paper-fixed", "standard")
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 MAX_CLASS_SHARE = 0.75  # of the labelled pixels of a crop, as in the SegFormer recipe
 CROP_TRIES = 10
 MAX_SHIFT = 2  # pixels, the authors' translation
-JITTER = {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3, "hue": 0.05}
-
-Sample = tuple[Tensor, Tensor]  # image (3, H, W), label (H, W)
+JITTER = (
+    (F.adjust_brightness, 0.7, 1.3),
+    (F.adjust_contrast, 0.7, 1.3),
+    (F.adjust_saturation, 0.7, 1.3),
+    (F.adjust_hue, -0.05, 0.05),
+)
 
 
 @dataclass(frozen=True)
@@ -53,18 +108,56 @@ class Transform:
     normalize: bool = False
     ignore_index: int = VOID
 
-    def __call__(self, image: Tensor, label: Tensor, generator: torch.Generator) -> Sample:
+    def __call__(self, image: Tensor, label: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """image (3, H, W) and label (H, W), both uint8 -> float32 (3, h, w) and int64 (h, w)."""
-        _require_sample(image, label)
-        sample = (tv_tensors.Image(image), tv_tensors.Mask(label))
-        image, label = AUGMENTATIONS[self.augment](sample, self.crop, generator)
-        pixels = F.to_dtype(image.as_subclass(Tensor), torch.float32, scale=True)
+        if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
+            got = f"{image.dtype} {tuple(image.shape)}"
+            raise ValueError(f"image must be uint8 (3, H, W), got {got}: decode it as RGB")
+        if label.dtype != torch.uint8 or label.shape != image.shape[-2:]:
+            rule = f"label must be uint8 {tuple(image.shape[-2:])} like its image"
+            got = f"{label.dtype} {tuple(label.shape)}"
+            raise ValueError(f"{rule}, got {got}: decode it as 8-bit train ids")
+        image, label = self._augmented(image, label[None], generator)
+        pixels = F.to_dtype(image, torch.float32, scale=True)
         if self.normalize:
             pixels = F.normalize(pixels, list(IMAGENET_MEAN), list(IMAGENET_STD))
-        train_ids = label.as_subclass(Tensor).long()
+        train_ids = label[0].long()
         if self.ignore_index != VOID:
             train_ids = train_ids.masked_fill(train_ids == VOID, self.ignore_index)
         return pixels.contiguous(), train_ids.contiguous()
+
+    def _augmented(self, image: Tensor, label: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """image (3, H, W) and label (1, H, W) after everything that is random, in this order."""
+
+        def uniform(low: float, high: float) -> float:
+            return low + (high - low) * float(torch.rand((), generator=generator))
+
+        height, width = self.crop or label.shape[-2:]
+        if self.augment == "standard":
+            # Scaling, then cropping is cropping a window of size / scale, then scaling, at a fraction of the work.
+            scale = uniform(0.5, 2.0)
+            window = (max(round(height / scale), 1), max(round(width / scale), 1))
+            image, label = _random_crop(image, label, window, generator)
+            image = F.resize(image, [height, width], interpolation=InterpolationMode.BILINEAR, antialias=True)
+            label = _nearest(label, height, width)
+        elif self.crop:
+            image, label = _random_crop(image, label, self.crop, generator)
+        if self.augment != "none" and torch.rand((), generator=generator) < 0.5:
+            image, label = F.horizontal_flip(image), F.horizontal_flip(label)
+        if self.augment in ("paper", "paper-fixed"):
+            right, down = torch.randint(-MAX_SHIFT, MAX_SHIFT + 1, (2,), generator=generator).tolist()
+            image = translate(image, right, down, fill=0)
+            if self.augment == "paper":
+                quarter = _nearest(label, max((height + 2) // 4, 1), max((width + 2) // 4, 1))
+                drifted = translate(quarter, right, down, fill=VOID, fill_beyond=0)
+                # Blown up to the image's size; nearest resizing to 1/4 gives back exactly the drifted quarter label.
+                label = _nearest(drifted, height, width)
+            else:
+                label = translate(label, right, down, fill=VOID)
+        if self.augment == "standard":
+            for adjust, low, high in JITTER:
+                image = adjust(image, uniform(low, high))
+        return image, label
 
 
 def make_transform(
@@ -91,14 +184,12 @@ def make_transform(
     """
     if augment not in AUGMENTATIONS:
         raise ValueError(
-            f"augment must be one of {', '.join(AUGMENTATIONS)}, got {augment!r}: choose one of these"
+            f"augment is one of {', '.join(AUGMENTATIONS)}, got {augment!r}: choose one of these"
         )
     if crop is not None:
         crop = tuple(crop)  # type: ignore[assignment]
         if len(crop) != 2 or not all(isinstance(side, int) and side > 0 for side in crop):
-            raise ValueError(
-                f"crop is (height, width) in positive pixels, got {crop!r}: for example crop=(512, 512)"
-            )
+            raise ValueError(f"crop is (height, width) in positive pixels, got {crop!r}: try (512, 512)")
     return Transform(augment, crop, normalize, ignore_index)
 
 
@@ -118,115 +209,24 @@ def translate(image: Tensor, right: int, down: int, fill: int, fill_beyond: int 
     return F.crop(moved, max(-down, 0), max(-right, 0), height, width)
 
 
-def _identity(sample: Sample, crop: tuple[int, int] | None, generator: torch.Generator) -> Sample:
-    return sample if crop is None else _random_crop(sample, crop, generator)
-
-
-def _flip(sample: Sample, crop: tuple[int, int] | None, generator: torch.Generator) -> Sample:
-    return _random_flip(_identity(sample, crop, generator), generator)
-
-
-def _paper(sample: Sample, crop: tuple[int, int] | None, generator: torch.Generator) -> Sample:
-    image, label = _flip(sample, crop, generator)
-    right, down = _random_shift(generator)
-    height, width = label.shape
-    quarter = _nearest(label, (max((height + 2) // 4, 1), max((width + 2) // 4, 1)))
-    drifted = translate(quarter, right, down, fill=VOID, fill_beyond=0)
-    # Blown up to the image's size; nearest resizing to 1/4 gives back exactly the drifted quarter label.
-    return translate(image, right, down, fill=0), _nearest(drifted, (height, width))
-
-
-def _paper_fixed(sample: Sample, crop: tuple[int, int] | None, generator: torch.Generator) -> Sample:
-    image, label = _flip(sample, crop, generator)
-    right, down = _random_shift(generator)
-    return translate(image, right, down, fill=0), translate(label, right, down, fill=VOID)
-
-
-def _standard(sample: Sample, crop: tuple[int, int] | None, generator: torch.Generator) -> Sample:
-    image, label = sample
-    out = crop or (image.shape[-2], image.shape[-1])
-    scale = _uniform(0.5, 2.0, generator)
-    # Scaling, then cropping is cropping a window of size / scale, then scaling, at a fraction of the work.
-    window = (max(round(out[0] / scale), 1), max(round(out[1] / scale), 1))
-    image, label = _random_crop((image, label), window, generator)
-    image = F.resize(image, list(out), interpolation=InterpolationMode.BILINEAR, antialias=True)
-    image, label = _random_flip((image, _nearest(label, out)), generator)
-    return _jitter(image, generator), label
-
-
-AUGMENTATIONS: dict[str, Callable[[Sample, tuple[int, int] | None, torch.Generator], Sample]] = {
-    "none": _identity,
-    "flip": _flip,
-    "paper": _paper,
-    "paper-fixed": _paper_fixed,
-    "standard": _standard,
-}
-
-
-def _random_flip(sample: Sample, generator: torch.Generator) -> Sample:
-    if torch.rand((), generator=generator) < 0.5:
-        return F.horizontal_flip(sample[0]), F.horizontal_flip(sample[1])
-    return sample
-
-
-def _random_shift(generator: torch.Generator) -> tuple[int, int]:
-    right, down = torch.randint(-MAX_SHIFT, MAX_SHIFT + 1, (2,), generator=generator).tolist()
-    return right, down
-
-
-def _random_crop(sample: Sample, size: tuple[int, int], generator: torch.Generator) -> Sample:
-    """A window of ``size``, preferably one where no class covers more than ``MAX_CLASS_SHARE``."""
-    image, label = _pad_to(sample, size)
+def _random_crop(
+    image: Tensor, label: Tensor, size: tuple[int, int], generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """A window of ``size``, preferably one where no class covers more than ``MAX_CLASS_SHARE`` of what is labelled."""
+    below, beside = (max(wanted - has, 0) for wanted, has in zip(size, label.shape[-2:], strict=True))
+    if below or beside:
+        padding = [beside // 2, below // 2, beside - beside // 2, below - below // 2]
+        image, label = F.pad(image, padding, fill=0), F.pad(label, padding, fill=VOID)
     room = (label.shape[-2] - size[0], label.shape[-1] - size[1])
     for _ in range(CROP_TRIES if any(room) else 1):
         top, left = (int(torch.randint(r + 1, (), generator=generator)) for r in room)
         window = F.crop(label, top, left, *size)
-        if _largest_share(window) < MAX_CLASS_SHARE:
+        counts = torch.bincount(window.flatten(), minlength=256)[:VOID]
+        if counts.max() < MAX_CLASS_SHARE * counts.sum():
             break
     return F.crop(image, top, left, *size), window
 
 
-def _pad_to(sample: Sample, size: tuple[int, int]) -> Sample:
-    image, label = sample
-    below, beside = max(size[0] - label.shape[-2], 0), max(size[1] - label.shape[-1], 0)
-    if not below and not beside:
-        return sample
-    padding = [beside // 2, below // 2, beside - beside // 2, below - below // 2]
-    return F.pad(image, padding, fill=0), F.pad(label, padding, fill=VOID)
-
-
-def _largest_share(label: Tensor) -> float:
-    """Share of the most frequent class among the labelled pixels (1 when nothing is labelled)."""
-    counts = torch.bincount(label.as_subclass(Tensor).flatten(), minlength=256)[:VOID]
-    return float(counts.max() / counts.sum()) if counts.sum() else 1.0
-
-
-def _jitter(image: Tensor, generator: torch.Generator) -> Tensor:
-    for name in ("brightness", "contrast", "saturation"):
-        factor = _uniform(1 - JITTER[name], 1 + JITTER[name], generator)
-        image = getattr(F, f"adjust_{name}")(image, factor)
-    return F.adjust_hue(image, _uniform(-JITTER["hue"], JITTER["hue"], generator))
-
-
-def _uniform(low: float, high: float, generator: torch.Generator) -> float:
-    return low + (high - low) * float(torch.rand((), generator=generator))
-
-
-def _nearest(label: Tensor, size: tuple[int, int]) -> Tensor:
+def _nearest(label: Tensor, height: int, width: int) -> Tensor:
     """Nearest neighbour at pixel centres (4i + 2 for a quarter, as Pillow): labels stay on their image."""
-    resized = F.resize(
-        label.as_subclass(Tensor)[None], list(size), interpolation=InterpolationMode.NEAREST_EXACT
-    )
-    return tv_tensors.Mask(resized[0])
-
-
-def _require_sample(image: Tensor, label: Tensor) -> None:
-    if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
-        raise ValueError(
-            f"image must be uint8 (3, H, W), got {image.dtype} {tuple(image.shape)}: decode it as RGB"
-        )
-    if label.dtype != torch.uint8 or label.shape != image.shape[-2:]:
-        raise ValueError(
-            f"label must be uint8 {tuple(image.shape[-2:])} like its image, "
-            f"got {label.dtype} {tuple(label.shape)}: decode it as 8-bit train ids"
-        )
+    return F.resize(label, [height, width], interpolation=InterpolationMode.NEAREST_EXACT)

@@ -4,7 +4,7 @@ Pure losses are in `losses`, the modules of TransKD in `fusion` and `embedding`.
 """
 
 from transkd_lite.distill import losses
-from transkd_lite.distill.describe import describe, method_table
-from transkd_lite.distill.methods import Distiller, create_method, list_methods
+from transkd_lite.distill.distiller import Distiller
+from transkd_lite.distill.methods import create_method, describe, list_methods, method_table
 
 __all__ = ["Distiller", "create_method", "describe", "list_methods", "losses", "method_table"]

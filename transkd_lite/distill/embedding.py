@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from transkd_lite.distill.adapt import resize_map
+from transkd_lite.distill.losses import resize_map
 
 __all__ = ["EmbeddingAssistant", "GLMixer", "MultiHeadAttention", "PatchEmbed", "StageAlignment"]
 

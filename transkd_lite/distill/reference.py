@@ -14,12 +14,18 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from transkd_lite.distill.methods import Distiller, create_method
-from transkd_lite.models.factory import create_model
-from transkd_lite.models.files import flatten, listed, printable, read_tensors
+from transkd_lite.distill.distiller import Distiller
+from transkd_lite.distill.methods import create_method
 from transkd_lite.models.naming import Rules, rename
-from transkd_lite.models.output import ModelSpec, SegModel
-from transkd_lite.models.pretrained import find_authors_network, infer_network, load_tensors
+from transkd_lite.models.output import ModelSpec, SegModel, listed, printable
+from transkd_lite.models.weights import (
+    create_model,
+    find_authors_network,
+    flatten,
+    infer_network,
+    load_tensors,
+    read_tensors,
+)
 
 __all__ = ["load_reference_checkpoint"]
 

@@ -3,10 +3,8 @@ SegOutput`.
 """
 
 from transkd_lite.models.attention import capture_attention
-from transkd_lite.models.factory import create_model, list_models
-from transkd_lite.models.huggingface import save_huggingface
 from transkd_lite.models.output import ModelSpec, SegModel, SegOutput
-from transkd_lite.models.weights import load_model, save_model
+from transkd_lite.models.weights import create_model, list_models, load_model, save_huggingface, save_model
 
 __all__ = [
     "ModelSpec",

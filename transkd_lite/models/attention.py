@@ -17,10 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from transkd_lite.models.files import listed
-from transkd_lite.models.layers import to_map, to_tokens
+from transkd_lite.models.head import to_map, to_tokens
 from transkd_lite.models.naming import family_of
-from transkd_lite.models.output import SegModel, SegOutput
+from transkd_lite.models.output import SegModel, SegOutput, listed
 
 __all__ = ["Captured", "attention_map", "capture_attention"]
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from transkd_lite.models.files import listed
+from transkd_lite.models.output import listed
 
 __all__ = [
     "TO_HUGGINGFACE",

@@ -8,19 +8,53 @@ pass, and a description of their shapes that is known without running it.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor, nn
 
-from transkd_lite.models.files import listed
-
 if TYPE_CHECKING:
     from transkd_lite.data.labels import LabelSpace
 
-__all__ = ["ModelSpec", "SegModel", "SegOutput", "StagedModel", "bare_network", "check_images"]
+__all__ = [
+    "ModelSpec",
+    "SegModel",
+    "SegOutput",
+    "StagedModel",
+    "bare_network",
+    "check_images",
+    "listed",
+    "printable",
+]
+
+SHOWN = 3
+
+
+def printable(text: object, limit: int = 50) -> str:
+    """A text of unknown origin, fit for a message: no control characters, at most `limit` characters.
+
+    >>> printable("norm\\x1b[31m.weight", 12)
+    'norm?[…eight'
+    """
+    clean = "".join(c if c.isprintable() else "?" for c in str(text))
+    half = limit // 2
+    return clean if len(clean) <= limit else f"{clean[:half]}…{clean[1 + half - limit :]}"
+
+
+def listed(names: Collection[object]) -> str:
+    """The first names, and how many more there are.
+
+    >>> listed(["a", "b", "c", "d", "e"])
+    'a, b, c and 2 more'
+    """
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(map(printable, itertools.islice(names, SHOWN))) + more
+
+
+# --- What every network gives and says about itself: `SegOutput`, `ModelSpec` and the base class `SegModel`.
 
 NUM_STAGES = 4
 

@@ -3,22 +3,20 @@
 Functions take arrays, tables and label spaces, return a matplotlib `Figure`, and never show it themselves: a
 notebook calls `show(fig, alt)`, which stores the picture together with its alternative text. Scalars wear
 cividis, lines in a colour-blind safe set (Okabe and Ito 2008) with a line style each, and label maps in the
-data set's own palette with the class names beside them.
-"""
+data set's own palette with the class names beside them."""
 
-from transkd_lite.plots.charts import class_bars, class_shares, curves, heatmap
-from transkd_lite.plots.comparisons import (
+from transkd_lite.plots.charts import (
     budget_gains,
+    class_bars,
     class_gains,
+    class_shares,
     critical_difference,
+    curves,
     effects,
+    heatmap,
     methods,
-    paired,
 )
 from transkd_lite.plots.pictures import (
-    RIGHT_COLOUR,
-    VOID_COLOUR,
-    WRONG_COLOUR,
     error_map,
     label_legend,
     label_maps,
@@ -26,16 +24,12 @@ from transkd_lite.plots.pictures import (
     principal_colours,
     segmentations,
 )
-from transkd_lite.plots.style import COLOURS, RC, SHEET_WIDTH, STYLES, show, to_png
+from transkd_lite.plots.style import COLOURS, RC, STYLES, show, to_png, to_svg
 
 __all__ = [
     "COLOURS",
     "RC",
-    "RIGHT_COLOUR",
-    "SHEET_WIDTH",
     "STYLES",
-    "VOID_COLOUR",
-    "WRONG_COLOUR",
     "budget_gains",
     "class_bars",
     "class_gains",
@@ -49,9 +43,9 @@ __all__ = [
     "label_maps",
     "maps",
     "methods",
-    "paired",
     "principal_colours",
     "segmentations",
     "show",
     "to_png",
+    "to_svg",
 ]

@@ -1,7 +1,8 @@
 """Charts of one table: curves, heat maps, shares and scores of classes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,51 +12,62 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from transkd_lite.data.labels import LabelSpace
-from transkd_lite.plots.style import COLOURS, MARKERS, STYLES, new_axes
+from transkd_lite.plots.style import COLOURS, MARKERS, STYLES, new_axes, row_axes
+from transkd_lite.results.statistics import excludes_zero
 
-__all__ = ["class_bars", "class_shares", "curves", "heatmap"]
+__all__ = [
+    "budget_gains",
+    "class_bars",
+    "class_gains",
+    "class_shares",
+    "critical_difference",
+    "curves",
+    "effects",
+    "heatmap",
+    "methods",
+]
 
-_BESIDE = 25  # letters of a name: longer ones beside the axes would squeeze them
 
-
-def curves(
-    lines: Mapping[str, tuple[ArrayLike, ArrayLike]], *, x: str, y: str, log: bool = False, title: str = ""
-) -> Figure:
+def curves(lines: Mapping[str, tuple[ArrayLike, ArrayLike]], *, x: str, y: str, log: bool = False) -> Figure:
     """Draw named lines, each with its own colour and line style; `log` makes the y axis logarithmic."""
-    fig, axes = new_axes(1, 1, 7, 3.4)
-    axis = axes[0, 0]
+    fig, ((axis,),) = new_axes(1, 1, 7, 3.4)
     for (name, (xs, ys)), colour, style in zip(lines.items(), cycle(COLOURS), cycle(STYLES), strict=False):
         axis.plot(xs, ys, label=name, color=colour, linestyle=style, linewidth=1.6)
-    axis.set(xlabel=x, ylabel=y, title=title, yscale="log" if log else "linear")
+    axis.set(xlabel=x, ylabel=y, yscale="log" if log else "linear")
     axis.grid(alpha=0.25)
     _legend(fig, axis)
     return fig
 
 
 def _legend(fig: Figure, axis: Axes) -> None:
-    """Name the axes' lines beside them, or below where a name is long."""
-    if max((len(name) for name in axis.get_legend_handles_labels()[1]), default=0) > _BESIDE:
+    """Name the axes' lines beside them, or below where a name is so long that it would squeeze them."""
+    if any(len(name) > 25 for name in axis.get_legend_handles_labels()[1]):
         fig.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     else:
         axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
 
 
 def heatmap(
-    table: pd.DataFrame, *, unit: str, title: str = "", decimals: int = 2, diverging: bool = False
+    table: pd.DataFrame,
+    *,
+    unit: str,
+    decimals: int = 2,
+    diverging: bool = False,
+    words: pd.DataFrame | None = None,
+    cell: tuple[float, float] = (0.8, 0.42),
 ) -> Figure:
-    """A table as an annotated heat map; `diverging` centres a blue to red scale on zero."""
-    fig, axes = new_axes(1, 1, 1.6 + 0.8 * table.shape[1], 1.2 + 0.42 * len(table))
-    scale = {"cmap": "vlag", "center": 0} if diverging else {"cmap": "cividis"}
-    sns.heatmap(
-        table,
-        annot=True,
-        fmt=f".{decimals}f",
-        ax=axes[0, 0],
-        cbar_kws={"label": unit},
-        annot_kws={"size": 8},
-        **scale,
-    )
-    axes[0, 0].set(title=title, xlabel=table.columns.name or "", ylabel=table.index.name or "")
+    """A table as an annotated heat map; `diverging` centres a blue to red scale on zero.
+
+    words: what the cells say instead of their values. cell: width and height of one, in inches.
+    """
+    fig, ((axis,),) = new_axes(1, 1, 1.6 + cell[0] * table.shape[1], 1.2 + cell[1] * len(table))
+    reach = float(table.abs().max(axis=None)) or 1.0
+    scale = {"cmap": "vlag", "vmin": -reach, "vmax": reach} if diverging else {"cmap": "cividis"}
+    annot, fmt = (True, f".{decimals}f") if words is None else (words, "")
+    bar, size = {"label": unit}, {"size": 8}
+    sns.heatmap(table, annot=annot, fmt=fmt, ax=axis, cbar_kws=bar, annot_kws=size, **scale)
+    axis.tick_params(axis="y", rotation=0)
+    axis.set(xlabel=table.columns.name or "", ylabel=table.index.name or "")
     return fig
 
 
@@ -66,31 +78,166 @@ def class_shares(shares: Mapping[str, ArrayLike], space: LabelSpace) -> Figure:
         shares: name -> (K,) shares that sum to at most 1.
         space: names in the same order.
     """
-    fig, axes = new_axes(1, 1, 7.5, 0.24 * len(space.names) + 0.9)
-    axis = axes[0, 0]
-    order = np.argsort(np.asarray(next(iter(shares.values()))))
-    for (name, share), colour, marker in zip(shares.items(), cycle(COLOURS), cycle(MARKERS), strict=False):
-        axis.plot(
-            100 * np.asarray(share)[order], range(len(order)), marker, color=colour, label=name, markersize=5
-        )
-    axis.set(yticks=range(len(order)), yticklabels=[space.names[k] for k in order], xscale="log")
-    axis.set_xlabel("share of the labelled pixels in % (logarithmic)")
-    axis.grid(alpha=0.25)
-    axis.legend(loc="lower right")
+    table = pd.DataFrame(dict(shares), index=list(space.names))
+    fig = class_bars(table.sort_values(table.columns[0]))
+    fig.axes[0].set(xscale="log", xlabel="share of the labelled pixels in % (logarithmic)")
     return fig
 
 
 def class_bars(table: pd.DataFrame) -> Figure:
-    """IoU of every class (rows) for several methods (columns), values in [0, 1], as grouped dots."""
-    fig, axes = new_axes(1, 1, 7.5, 0.27 * len(table) + 1.0)
-    axis = axes[0, 0]
+    """IoU of every class (rows, the first at the bottom) for several methods (columns), in [0, 1], as grouped dots."""
+    fig, axis = row_axes(table.index, "IoU in %", 0.27)
     for name, colour, marker in zip(table.columns, cycle(COLOURS), cycle(MARKERS), strict=False):
-        axis.plot(
-            100 * table[name], range(len(table)), marker, color=colour, label=name, markersize=5, alpha=0.85
-        )
+        look = {"color": colour, "markersize": 5, "alpha": 0.85, "label": name}
+        axis.plot(100 * table[name], range(len(table)), marker, **look)
     low, high = 100 * table.min(axis=1), 100 * table.max(axis=1)
     axis.hlines(range(len(table)), low, high, color="0.8", zorder=0)
-    axis.set(yticks=range(len(table)), yticklabels=table.index, xlabel="IoU in %")
-    axis.grid(axis="x", alpha=0.25)
     _legend(fig, axis)
+    return fig
+
+
+# --- Figures that compare methods: runs, differences with intervals, ranks, gains by class and by budget.
+
+
+def methods(table: pd.DataFrame, *, reference: Mapping[str, float] | None = None) -> Figure:
+    """One dot a run and one bar a mean: the scores of every method, side by side.
+
+    Args:
+        table: one row a run, columns `method` and `miou` (in [0, 1]); methods in order of first appearance.
+        reference: name -> mIoU in [0, 1], drawn as labelled dashed lines (for instance the teacher's) beside up to six
+            methods: it lies far away, and its line would squeeze more of them.
+    """
+    names = list(dict.fromkeys(table["method"]))
+    fig, axis = row_axes(names, "mIoU in %", 0.55)
+    for position, (name, colour) in enumerate(zip(names, cycle(COLOURS), strict=False)):
+        scores = 100 * table.loc[table["method"] == name, "miou"].to_numpy()
+        mean, top = scores.mean(), position - 0.33
+        axis.plot(scores, np.full(len(scores), position), "o", color=colour, alpha=0.65, markersize=6)
+        axis.plot([mean, mean], [position - 0.3, position + 0.3], color=colour, linewidth=2.5)
+        axis.annotate(f"{mean:.1f}", (mean, top), ha="center", va="bottom", fontsize=8)
+    for name, value in (reference or {}).items() if len(names) <= 6 else ():
+        axis.axvline(100 * value, color="0.35", linestyle="--", linewidth=1)
+        place = (
+            100 * value,
+            len(names) - 0.5,
+        )  # away from the best, which is often the first and the nearest
+        axis.annotate(f"{name} {100 * value:.1f}", place, rotation=90, ha="right", va="bottom", fontsize=8)
+    axis.set_ylim(len(names) - 0.4, -0.7)
+    return fig
+
+
+def effects(differences: pd.DataFrame) -> Figure:
+    """Mean paired differences with both intervals, the largest first: Student's thin, the bootstrap's thick.
+
+    A filled dot: Student's interval leaves out zero. At the right the probability of superiority. Rows name their
+    baseline where they have several.
+
+    Args:
+        differences: the table of `comparison.paired_differences`, scores in [-1, 1].
+    """
+    rows = differences.sort_values("mean", ascending=False, kind="stable")
+    several, where = rows["baseline"].nunique() > 1, range(len(rows))
+    to = "" if several else f"to {', '.join(rows['baseline'].unique())} "
+    names = rows["method"] + " − " + rows["baseline"] if several else rows["method"]
+    fig, axis = row_axes(names, f"difference of mIoU {to}in percentage points", 0.32)
+    thin: dict[str, Any] = {"color": COLOURS[6], "linewidth": 1, "label": "Student, 95%"}
+    thick: dict[str, Any] = {
+        "color": COLOURS[4],
+        "linewidth": 6,
+        "alpha": 0.9,
+        "label": "bootstrap over seeds, 95%",
+    }
+    axis.hlines(where, 100 * rows["low"], 100 * rows["high"], **thin)
+    axis.hlines(where, 100 * rows["boot_low"], 100 * rows["boot_high"], **thick)
+    for position, row in enumerate(rows.itertuples()):
+        fill = COLOURS[0] if excludes_zero(row.low, row.high) else "white"
+        axis.plot(100 * row.mean, position, "o", color=COLOURS[0], markerfacecolor=fill, markersize=6)
+        beside = ("axes fraction", "data")
+        axis.annotate(f"{row.superiority:.2f}", (1.02, position), xycoords=beside, fontsize=8, va="center")
+    axis.annotate("P(better)", (1.0, 1.01), xycoords="axes fraction", fontsize=8, va="bottom")
+    axis.axvline(0, color="0.3", linewidth=1)
+    axis.invert_yaxis()
+    fig.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    return fig
+
+
+def critical_difference(
+    ranks: pd.Series, difference: float, groups: Sequence[Sequence[str]], *, blocks: str = "blocks"
+) -> Figure:
+    """Average ranks on a line, best at the left; a bar joins methods that the critical difference does not tell apart.
+
+    Args:
+        ranks: method -> average rank (`statistics.average_ranks`).
+        difference: the critical difference.
+        groups: the sets to join (`statistics.indistinct_groups`).
+        blocks: what the ranks are averaged over, for the axis, such as "5 seeds".
+    """
+    ranks, step = ranks.sort_values(kind="stable"), 0.4
+    count, half = len(ranks), -(-len(ranks) // 2)
+    depth = 0.35 * len(groups) + 0.4
+    lowest = depth + step * half
+    fig, ((axis,),) = new_axes(1, 1, 7.5, 1.0 + 0.55 * lowest)
+    for position, (name, rank) in enumerate(ranks.items()):
+        left = position < half
+        y = depth + step * (position if left else count - 1 - position)
+        edge, side = (0.7, "right") if left else (count + 0.3, "left")
+        axis.plot([rank, rank, edge], [0, y, y], color="0.4", linewidth=0.9)
+        text = f"{name}  {rank:.2f}" if left else f"{rank:.2f}  {name}"
+        place = {"xytext": (-3 if left else 3, 0), "textcoords": "offset points", "ha": side, "va": "center"}
+        axis.annotate(text, (edge, y), fontsize=8, **place)
+    for level, group in enumerate(groups):
+        ends = [ranks[list(group)].min() - 0.06, ranks[list(group)].max() + 0.06]
+        axis.plot(ends, [0.3 + 0.35 * level] * 2, color=COLOURS[0], linewidth=4, solid_capstyle="butt")
+    reach = min(difference, count - 1)
+    axis.plot([1, 1 + reach], [-0.75] * 2, color=COLOURS[1], linewidth=2, marker="|", markersize=8)
+    axis.annotate(f"critical difference {difference:.2f}", (1, -0.85), ha="left", va="bottom", fontsize=8)
+    axis.set(ylim=(lowest, -1.3), xlim=(0.6, count + 0.4), yticks=[], xticks=range(1, count + 1))
+    axis.spines[["left", "bottom"]].set_visible(False)
+    axis.spines["top"].set(visible=True, position=("data", 0))
+    axis.xaxis.set_ticks_position("top")
+    axis.set_title(f"average rank over {blocks}: 1 is best", loc="left")
+    return fig
+
+
+def class_gains(gains: pd.DataFrame) -> Figure:
+    """Heat map of what each method (column) gains on each class (row), in points; a star: the interval excludes zero.
+
+    Args:
+        gains: the table of `comparison.class_gains`.
+    """
+    wide = 100 * gains.pivot(index="class", columns="method", values=["mean", "low", "high"])
+    wide = wide.loc[gains["class"].unique()].reindex(columns=gains["method"].unique(), level="method")
+    words = wide["mean"].map("{:+.1f}".format) + np.where(excludes_zero(wide["low"], wide["high"]), "*", "")
+    return heatmap(
+        wide["mean"], unit="gain in percentage points", diverging=True, words=words, cell=(0.6, 0.25)
+    )
+
+
+def budget_gains(gains: pd.DataFrame) -> Figure:
+    """Difference to the baseline against steps, one panel a number of labelled images, a line a method.
+
+    Args:
+        gains: the table of `comparison.budget_gains`.
+    """
+    panels = list(gains.groupby(["dataset", "train_images"], sort=True, dropna=False))
+    fig, axes = new_axes(1, len(panels), min(3.4 * len(panels) + 1.6, 9), 3.2, sharey=True)
+    names = list(dict.fromkeys(gains["method"]))
+    looks = dict(zip(names, zip(cycle(COLOURS), cycle(STYLES), cycle(MARKERS), strict=False), strict=False))
+    drawn = {}
+    for axis, ((dataset, images), rows) in zip(axes[0], panels, strict=True):
+        for name, line in rows.sort_values("steps").groupby("method", sort=False):
+            colour, style, marker = looks[str(name)]
+            shift = 1 + 0.012 * (names.index(str(name)) - (len(names) - 1) / 2)  # so that bars stay apart
+            reach = 100 * (line["high"] - line["mean"])
+            look = {"color": colour, "linestyle": style, "marker": marker, "markersize": 5}
+            bars = {"capsize": 2, "elinewidth": 0.8}
+            drawn[name] = axis.errorbar(line["steps"] * shift, 100 * line["mean"], reach, **look, **bars)
+        ticks = sorted(set(rows["steps"]))
+        axis.set(xscale="log", xlabel="optimiser steps", title=f"{dataset}, {images} labelled images")
+        axis.set_xticks(ticks, [str(step) for step in ticks])
+        axis.minorticks_off()
+        axis.axhline(0, color="0.3", linewidth=1)
+        axis.grid(alpha=0.25)
+    axes[0, 0].set_ylabel(f"difference of mIoU to {gains['baseline'].iloc[0]} in points")
+    fig.legend(drawn.values(), drawn.keys(), loc="outside right center", fontsize=8, frameon=False)
     return fig

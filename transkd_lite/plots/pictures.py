@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
 from numpy.typing import ArrayLike, NDArray
 
@@ -13,7 +15,8 @@ from transkd_lite.plots.style import SHEET_WIDTH, new_axes
 __all__ = ["error_map", "label_legend", "label_maps", "maps", "principal_colours", "segmentations"]
 
 RIGHT_COLOUR, WRONG_COLOUR, VOID_COLOUR = np.array([(222,) * 3, (178, 24, 43), (40,) * 3], np.uint8)
-_CELL, _TALLEST = 2.2, 3.5  # inches: width of a cell of `maps`, and the most that a map may be high
+_CELL = 2.2
+_TALLEST = 3.5  # inches: width of a cell of `maps`, and the most that a map may be high
 
 
 def error_map(prediction: ArrayLike, label: ArrayLike) -> NDArray[np.uint8]:
@@ -42,16 +45,19 @@ def principal_colours(feature: ArrayLike, basis: ArrayLike | None = None) -> NDA
     return np.uint8(255 * unit).reshape(*feature.shape[1:], 3)
 
 
-def label_legend(fig: Figure, space: LabelSpace, present: Sequence[int], columns: int = 6) -> None:
+def label_legend(fig: Figure, space: LabelSpace, present: Sequence[int]) -> None:
     """Put names and colours of the classes `present` (train ids) below the panels of `fig`."""
-    handles = [
-        Patch(
-            facecolor="#{:02x}{:02x}{:02x}".format(*space.palette[k]), edgecolor="0.6", label=space.names[k]
-        )
-        for k in present
-    ]
+    colours = np.asarray(space.palette) / 255
+    handles = [Patch(facecolor=colours[k], edgecolor="0.6", label=space.names[k]) for k in present]
     if handles:
-        fig.legend(handles=handles, ncols=columns, loc="outside lower center", fontsize=8, frameon=False)
+        fig.legend(handles=handles, ncols=6, loc="outside lower center", fontsize=8, frameon=False)
+
+
+def draw_picture(axis: Axes, picture: ArrayLike, **texts: str) -> AxesImage:
+    """A map (H, W) in cividis or a picture (H, W, 3) as it is, without ticks and frame; texts such as `title`."""
+    axis.set(xticks=[], yticks=[], **texts)
+    axis.spines[:].set_visible(False)
+    return axis.imshow(np.asarray(picture), cmap="cividis", interpolation="nearest", aspect="equal")
 
 
 def label_maps(images: Sequence[ArrayLike], labels: Sequence[ArrayLike], space: LabelSpace) -> Figure:
@@ -74,7 +80,7 @@ def segmentations(
         space: names and palette.
         errors_against: the row that holds the truth; each other row is then followed by its error map.
     """
-    sheet: list[tuple[str, list[NDArray[np.uint8]]]] = [("image", [np.asarray(image) for image in images])]
+    sheet = [("image", [np.asarray(image) for image in images])]
     for name, maps_ in rows.items():
         sheet.append((name, [space.colorize(np.asarray(label)) for label in maps_]))
         if errors_against is not None and name != errors_against:
@@ -85,9 +91,7 @@ def segmentations(
     fig, axes = new_axes(len(sheet), len(images), SHEET_WIDTH, len(sheet) * cell * height / width + 0.8)
     for axis_row, (name, pictures) in zip(axes, sheet, strict=True):
         for axis, picture in zip(axis_row, pictures, strict=True):
-            axis.imshow(picture, interpolation="nearest")
-            axis.set(xticks=[], yticks=[])
-            axis.spines[:].set_visible(False)
+            draw_picture(axis, picture)
         axis_row[0].set_ylabel(name, fontsize=8, rotation=0, ha="right", va="center")
     seen = np.unique(np.concatenate([np.unique(m) for maps_ in rows.values() for m in maps_]))
     label_legend(fig, space, [int(k) for k in seen if k < len(space.names)])
@@ -108,9 +112,7 @@ def maps(panels: Mapping[str, ArrayLike], *, columns: int = 4, bar: bool = True,
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     for axis, name, array in zip(axes.flat, panels, arrays, strict=False):
-        drawn = axis.imshow(array, cmap="cividis", interpolation="nearest", aspect="equal")
-        axis.set(xticks=[], yticks=[], title=name)
-        axis.spines[:].set_visible(False)
+        drawn = draw_picture(axis, array, title=name)
         if array.ndim == 2 and bar:
             fig.colorbar(drawn, ax=axis, shrink=0.8, label=unit)
     return fig

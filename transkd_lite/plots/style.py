@@ -3,15 +3,17 @@
 import base64
 import html
 import io
+from collections.abc import Iterable
 from typing import Any
 
 import matplotlib.pyplot as plt
 from IPython.display import display
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["COLOURS", "MARKERS", "RC", "SHEET_WIDTH", "STYLES", "new_axes", "show", "to_png"]
+__all__ = ["COLOURS", "RC", "STYLES", "show", "to_png", "to_svg"]
 
 SHEET_WIDTH = 7.5  # inches; 1,125 pixels at 150 dpi
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -70,7 +72,32 @@ def to_png(fig: Figure) -> bytes:
     return out.getvalue()
 
 
-def new_axes(rows: int, columns: int, width: float, height: float) -> tuple[Figure, NDArray[Any]]:
-    """A figure of `rows` x `columns` axes in the course's style; sizes in inches."""
+def to_svg(fig: Figure, alt: str) -> str:
+    """The figure as an SVG element for a page, no wider than there is room, with `alt` for who does not see it."""
+    buffer = io.StringIO()
+    fig.savefig(buffer, format="svg", facecolor="white")
+    width, height = 72 * fig.get_size_inches()
+    drawn = buffer.getvalue().partition("</defs>")[2]  # less a style sheet, which the whole page would obey
+    look = f'viewBox="0 0 {width} {height}" style="width:{width}pt; max-width:100%"'
+    return f'<svg role="img" aria-label="{html.escape(alt)}" {look}>{drawn}'
+
+
+def new_axes(
+    rows: int, columns: int, width: float, height: float, **options: Any
+) -> tuple[Figure, NDArray[Any]]:
+    """A figure of `rows` x `columns` axes in the course's style; sizes in inches; options of `Figure.subplots`.
+
+    pyplot does not know it: it needs no closing, and can be drawn in any thread.
+    """
     with plt.rc_context(RC):
-        return plt.subplots(rows, columns, figsize=(width, height), squeeze=False, layout="constrained")
+        figure = Figure(figsize=(width, height), layout="constrained")
+        return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def row_axes(names: Iterable[str], xlabel: str, row: float) -> tuple[Figure, Axes]:
+    """A figure with one row for each name, the first at the bottom; `row` is its height in inches."""
+    names = list(names)
+    figure, ((axis,),) = new_axes(1, 1, 7, row * len(names) + 1.2)
+    axis.set(yticks=range(len(names)), yticklabels=names, ylim=(-0.6, len(names) - 0.4), xlabel=xlabel)
+    axis.grid(axis="x", alpha=0.25)
+    return figure, axis

@@ -1,0 +1,200 @@
+"""Figures say what they should: alternative text in every form, errors in two tones, one colour scale for two maps."""
+
+import base64
+import io
+from xml.etree import ElementTree
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from transkd_lite import plots
+from transkd_lite.data.labels import LabelSpace
+
+SPACE = LabelSpace(("road", "car", "tree"), ((128, 64, 128), (0, 0, 142), (107, 142, 35)))
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    calls = []
+    monkeypatch.setattr(plots.style, "display", lambda bundle, **options: calls.append((bundle, options)))
+    return calls
+
+
+def test_alternative_text_travels_in_every_form(shown):
+    plots.show(plots.curves({"ce": ([0, 1], [2.0, 1.0])}, x="step", y="loss"), 'A line & "one" fall.')
+    ((bundle, options),) = shown
+    assert 'alt="A line &amp; &quot;one&quot; fall."' in bundle["text/html"]
+    assert bundle["text/plain"] == options["metadata"]["image/png"]["alt"] == 'A line & "one" fall.'
+    picture = Image.open(io.BytesIO(base64.b64decode(bundle["image/png"])))
+    assert picture.width > 600
+    assert not plt.get_fignums()
+
+
+def test_a_figure_without_words_is_refused():
+    with pytest.raises(ValueError, match="alt is blank"):
+        plots.show(plots.curves({"ce": ([0], [1.0])}, x="", y=""), "  ")
+
+
+def test_an_svg_is_one_element_with_words_and_leaves_the_page_alone():
+    drawn = plots.to_svg(plots.curves({"a": ([0, 1], [1.0, 2.0])}, x="x", y="y"), 'a <b> & "c"')
+    declared = drawn.replace("<svg ", '<svg xmlns:xlink="http://www.w3.org/1999/xlink" ', 1)
+    picture = ElementTree.fromstring(declared)
+    assert (picture.get("role"), picture.get("aria-label")) == ("img", 'a <b> & "c"')
+    assert "<style" not in drawn
+
+
+def test_errors_have_two_tones_and_void_a_third():
+    picture = plots.error_map([[0, 1, 1]], [[0, 0, 255]])
+    right, wrong, void = picture[0]
+    assert (right.tolist(), wrong.tolist(), void.tolist()) == ([222] * 3, [178, 24, 43], [40] * 3)
+
+
+def test_principal_colours_of_two_maps_share_a_basis():
+    rng = np.random.default_rng(0)
+    feature = rng.standard_normal((8, 6, 10))
+    assert plots.principal_colours(feature).shape == (6, 10, 3)
+    assert (plots.principal_colours(feature, feature) == plots.principal_colours(feature)).all()
+    shifted = plots.principal_colours(feature + 5, feature)
+    assert (shifted != plots.principal_colours(feature)).any()
+
+
+def test_principal_colours_of_few_channels_and_of_a_constant_map():
+    assert plots.principal_colours(np.ones((2, 4, 4))).max() == 0
+    assert plots.principal_colours(np.random.default_rng(1).random((1, 4, 4)))[..., 1:].max() == 0
+
+
+def test_a_sheet_has_a_row_of_errors_for_each_prediction_and_a_legend_of_what_occurs():
+    image, label = np.zeros((8, 16, 3), np.uint8), np.zeros((8, 16), np.uint8)
+    rows = {"label": [label], "student": [label + 2]}
+    figure = plots.segmentations([image], rows, SPACE, errors_against="label")
+    assert [axis.get_ylabel() for axis in figure.axes] == ["image", "label", "student", "its errors"]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["road", "tree"]
+
+
+def test_runs_are_dots_in_percent_and_references_are_lines():
+    table = pd.DataFrame({"method": ["none", "none", "kd"], "miou": [0.2, 0.4, 0.5]})
+    axis = plots.methods(table, reference={"teacher": 0.6}).axes[0]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["none", "kd"]
+    assert sorted(x for line in axis.lines if line.get_marker() == "o" for x in line.get_xdata()) == [
+        20,
+        40,
+        50,
+    ]
+    assert "teacher 60.0" in [text.get_text() for text in axis.texts]
+
+
+def test_classes_and_tables_keep_their_order():
+    table = pd.DataFrame({"none": [0.1, 0.5]}, index=["car", "road"])
+    assert [t.get_text() for t in plots.class_bars(table).axes[0].get_yticklabels()] == ["car", "road"]
+    assert [t.get_text() for t in plots.heatmap(table, unit="IoU").axes[0].get_yticklabels()] == [
+        "car",
+        "road",
+    ]
+    shares = plots.class_shares({"train": [0.5, 0.1, 0.4]}, SPACE).axes[0]
+    assert [t.get_text() for t in shares.get_yticklabels()] == ["car", "tree", "road"]
+
+
+def test_maps_have_a_bar_each_unless_they_are_pictures():
+    figure = plots.maps({"a": np.ones((4, 4)), "b": np.ones((4, 4, 3)), "c": np.ones((4, 4))}, columns=2)
+    assert len(figure.axes) == 4 + 2
+
+
+def test_long_names_do_not_squeeze_the_curves():
+    name = "transkd-base (pretrained streets-segformer_b0)"
+    figure = plots.curves({name: ([0, 1], [1.0, 2.0])}, x="step", y="loss")
+    figure.draw_without_rendering()
+    assert figure.axes[0].get_position().width > 0.7
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [name]
+
+
+def test_many_lines_stay_apart():
+    figure = plots.curves({str(k): ([0, 1], [1.0, 2.0]) for k in range(20)}, x="step", y="loss")
+    looks = {
+        (line.get_color(), str(line.get_linestyle()), str(line._dash_pattern))
+        for line in figure.axes[0].lines
+    }
+    assert len(looks) == 20
+
+
+def test_maps_keep_their_proportions_and_so_does_the_figure():
+    wide, tall = np.ones((16, 64)), np.ones((64, 16, 3))
+    figure = plots.maps({"wide": wide, "tall": tall}, columns=2)
+    figure.draw_without_rendering()
+    for axis, panel in zip(figure.axes, (wide, tall), strict=False):
+        box = axis.get_window_extent()
+        assert box.height / box.width == pytest.approx(panel.shape[0] / panel.shape[1], rel=0.01)
+    assert plots.maps({"a": wide}).get_figheight() < plots.maps({"a": tall}).get_figheight()
+
+
+@pytest.fixture
+def differences():
+    table = pd.DataFrame({"method": ["kd", "csf", "at"], "baseline": "none", "mean": [0.01, 0.03, -0.02]})
+    low, high = (
+        {"low": [-0.01, 0.01, np.nan], "boot_low": [0.0, 0.02, np.nan]},
+        {"high": [0.03, 0.05, np.nan]},
+    )
+    return table.assign(**low, **high, boot_high=[0.02, 0.04, np.nan], superiority=[0.64, 1.0, 0.0])
+
+
+def test_effects_are_sorted_and_filled_where_students_interval_leaves_out_zero(differences):
+    axis = plots.effects(differences).axes[0]
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["csf", "kd", "at"]
+    dots = [line for line in axis.lines if line.get_marker() == "o"]
+    assert [dot.get_xdata()[0] for dot in dots] == pytest.approx([3, 1, -2])
+    assert [dot.get_markerfacecolor() == "white" for dot in dots] == [False, True, True]
+    assert [text.get_text() for text in axis.texts][:3] == ["1.00", "0.64", "0.00"]
+    student, bootstrap = axis.collections
+    assert student.get_segments()[0][:, 0].tolist() == pytest.approx([1, 5])
+    assert bootstrap.get_segments()[0][:, 0].tolist() == pytest.approx([2, 4])
+
+
+def test_effects_against_several_baselines_name_them(differences):
+    axis = plots.effects(differences.assign(baseline=["none", "kd", "none"])).axes[0]
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["csf − kd", "kd − none", "at − none"]
+    assert axis.get_xlabel() == "difference of mIoU in percentage points"
+
+
+def test_ranks_are_placed_and_groups_joined():
+    ranks = pd.Series({"none": 3.0, "kd": 1.5, "csf": 1.5})
+    axis = plots.critical_difference(ranks, 1.0, [("kd", "csf")], blocks="2 seeds").axes[0]
+    texts = [text.get_text() for text in axis.texts]
+    assert texts == ["kd  1.50", "csf  1.50", "3.00  none", "critical difference 1.00"]
+    joined = [line for line in axis.lines if line.get_linewidth() == 4]
+    assert [line.get_xdata() for line in joined] == [pytest.approx([1.44, 1.56])]
+    assert "2 seeds" in axis.get_title(loc="left")
+
+
+def test_gains_of_classes_have_a_star_where_sure_and_a_gap_where_unknown():
+    gains = pd.DataFrame({"class": ["road", "car"] * 2, "method": ["kd"] * 2 + ["at"] * 2})
+    gains = gains.assign(mean=[0.02, -0.01, np.nan, 0.0], low=[0.01, -0.02, np.nan, np.nan])
+    axis = plots.class_gains(gains.assign(high=[0.03, 0.01, np.nan, np.nan])).axes[0]
+    assert [text.get_text() for text in axis.texts] == ["+2.0*", "-1.0", "+0.0"]
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["road", "car"]
+    assert [text.get_text() for text in axis.get_xticklabels()] == ["kd", "at"]
+
+
+def test_budgets_have_a_panel_for_each_number_of_labels_and_a_line_a_method():
+    rows = [("streets", n, s, m) for n in (128, 512) for s in (300, 900) for m in ("kd", "csf")]
+    gains = pd.DataFrame(rows, columns=["dataset", "train_images", "steps", "method"])
+    gains = gains.assign(baseline="none", mean=gains["train_images"] / 10_000)  # 1.28 and 5.12 points
+    gains = gains.assign(low=gains["mean"] - 0.01, high=gains["mean"] + 0.01)
+    figure = plots.budget_gains(gains)
+    (low, high), other = (axis.get_ylim() for axis in figure.axes)
+    assert (low, high) == other
+    assert low < 0.28 < 6.12 < high
+    assert [axis.get_title() for axis in figure.axes] == [
+        "streets, 128 labelled images",
+        "streets, 512 labelled images",
+    ]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["kd", "csf"]
+    assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["300", "900"]

@@ -1,0 +1,249 @@
+"""The report's table and statistics, on run folders and numbers that can be checked by hand."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from transkd_lite.results import comparison, tables
+from transkd_lite.training.folder import write_json
+
+
+def make_run(root, name, method, seed, miou, **parameters):
+    scores = {"miou": miou, "pixel_accuracy": 0.9, "iou": {"road": miou, "car": miou}}
+    parameters = {
+        "dataset": "streets",
+        "network": "segformer_b0",
+        "method": method,
+        "seed": seed,
+        **parameters,
+    }
+    write_json(root / name / "run.json", {"parameters": parameters, "versions": {"torch": "2.15"}})
+    write_json(root / name / "metrics.json", {"full": scores, "paper": scores, "wall_s": 1.5})
+
+
+@pytest.fixture
+def table():
+    scores = {"none": [0.30, 0.32, 0.34], "kd": [0.31, 0.34, 0.37]}
+    return pd.DataFrame(
+        [{"method": m, "seed": s, "miou": v} for m, values in scores.items() for s, v in enumerate(values)]
+    )
+
+
+def test_results_table_has_a_row_for_each_finished_run_and_protocol(tmp_path):
+    make_run(tmp_path, "student-kd-s1-0a", "kd", 1, 0.4, teacher="run:teacher", options={"temperature": 2})
+    make_run(tmp_path, "teacher-none-s0-0b", "none", 0, 0.6)
+    write_json(tmp_path / "student-kd-s2-0c" / "run.json", {"parameters": {}})
+    rows = tables.results_table(tmp_path)
+    assert list(rows["protocol"]) == ["full", "paper"] * 2
+    assert list(rows["method"]) == ["none", "none", "kd", "kd"]
+    assert rows.iloc[2][["method", "seed", "torch", "wall_s", "iou_car"]].tolist() == [
+        "kd",
+        1,
+        "2.15",
+        1.5,
+        0.4,
+    ]
+    assert json.loads(rows.iloc[2]["options"]) == {"temperature": 2}
+    assert list(tables.students(rows)["run"]) == ["student-kd-s1-0a"]
+
+
+def test_an_empty_folder_says_what_to_do(tmp_path):
+    with pytest.raises(FileNotFoundError, match="transkd reproduce"):
+        tables.results_table(tmp_path)
+
+
+def test_paired_difference_by_hand(table):
+    # Differences 0.01, 0.02, 0.03: mean 0.02, sd 0.01, t(0.975, 2) = 4.302653, reach 4.302653 * 0.01 / sqrt 3.
+    (row,) = comparison.paired_differences(table).itertuples()
+    assert (row.method, row.baseline, row.pairs) == ("kd", "none", 3)
+    assert row.mean == pytest.approx(0.02)
+    assert row.high - row.mean == pytest.approx(0.0248414, rel=1e-5)
+    assert row.p == pytest.approx(0.0741799, rel=1e-5)
+
+
+def test_pairs_are_matched_by_seed_not_by_order(table):
+    shuffled = table.sample(frac=1, random_state=3)
+    assert comparison.paired_differences(shuffled, "none")["mean"].abs().iloc[0] == pytest.approx(0.02)
+
+
+def test_one_pair_has_no_interval(table):
+    row = comparison.paired_differences(table[table["seed"] == 0]).iloc[0]
+    assert row["mean"] == pytest.approx(0.01)
+    assert pd.isna(row["low"])
+
+
+def test_mixed_tables_and_unknown_baselines_are_refused(table):
+    with pytest.raises(ValueError, match="one run for each method and seed"):
+        comparison.paired_differences(pd.concat([table, table]))
+    with pytest.raises(ValueError, match="methods with runs: none, kd"):
+        comparison.paired_differences(table, "cwd")
+
+
+def test_summary_has_the_best_mean_first(table):
+    assert list(comparison.summary(table).index) == ["kd", "none"]
+    assert comparison.summary(table).loc["none", "sd"] == pytest.approx(0.02)
+
+
+def test_rows_of_the_best_mean_come_first_and_keep_their_order(table):
+    ordered = comparison.best_first(table)
+    assert list(ordered["method"].unique()) == ["kd", "none"]
+    alone = table[table["method"] == "none"]
+    assert ordered[ordered["method"] == "none"]["seed"].tolist() == alone["seed"].tolist()
+    assert len(ordered) == len(table)
+
+
+def test_published_numbers_carry_their_source():
+    published = comparison.published()
+    assert published["cityscapes_miou"].tolist() == [76.49, 55.86, 68.58, 68.87, 68.98]
+    assert published["source"].notna().all()
+    assert published["method"].tolist() == ["teacher", "none", "transkd-base", "transkd-gl", "transkd-ea"]
+
+
+def test_tables_can_be_saved_and_read_where_the_runs_are_not(tmp_path, monkeypatch):
+    make_run(tmp_path / "demo", "student-kd-s0-0a", "kd", 0, 0.3)
+    (tmp_path / "demo" / "student-kd-s0-0a" / "history.csv").write_text(
+        "step,epoch,lr,loss,ce,kd,weight_kd,images_per_s\n1,0.5,0.1,2.0,1.5,0.25000000001,2.0,9.0\n"
+    )
+    batch = tables.load_batch(tmp_path / "demo")
+    tables.save_tables(batch, tmp_path / "data" / "results")
+    monkeypatch.setattr(tables, "DATA", tmp_path / "data")
+    shipped = tables.load_batch("demo")
+    assert shipped.root is None
+    assert shipped.table["miou"].tolist() == batch.table["miou"].tolist() == [0.3, 0.3]
+    assert shipped.history.to_dict("records") == [
+        {"step": 1, "loss": 2.0, "ce": 1.5, "kd": 0.25, "method": "kd", "seed": 0, "run": "student-kd-s0-0a"}
+    ]
+
+
+def test_the_verdict_says_whether_zero_is_left_out(table):
+    differences = comparison.paired_differences(table)
+    text = comparison.verdict(table, differences, 0.6)
+    assert "**none** 32.0 ± 2.0. The teacher reaches 60.0.\n\n- The 95% interval" in text
+    assert (
+        "difference to **none**, in points, contains zero, so that luck is not ruled out: **kd** +2.0 (-0.5"
+        in text
+    )
+    sure = differences.assign(low=0.01)
+    assert "leaves out zero: **kd** +2.0 (+1.0 to +4.5)." in comparison.verdict(table, sure, None)
+    single = table[table["seed"] == 0]
+    text = comparison.verdict(single, comparison.paired_differences(single), None)
+    assert "on one seed, which says nothing about chance: **kd** +1.0." in text
+
+
+def test_the_papers_rows_say_what_was_not_run(table):
+    beside = comparison.beside_the_paper(table, None).set_index("network")["measured here"]
+    assert beside["student SegFormer-B0"] == "measured, 32.00 (mean of 3)"
+    assert (beside == "not run").sum() == 4
+    taught = comparison.beside_the_paper(table, 0.5, "segformer_b1").set_index("network")
+    assert taught["measured here"].iloc[0] == "measured, 50.00 (segformer_b1)"
+    assert taught.loc["student SegFormer-B0", "published, ACDC"] == "published, 46.26"
+
+
+def test_the_papers_claims_are_judged_by_intervals():
+    gains = {
+        "transkd-base": [0.10, 0.11, 0.12],
+        "transkd-gl": [0.02, 0.12, 0.19],
+        "transkd-ea": [0.06, 0.07, 0.08],
+    }
+    alone = [0.30, 0.31, 0.32]
+    scores = {"none": alone} | {
+        m: [a + g for a, g in zip(alone, own, strict=True)] for m, own in gains.items()
+    }
+    table = pd.DataFrame(
+        [{"method": m, "seed": s, "miou": v} for m, values in scores.items() for s, v in enumerate(values)]
+    )
+    found = comparison.claims(table, teacher=0.41).set_index("claim")
+    above = found.loc["transkd-base above none"]
+    assert (above["cityscapes"], above["acdc"]) == pytest.approx((68.58 - 55.86, 58.56 - 46.26))
+    # 11 points on average, a standard deviation of 1 over three seeds, t(0.975, 2) = 4.3027
+    assert (above["mean"], above["low"]) == pytest.approx((11, 11 - 4.3027 / 3**0.5), abs=1e-3)
+    assert above["verdict"] == "holds"
+    assert found.loc["transkd-gl above none", "verdict"] == "not decided"
+    assert found.loc["transkd-ea above transkd-base", "verdict"] == "does not hold"
+    closed = found.loc["transkd-base closes the gap to the teacher"]
+    assert (closed["mean"], closed["cityscapes"]) == pytest.approx((110, 61.7))
+    assert closed["verdict"] == "holds"
+    assert set(comparison.claims(table[table["seed"] == 0])["verdict"]) == {"one seed: not decided"}
+    assert comparison.claims(table[table["method"].isin(["none", "transkd-gl"])])["claim"].tolist() == [
+        "transkd-gl above none"
+    ]
+
+
+def test_only_runs_of_the_current_batch_count(tmp_path):
+    make_run(tmp_path, "student-none-s0-0a", "none", 0, 0.3)
+    make_run(tmp_path, "student-none-s0-0b", "none", 0, 0.4, steps=7)
+    write_json(tmp_path / "batch.json", {"runs": ["student-none-s0-0b"]})
+    assert set(tables.results_table(tmp_path)["run"]) == {"student-none-s0-0b"}
+    assert set(tables.results_table(tmp_path)["steps"]) == {7}
+
+
+def test_all_intervals_stand_side_by_side(table):
+    # Differences 0.01, 0.02, 0.03: 27 resamples, the extreme means once each. 0.31, 0.34, 0.37 against 0.30, 0.32,
+    # 0.34: six wins, two losses, one tie of nine pairs.
+    row = comparison.paired_differences(table).iloc[0]
+    assert row["low"] < 0.01 < row["boot_low"] < row["mean"] < row["boot_high"] < 0.03 < row["high"]
+    assert row["superiority"] == pytest.approx(6.5 / 9)
+    assert row["p_holm"] == row["p"]
+
+
+def test_p_is_corrected_for_the_number_of_methods(table):
+    cwd = table[table["method"] == "kd"].assign(method="cwd", miou=[0.40, 0.41, 0.44])
+    both = comparison.paired_differences(pd.concat([table, cwd])).set_index("method")
+    assert both.loc["cwd", "p_holm"] == pytest.approx(2 * both.loc["cwd", "p"])
+    assert both.loc["kd", "p_holm"] == pytest.approx(both.loc["kd", "p"])
+
+
+def test_one_method_has_nothing_to_be_compared_with(table):
+    alone = table[table["method"] == "none"]
+    assert comparison.paired_differences(alone).empty
+
+
+@pytest.fixture
+def full(table):
+    return table.assign(iou_road=table["miou"], iou_car=[0.5, 0.5, 0.5, 0.4, 0.5, 0.3])
+
+
+def test_blocks_are_seeds_or_classes(full):
+    seeds = comparison.score_blocks(full)
+    assert list(seeds.columns) == ["none", "kd"]
+    assert seeds.loc[2, "kd"] == 0.37
+    assert comparison.per_class(full).loc["car"].tolist() == pytest.approx([0.5, 0.4])
+
+
+def test_gains_by_class_by_hand(full):
+    gains = comparison.class_gains(full).set_index("class")
+    assert gains.loc["road", "mean"] == pytest.approx(0.02)
+    # -0.1, 0, -0.2: mean -0.1, sd 0.1, reach 4.302653 * 0.1 / sqrt 3.
+    assert gains.loc["car", "mean"] == pytest.approx(-0.1)
+    assert gains.loc["car", "high"] == pytest.approx(-0.1 + 0.248414, rel=1e-5)
+
+
+def test_many_differences_become_two_lists(table):
+    kd = table[table["method"] == "kd"]
+    more = [kd.assign(method=f"m{k}", miou=kd["miou"] + 0.1 * k) for k in range(5)]
+    many = pd.concat([table, *more])
+    text = comparison.verdict(many, comparison.paired_differences(many), None)
+    lines = text.splitlines()
+    assert lines[-2].startswith("- The 95% interval")
+    assert "leaves out zero" in lines[-2]
+    assert lines[-2].index("**m4** +42.0") < lines[-2].index("**m1** +12.0")
+    assert "**kd** +2.0 (-0.5 to +4.5)" in lines[-1]
+
+
+def budgets(table):
+    longer = table.assign(miou=table["miou"] + 0.1 + 0.1 * (table["method"] == "kd"), steps=900)
+    rows = pd.concat([table.assign(steps=300), longer], ignore_index=True)
+    common = {"dataset": "streets", "student": "segformer_b0", "train_images": 128, "batch_size": 8}
+    common |= {"height": 64, "width": 128, "lr": 0.002, "augment": "flip", "precision": "fp32"}
+    return rows.assign(**common, teacher="run:t")
+
+
+def test_gains_by_budget(table):
+    gains = comparison.budget_gains({"grid": budgets(table)})
+    assert gains["steps"].tolist() == [300, 900]
+    assert gains["mean"].tolist() == pytest.approx([0.02, 0.12])
+    assert gains["baseline_miou"].tolist() == pytest.approx([0.32, 0.42])
+    without = budgets(table).query("method == 'kd' or steps == 300")
+    assert comparison.budget_gains({"grid": without})["steps"].tolist() == [300]
+    assert comparison.budget_gains({}).empty

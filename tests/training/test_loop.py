@@ -1,0 +1,314 @@
+"""fit in one process: what it learns, tells, keeps and refuses."""
+
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from transkd_lite.distill import create_method
+from transkd_lite.distill.losses import resize_labels
+from transkd_lite.metrics import match_sizes, resolve_precision
+from transkd_lite.models import create_model, load_model
+from transkd_lite.models.head import folded_heads
+from transkd_lite.training import loop
+from transkd_lite.training.checkpoint import RunFolder, list_checkpoints
+from transkd_lite.training.config import TrainConfig
+from transkd_lite.training.folder import read_run
+from transkd_lite.training.loop import NonFiniteLossError, fit
+from transkd_lite.training.step import TrainStep, cross_entropy
+from transkd_lite.training.stream import SampleStore, batches
+
+QUICK = {"steps": 4, "batch_size": 2, "lr": 1e-3, "log_every": 2, "precision": "fp32", "augment": "none"}
+
+
+def scenes(num: int = 4, size: int = 32) -> list[dict[str, Any]]:
+    """Noise whose label can be read from the first channel."""
+    images = np.random.default_rng(0).integers(0, 256, (num, size, size, 3), dtype=np.uint8)
+    return [{"image": image, "label": (image[..., 0] // 86).astype(np.uint8)} for image in images]
+
+
+def student(num_classes: int = 3, **options: Any) -> Any:
+    torch.manual_seed(0)
+    return create_model("segformer_b0", num_classes, **options)
+
+
+def pair() -> tuple[Any, Any]:
+    torch.manual_seed(1)
+    teacher = create_model("segformer_b0", 3)
+    return teacher, create_method("transkd-base", student(), teacher, weights={"csf_1": 0.5})
+
+
+def plain(num: int, **options: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    store = SampleStore(scenes(num))
+    loader = batches(
+        store, lambda i, y, g: (i.float(), y.long()), batch_size=3, seed=0, steps=range(4), **options
+    )
+    return list(loader)
+
+
+def test_a_run_tells_everything_and_leaves_a_finished_folder(tmp_path: Path) -> None:
+    model, (teacher, method) = student(), pair()
+    before = torch.get_rng_state()
+    config = TrainConfig(**QUICK, eval_every=2)
+    result = fit(
+        model,
+        scenes(),
+        config=config,
+        teacher=teacher,
+        method=method,
+        val_data=scenes(2),
+        out_dir=tmp_path / "run",
+    )
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not model.training
+    history = result.history
+    assert history["step"].tolist() == [2, 4]
+    assert history["epoch"].tolist() == [1.0, 2.0]
+    assert {"lr", "loss", "ce", "csf_1", "pea_4", "weight_csf_1", "images_per_s", "val_miou"} <= set(history)
+    terms = [name for name in history if f"weight_{name}" in history]
+    summed = history["ce"] + sum(history[name] * history[f"weight_{name}"] for name in terms)
+    assert history["loss"].tolist() == pytest.approx(summed.tolist(), rel=1e-5)
+    assert history["weight_csf_1"].tolist() == [0.5, 0.5]
+    run = read_run(tmp_path / "run")
+    assert run.state == run.info["state"] == "finished"
+    assert {"versions", "commit", "dirty", "seed", "precision", "device", "wall_s", "peak_mb"} <= set(
+        run.info
+    )
+    assert set(run.metrics) >= {"full", "paper", "wall_s", "steps"}
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "run" / "history.csv"), history)
+    saved = load_model(tmp_path / "run" / "student.safetensors").state_dict()
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in model.state_dict().items())
+    again = fit(
+        student(), scenes(), config=config, teacher=teacher, method=method, out_dir=run.folder, resume=True
+    )
+    assert (again.resumed_from, again.metrics) == (4, run.metrics)
+
+
+def test_the_network_learns_what_can_be_learned() -> None:
+    config = TrainConfig(steps=60, batch_size=3, lr=3e-4, log_every=20, precision="fp32", augment="none")
+    flat = [
+        {"image": np.full((32, 32, 3), 60 * k, np.uint8), "label": np.full((32, 32), k, np.uint8)}
+        for k in range(3)
+    ]
+    result = fit(student(drop_path=0.0, head_dropout=0.0), flat, config=config, val_data=flat)
+    assert result.metrics["full"]["miou"] == 1.0
+    assert result.history["loss"].iloc[-1] < 0.1 * result.history["loss"].iloc[0]
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not() -> None:
+    losses = [
+        fit(student(), scenes(), config=TrainConfig(**{**QUICK, "seed": s, "deterministic": True})).history[
+            "loss"
+        ]
+        for s in (0, 0, 1)
+    ]
+    assert losses[0].tolist() == losses[1].tolist() != losses[2].tolist()
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_bf16_trains_close_to_fp32() -> None:
+    """With steps in proportion to the gradient: where it is nothing but rounding, Adam's own go anywhere."""
+    runs_of = [
+        fit(student(), scenes(), config=TrainConfig(**{**QUICK, "precision": p, "eps": 0.1}))
+        for p in ("fp32", "bf16")
+    ]
+    fp32, bf16 = (run.history["loss"].tolist() for run in runs_of)
+    assert bf16 == pytest.approx(fp32, rel=0.02)
+
+
+def stopped(out_dir: Path, config: TrainConfig, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is interrupted as soon as the checkpoint of a step is written."""
+    save = RunFolder.save
+
+    def save_and_stop(folder: RunFolder, trainer: Any) -> None:
+        save(folder, trainer)
+        if trainer.step == step:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunFolder, "save", save_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            fit(student(), scenes(), config=config, out_dir=out_dir)
+
+
+def test_auto_is_fp32_on_a_cpu_and_a_resumed_run_keeps_what_it_chose(tmp_path: Path, monkeypatch) -> None:
+    assert resolve_precision("auto", torch.device("cpu")) == "fp32"
+    config = TrainConfig(**{**QUICK, "precision": "auto", "checkpoint_every": 1})
+    with monkeypatch.context() as bf16_is_fast:
+        bf16_is_fast.setattr(loop, "resolve_precision", lambda precision, device: "bf16")
+        stopped(tmp_path / "run", config, 2, monkeypatch)
+        whole = fit(student(), scenes(), config=config).history
+    again = fit(student(), scenes(), config=config, out_dir=tmp_path / "run", resume=True)
+    assert again.resumed_from == 2
+    assert read_run(tmp_path / "run").info["precision"] == "bf16"
+    assert again.history["loss"].tolist() == whole["loss"].tolist()
+    finished = fit(student(), scenes(), config=config, out_dir=tmp_path / "run", resume=True)
+    assert finished.metrics == again.metrics
+
+
+def test_a_resumed_run_keeps_its_threads_or_says_once_that_it_cannot(tmp_path: Path, monkeypatch) -> None:
+    config = TrainConfig(**{**QUICK, "steps": 6, "checkpoint_every": 1})
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        stopped(tmp_path / "run", config, 2, monkeypatch)
+        torch.set_num_threads(1)
+        shutil.copytree(tmp_path / "run", tmp_path / "fewer")
+        monkeypatch.setattr("os.cpu_count", lambda: 4)
+        fit(student(), scenes(), config=config, out_dir=tmp_path / "run", resume=True)
+        assert torch.get_num_threads() == 1, "the caller's number comes back"
+        assert read_run(tmp_path / "run").info["threads"] == "3"
+        monkeypatch.setattr("os.cpu_count", lambda: 2)
+        with pytest.warns(
+            UserWarning, match="had 3 threads and goes on at step 2 with the 1 of this machine"
+        ):
+            fit(student(), scenes(), config=config, out_dir=tmp_path / "fewer", resume=True)
+        assert read_run(tmp_path / "fewer").info["threads"] == "3, then 1 from step 2"
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_broken_loss_is_named_with_its_step_and_the_last_good_checkpoint_stays(tmp_path: Path) -> None:
+    teacher, method = pair()
+    part = method.parts["pea"]
+    original, calls = part.forward, []
+
+    def breaks_at_step_3(*args: Any) -> dict[str, torch.Tensor]:
+        calls.append(1)
+        terms = original(*args)
+        return terms | ({"pea_2": terms["pea_2"] * math.nan} if len(calls) == 4 else {})
+
+    part.forward = breaks_at_step_3
+    config = TrainConfig(**{**QUICK, "steps": 8, "log_every": 8, "checkpoint_every": 2})
+    with pytest.raises(NonFiniteLossError, match=r"at step 3 \(counted from 0\) pea_2 = nan, with lr"):
+        fit(student(), scenes(), config=config, teacher=teacher, method=method, out_dir=tmp_path)
+    assert [path.name[:13] for path in list_checkpoints(tmp_path / "checkpoint")] == ["step-00000002"]
+    assert read_run(tmp_path).state == "failed"
+
+
+def test_a_used_folder_is_neither_overwritten_nor_resumed_with_other_parameters(tmp_path: Path) -> None:
+    fit(student(), scenes(), config=TrainConfig(**QUICK), out_dir=tmp_path)
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    with pytest.raises(FileExistsError, match="pass resume=True"):
+        fit(student(), scenes(), config=TrainConfig(**QUICK), out_dir=tmp_path)
+    with pytest.raises(
+        ValueError, match=r"these differ: config\.lr: 0\.001 there, 0\.002 now\. Give the same"
+    ):
+        fit(student(), scenes(), config=TrainConfig(**{**QUICK, "lr": 2e-3}), out_dir=tmp_path, resume=True)
+    with pytest.raises(ValueError, match=r"train_images: 4 there, 3 now"):
+        fit(student(), scenes(3), config=TrainConfig(**QUICK), out_dir=tmp_path, resume=True)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == files
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"crop": (64, 32)}, r"crop must fit into the image \(32x32\); got crop=\(64, 32\)"),
+        ({"class_weights": (1.0, 1.0)}, "class_weights must have one factor for each of the 3 logits; got 2"),
+    ],
+)
+def test_settings_that_do_not_fit_the_data_are_refused_before_anything_is_written(
+    tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        fit(student(), scenes(), config=TrainConfig(**{**QUICK, **settings}), out_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_wrong_data_is_named() -> None:
+    wrong = scenes()
+    wrong[1]["label"][0, 0] = 44
+    with pytest.raises(ValueError, match=r"train ids are 0-2 and 255; got label 44 in sample 1"):
+        fit(student(), wrong, config=TrainConfig(**QUICK))
+    with pytest.raises(ValueError, match="at least one sample"):
+        fit(student(), [], config=TrainConfig(**QUICK))
+    with pytest.raises(ValueError, match=r"one size; got .*\(32, 32\), \(64, 64\).*set crop"):
+        fit(student(), scenes(2) + scenes(2, 64), config=TrainConfig(**{**QUICK, "batch_size": 4}))
+    with pytest.raises(ValueError, match="got a teacher without a method"):
+        fit(student(), scenes(), config=TrainConfig(**QUICK), teacher=student())
+
+
+def test_every_epoch_sees_every_sample_once_and_positions_say_all() -> None:
+    seen = torch.cat([images[:, 0, 0, 0] for images, _ in plain(6)])
+    whole = torch.tensor([float(s["image"][0, 0, 0]) for s in scenes(6)]).sort().values
+    assert torch.equal(seen[:6].sort().values, whole)
+    assert torch.equal(seen[6:].sort().values, whole)
+    assert not torch.equal(seen[:6], seen[6:])
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # two workers on one core, too
+def test_loader_processes_change_nothing() -> None:
+    for (image, label), (other, other_label) in zip(plain(5), plain(5, workers=2), strict=True):
+        assert torch.equal(image, other)
+        assert torch.equal(label, other_label)
+
+
+def test_processes_share_every_batch() -> None:
+    shares = [plain(6, rank=r, world_size=3) for r in range(3)]
+    for step, (images, _) in enumerate(plain(6)):
+        assert torch.equal(torch.cat([share[step][0] for share in shares]), images)
+    with pytest.raises(
+        ValueError, match="batch_size must be a multiple of the 2 processes; got batch_size=3"
+    ):
+        plain(6, world_size=2)
+
+
+def test_cross_entropy_is_the_weighted_mean_and_zero_without_labels() -> None:
+    logits, labels = torch.randn(2, 3, 8, 8, requires_grad=True), torch.randint(0, 3, (2, 8, 8))
+    labels[0, :4] = 255
+    weights = torch.tensor([1.0, 0.0, 2.5])
+    expected = torch.nn.functional.cross_entropy(logits, labels, weights, ignore_index=255)
+    torch.testing.assert_close(cross_entropy(logits, labels, weights), expected)
+    loss = cross_entropy(logits, torch.full_like(labels, 255))
+    loss.backward()
+    assert loss.item() == 0
+    assert not logits.grad.any()
+
+
+def test_quarter_supervision_resizes_labels_and_full_resizes_logits() -> None:
+    logits, labels = torch.randn(1, 3, 8, 16), torch.randint(0, 3, (1, 32, 64))
+    quarter, full = match_sizes(logits, labels, "quarter"), match_sizes(logits, labels, "full")
+    assert torch.equal(quarter[0], logits)
+    assert torch.equal(quarter[1], labels[:, 2::4, 2::4])
+    assert full[0].shape == (1, 3, 32, 64)
+    assert torch.equal(full[1], labels)
+    assert resize_labels(labels, (5, 7)).shape == (1, 5, 7)
+
+
+def test_the_teacher_gets_no_gradient_and_no_graph() -> None:
+    teacher, method = pair()
+    model = student()
+    images, labels = torch.randn(2, 3, 32, 32), torch.randint(0, 3, (2, 32, 32))
+    step = TrainStep(model, teacher.eval(), method)
+    step(images, labels)["total"].backward()
+    assert all(p.grad is None for p in teacher.parameters())
+    assert all(p.grad is not None for p in model.parameters())
+    assert not any(name.startswith("_outside") for name, _ in step.named_parameters())
+
+
+@pytest.mark.parametrize("name", ["segformer_b0", "segformer_b1"])
+def test_the_folded_head_is_the_head(name: str) -> None:
+    """To rounding in float64, gradients included, whichever order of products is the cheaper one."""
+    torch.manual_seed(0)
+    model = create_model(name, 3, drop_path=0.0, head_dropout=0.0).double().train()
+    images = torch.randn(2, 3, 64, 96, dtype=torch.float64)
+    found = []
+    for folded in (False, True):
+        with folded_heads(model if folded else None):
+            logits = model(images).logits
+        found.append([logits, *torch.autograd.grad(logits.square().mean(), list(model.parameters()))])
+    for plain_value, folded_value in zip(*found, strict=True):
+        torch.testing.assert_close(folded_value, plain_value, rtol=1e-8, atol=1e-12)
+    assert "forward" not in vars(model.head)
+
+
+def test_a_score_between_two_logging_intervals_gets_a_row_of_its_own() -> None:
+    config = TrainConfig(**{**QUICK, "log_every": 4}, eval_every=1)
+    history = fit(student(), scenes(), config=config, val_data=scenes(2)).history
+    assert history["step"].tolist() == [1, 2, 3, 4]
+    assert history["val_miou"].notna().tolist() == [True, True, True, False]

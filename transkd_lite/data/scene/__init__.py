@@ -1,1 +1,0 @@
-"""The painter behind the synthetic `streets`: canvas, things, layout, weather, development."""

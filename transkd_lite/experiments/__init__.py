@@ -1,0 +1,1 @@
+"""Experiments: one run as a record, a profile as a plan, notebooks through papermill, and batches of them."""

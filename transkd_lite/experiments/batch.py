@@ -1,0 +1,423 @@
+"""A batch: every run of a profile through papermill, one after the other, side by side, or on a Dask cluster.
+
+Strict where papermill is lenient: everything that has a name is checked before anything runs; a notebook must
+reach its last cell; a failed one is kept as `failed.ipynb` beside the run and named, and the others go on. A
+run whose folder holds `metrics.json` and its executed notebook is finished and skipped, so a batch can be
+killed and started again at any time. papermill, dask, nbconvert and torch are imported only when something
+has to run. Ctrl-C and SIGTERM stop the kernels, which save first (see `stop_kernels`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+
+from transkd_lite.data.files import atomic_write, sweep_temporary
+from transkd_lite.experiments.experiment import ParameterError, check_parameters, read_signature
+from transkd_lite.experiments.notebook import NotebookFailed, NotebookInterrupted, execute_notebook, to_html
+from transkd_lite.experiments.profile import PlannedRun, Profile, plan
+from transkd_lite.training.folder import (
+    BATCH_FILE,
+    METRICS_FILE,
+    hash_parameters,
+    is_finished,
+    lock_run,
+    provenance,
+    read_json,
+    read_run,
+    update_run,
+    write_json,
+)
+from transkd_lite.training.interrupts import StopRequest
+
+__all__ = [
+    "ASIDE",
+    "Outcome",
+    "dask_setup",
+    "execute",
+    "execute_all",
+    "is_done",
+    "kernel_environment",
+    "preflight",
+    "progress_line",
+    "render_report",
+    "reproduce",
+    "run_aside",
+    "running_kernels",
+    "stop_kernels",
+]
+
+
+@dataclass
+class Outcome:
+    """What a batch did: executed run folders, those found finished, and the errors by run folder (or "report")."""
+
+    root: Path
+    runs: list[PlannedRun]
+    executed: list[str] = field(default_factory=list)
+    errors: dict[str, str] = field(default_factory=dict)
+    report: Path | None = None
+    report_rendered: bool = False
+
+
+def is_done(root: Path, run: PlannedRun) -> bool:
+    """Whether a run is finished: its metrics were written and its notebook reached the last cell."""
+    folder = root / run.folder
+    return is_finished(folder) and (folder / run.notebook.name).is_file()
+
+
+def progress_line(number: int, total: int, root: Path, run: PlannedRun, error: str) -> str:
+    """`[ 3/14] student-none-s0-1a2b3c4d finished, 61 s, mIoU 41.2 %`."""
+    head = f"[{number:>{len(str(total))}}/{total}] {run.title}"
+    if error:
+        return f"{head} FAILED: {error}"
+    miou, wall_s = miou_of(root / run.folder), read_json(root / run.folder / METRICS_FILE).get("wall_s")
+    parts = [f"{head} finished", *([] if wall_s is None else [f"{wall_s:.0f} s"])]
+    return ", ".join([*parts, *([] if miou is None else [f"mIoU {100 * miou:.1f} %"])])
+
+
+def miou_of(folder: Path) -> float | None:
+    """The mIoU at label resolution of a finished run."""
+    return read_json(folder / METRICS_FILE).get("full", {}).get("miou")
+
+
+# --- A batch that is asked to stop: the signal reaches the notebooks' kernels, which save, and none outlives
+# the batch.
+#
+# Jupyter starts every kernel in a session of its own, which a terminal's Ctrl-C does not reach, and nbclient would
+# take a signal for a failure of the notebook. So notebooks are executed in other threads or processes; the main
+# thread hears the signal, interrupts the kernels as a person would, and waits until they are gone.
+
+T = TypeVar("T")
+# An interrupt that meets a kernel between two cells is lost, and a second one during training gives up saving.
+PATIENCE_S = 20.0
+
+
+def run_aside(work: Callable[[], T], stop: StopRequest) -> T:
+    """The result of `work`, called in a thread of its own; after a signal its kernels are stopped."""
+    result: Future[T] = Future()
+
+    def call() -> None:
+        try:
+            result.set_result(work())
+        except BaseException as error:
+            result.set_exception(error)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    while thread.is_alive() and stop.signal is None:
+        thread.join(0.2)
+    stop_kernels(thread.is_alive)
+    return result.result()
+
+
+def running_kernels() -> list[psutil.Process]:
+    """Kernels that this process or one below it started; not the processes that a kernel started."""
+    found = {}
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it has gone
+            if any("ipykernel_launcher" in part for part in process.cmdline()):
+                found[process.pid] = (process, process.ppid())
+    return [process for process, parent in found.values() if parent not in found]
+
+
+def stop_kernels(busy: Callable[[], Any] = running_kernels) -> None:
+    """Interrupt kernels, also those that start meanwhile, until nothing is busy; kill what does not listen."""
+    for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM if os.name == "nt" else signal.SIGKILL):
+        until, told = time.monotonic() + PATIENCE_S, set()
+        while busy() and time.monotonic() < until:
+            for kernel in running_kernels():
+                if kernel.pid not in told:
+                    told.add(kernel.pid)
+                    with contextlib.suppress(psutil.Error):
+                        kernel.send_signal(number)
+            time.sleep(0.1)
+
+
+async def dask_setup(worker: Any) -> None:
+    """Preloaded by the workers of a batch's own cluster: a terminal's Ctrl-C is the batch's to answer, not theirs."""
+    signal.signal(signal.SIGINT, lambda number, frame: None)  # unlike SIG_IGN, kernels do not inherit it
+
+
+# --- One attempt at a run: what is checked before, and what happens in its folder around the notebook's execution.
+
+FAILED, WITHHELD, ASIDE = "failed.ipynb", "metrics.withheld.json", "running.ipynb"
+_LOCK_PATIENCE_S = 60.0
+
+
+def preflight(pending: Sequence[PlannedRun]) -> None:
+    """Check what the plan could not check without torch: names of networks and methods, method options, data."""
+    experiments = {run.folder: run.experiment for run in pending if run.experiment is not None}
+    checked: set[str] = set()
+    for run in pending:
+        if run.experiment is None:
+            continue
+        teacher = experiments.get(run.needs or "")
+        run.experiment.check_names(teacher.network if teacher else None)
+        data = hash_parameters({key: getattr(run.experiment, key) for key in ("dataset", "data_root")})
+        if data not in checked:
+            run.experiment.check_data()
+            checked.add(data)
+
+
+# glibc gives memory back to the system at every large free unless told otherwise, and a Dask worker tells it to do so
+# early: a training step, which frees hundreds of tensors, then spends up to a third of its time on page faults.
+_KEEP_FREED_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+@contextlib.contextmanager
+def kernel_environment(threads: int | None) -> Iterator[None]:
+    """What a kernel inherits from the process that starts it: freed memory is kept, threads are limited if given."""
+    wanted = _KEEP_FREED_MEMORY | ({} if threads is None else dict.fromkeys(_THREADS, str(threads)))
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def execute(run: PlannedRun, root: Path, threads: int | None = None, needed: str | None = None) -> str:
+    """Execute one run into its folder and return "" or, where it failed, what went wrong.
+
+    The notebook is executed aside and gets its own name when its last cell has run and the run is finished. Where it
+    fails after training, what was trained is kept for the next attempt, but does not count as finished.
+    `threads` limits the kernel's threads; `needed` is the outcome of the run that this one waits for.
+    """
+    folder = root / run.folder
+    if run.needs and (needed or not is_finished(root / run.needs)):
+        return f"not started: it needs {run.needs}, which failed"
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics, withheld, aside = (folder / name for name in (METRICS_FILE, WITHHELD, ASIDE))
+    until = (
+        time.monotonic() + _LOCK_PATIENCE_S
+    )  # the kernel of a killed worker may hold the folder a moment longer
+    with contextlib.suppress(FileNotFoundError):
+        while read_run(folder).state == "running" and time.monotonic() < until:
+            time.sleep(0.5)
+    if withheld.exists():
+        os.replace(withheld, metrics)
+    aside.unlink(missing_ok=True)
+    start = time.perf_counter()
+    own = {} if run.experiment is None else {"out_dir": str(folder)}
+    try:
+        with kernel_environment(threads):
+            execute_notebook(run.notebook, aside, run.parameters | own)
+        if run.experiment is not None and not is_finished(folder):
+            raise NotebookFailed(f"{run.notebook.name} ended without writing {METRICS_FILE} to {folder}")
+    except Exception as error:
+        message = str(error)
+        if metrics.exists():
+            os.replace(metrics, withheld)
+        if isinstance(error, NotebookInterrupted):
+            aside.unlink(missing_ok=True)
+            update_run(folder, state="interrupted", error=None)
+            return message
+        if aside.is_file():
+            os.replace(aside, folder / FAILED)
+            message += f"; see {folder / FAILED}"
+        update_run(folder, state="failed", error=message)
+        return message
+    os.replace(aside, folder / run.notebook.name)
+    (folder / FAILED).unlink(missing_ok=True)
+    if (
+        run.experiment is None
+    ):  # a lesson's result is its notebook; the records are written here, the metrics last
+        info = {"kind": run.kind, "notebook": run.notebook.name, "parameters": run.parameters}
+        update_run(folder, **provenance(), **info, state="finished", error=None)
+        write_json(metrics, {"wall_s": round(time.perf_counter() - start, 2)})
+    return ""
+
+
+# --- Where a batch's runs are executed: in this process one after the other, side by side, or on a Dask cluster.
+#
+# dask is imported only for the last two.
+
+
+def execute_all(
+    pending: Sequence[PlannedRun], root: Path, jobs: int, scheduler: str | None, stop: StopRequest
+) -> Iterator[tuple[PlannedRun, str]]:
+    """Execute runs and yield each with its outcome as it ends; after a signal those that it did not cut short."""
+    if pending and (scheduler is not None or jobs > 1):
+        yield from _execute_on_dask(pending, root, jobs, scheduler, stop)
+        return
+    for run in pending:
+        error = run_aside(functools.partial(execute, run, root), stop)
+        if error and stop.signal is not None:
+            return
+        yield run, error
+        if stop.signal is not None:
+            return
+
+
+def _execute_on_dask(
+    pending: Sequence[PlannedRun], root: Path, jobs: int, scheduler: str | None, stop: StopRequest
+) -> Iterator[tuple[PlannedRun, str]]:
+    """Send the runs to a cluster; when a worker dies in mid-notebook, the notebook runs again elsewhere.
+
+    After a signal nothing more is started; notebooks under way on another machine's cluster run to their end.
+    """
+    import dask
+    from distributed import Client, LocalCluster, wait
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": 3}))
+        threads = None
+        address: Any = scheduler
+        if scheduler is None:
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            threads = max(1, cores // jobs)
+            how: dict[str, Any] = {"processes": True, "memory_limit": 0, "silence_logs": logging.ERROR}
+            how |= {"dashboard_address": "127.0.0.1:0", "preload": ["transkd_lite.experiments.batch"]}
+            address = stack.enter_context(LocalCluster(n_workers=jobs, threads_per_worker=1, **how))
+        try:
+            client = stack.enter_context(Client(address, timeout="20s"))
+        except (OSError, ValueError) as error:
+            raise ParameterError(f"no Dask scheduler answers at {address}: {error}") from error
+        batch = uuid.uuid4().hex[:8]
+        futures: dict[Any, PlannedRun] = {}
+        for position, run in enumerate(pending):
+            needed = next((f for f, r in futures.items() if r.folder == run.needs), None)
+            key = f"{run.folder}-{batch}"
+            # Without a priority Dask may begin with the last run.
+            order: dict[str, Any] = {"key": key, "pure": False, "retries": 1, "priority": -position}
+            futures[client.submit(execute, run, root, threads, needed, **order)] = run
+        running = list(futures)
+        while running and stop.signal is None:
+            with contextlib.suppress(TimeoutError):
+                ended = wait(running, timeout=0.5, return_when="FIRST_COMPLETED").done
+                for future in (f for f in running if f in ended):
+                    died = future.exception() if future.status == "error" else None
+                    yield futures[future], f"{type(died).__name__}: {died}" if died else future.result()
+                running = [future for future in running if future not in ended]
+        if stop.signal is not None:
+            client.cancel(list(futures))
+            stop_kernels()
+
+
+# --- A batch: every run of a profile through papermill, one after the other, side by side, or on a Dask cluster.
+
+REPORT_FILE = "report.json"
+
+
+def reproduce(
+    profile: Profile,
+    *,
+    runs: Path = Path("runs"),
+    methods: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    jobs: int = 1,
+    scheduler: str | None = None,
+    echo: Callable[[str], None] = print,
+) -> Outcome:
+    """Execute every unfinished run of a profile into `runs/<profile>/` and render the report.
+
+    Args:
+        profile: what to run.
+        runs: the folder of all batches.
+        methods, seeds: these instead of the profile's.
+        jobs: notebooks side by side on this machine.
+        scheduler: address of a Dask scheduler whose workers see the same files, instead of this machine.
+        echo: takes one line of progress at a time.
+
+    Raises:
+        ParameterError: something that has a name is wrong; nothing has run.
+        RunLockedError: another batch works in this folder.
+        KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM came; the same call goes on with what is not finished.
+    """
+    if jobs < 1:
+        raise ParameterError(f"jobs = {jobs}: it must be at least 1")
+    root = (runs / profile.name).resolve()
+    outcome = Outcome(root, plan(profile, methods, seeds))
+    pending = [run for run in outcome.runs if not is_done(root, run)]
+    if pending:
+        preflight(pending)
+    with lock_run(root), StopRequest() as stop:
+        sweep_temporary(root)
+        if pending:
+            echo(f"{len(pending)} of {len(outcome.runs)} runs to do in {root}")
+        for run, error in execute_all(pending, root, jobs, scheduler, stop):
+            outcome.executed.append(run.folder)
+            if error:
+                outcome.errors[run.folder] = error
+            echo(progress_line(len(outcome.executed), len(pending), root, run, error))
+        if stop.signal is None:
+            run_aside(lambda: _report(profile, outcome), stop)
+    if stop.signal is not None:
+        done = sum(is_done(root, run) for run in outcome.runs)
+        echo(
+            f"stopped: {done} of {len(outcome.runs)} runs are finished; the same command goes on with the others"
+        )
+        stop.leave()
+    return outcome
+
+
+def _report(profile: Profile, outcome: Outcome) -> None:
+    """Render the report unless the one there was made of the same; a failure is an error of the batch.
+
+    `batch.json` lists the run folders that belong to the batch: runs of other parameters may lie beside them.
+    """
+    if profile.report is None:
+        return
+    root = outcome.root
+    folders = dict.fromkeys(run.folder for run in (*plan(profile), *outcome.runs) if run.experiment)
+    inputs = {folder: _stamp(root / folder / METRICS_FILE) for folder in folders}
+    inputs["notebook"] = _stamp(profile.notebooks / f"{profile.report}.ipynb")
+    outcome.report = root / "report.html"
+    if outcome.report.is_file() and read_json(root / REPORT_FILE) == inputs:
+        return
+    write_json(root / BATCH_FILE, {"profile": profile.name, "about": profile.about, "runs": list(folders)})
+    try:
+        if not any(stamp for folder, stamp in inputs.items() if folder.startswith("student-")):
+            raise NotebookFailed("not rendered: no student has finished")
+        render_report(profile, root)
+    except Exception as error:
+        outcome.errors["report"] = str(error)
+        return
+    outcome.report_rendered = True
+    write_json(root / REPORT_FILE, inputs)
+
+
+def _stamp(path: Path) -> str:
+    """What a file holds, shortly; "" if there is none."""
+    return hash_parameters({"text": path.read_text(encoding="utf-8")}) if path.is_file() else ""
+
+
+def render_report(profile: Profile, root: Path) -> Path:
+    """Execute the profile's report on the runs in `root` and write `report.html`, without code, in one file.
+
+    Raises:
+        NotebookFailed: a cell raised or was left out; the executed notebook is kept as `report.failed.ipynb`.
+    """
+    notebook = profile.notebooks / f"{profile.report}.ipynb"
+    parameters = {"run_dir": str(root)}
+    if profile.parameters.get("data_root"):
+        parameters["data_root"] = str(profile.parameters["data_root"])
+    check_parameters(parameters, read_signature(notebook).hints, notebook.name)
+    aside, target = root / ASIDE, root / "report.ipynb"
+    try:
+        execute_notebook(notebook, aside, parameters)
+    except NotebookFailed as error:
+        os.replace(aside, root / "report.failed.ipynb")
+        raise NotebookFailed(f"{error}; see {root / 'report.failed.ipynb'}") from error
+    os.replace(aside, target)
+    (root / "report.failed.ipynb").unlink(missing_ok=True)
+    return atomic_write(root / "report.html", to_html(target))

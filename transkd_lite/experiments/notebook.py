@@ -1,0 +1,108 @@
+"""A notebook through papermill, strictly: every cell must run, or it is a failure that says where.
+
+papermill is imported only when something has to run.
+"""
+
+import json
+import logging
+import re
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from transkd_lite.data.files import atomic_write
+
+__all__ = ["NotebookFailed", "NotebookInterrupted", "execute_notebook", "refresh_notebook", "to_html"]
+
+# --- How a notebook fails, and how one becomes a page without code.
+
+
+class NotebookFailed(RuntimeError):
+    """A notebook raised, ended early or did not finish its run."""
+
+
+class NotebookInterrupted(NotebookFailed):
+    """A notebook was asked to stop."""
+
+
+def to_html(notebook: Path) -> str:
+    """A notebook as one HTML page that asks nothing of the network, without code and cells tagged `notebook-only`."""
+    from nbconvert import HTMLExporter
+    from nbconvert.preprocessors import TagRemovePreprocessor
+
+    exporter = HTMLExporter(
+        exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True, embed_images=True
+    )
+    exporter.register_preprocessor(TagRemovePreprocessor(remove_cell_tags={"notebook-only"}), enabled=True)
+    body, _ = exporter.from_filename(str(notebook))
+    # What is left are loaders of MathJax, Mermaid and RequireJS from elsewhere; a report is text, tables and pictures.
+    return re.sub(r"<script\b.*?</script>", "", body, flags=re.DOTALL)
+
+
+# --- A notebook through papermill, strictly: every cell must run, or it is a failure that says where.
+
+_STARTS = 3  # kernels that start at the same moment can race for a port: such a start is repeated
+
+
+def execute_notebook(notebook: Path, target: Path, parameters: dict[str, Any]) -> None:
+    """Execute a notebook with papermill, strictly, into `target`.
+
+    Raises:
+        NotebookInterrupted: a cell was interrupted, as a batch that is stopped does.
+        NotebookFailed: a cell raised, the kernel died, or a cell was left out (`sys.exit()` ends a notebook
+            early).
+    """
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    # It warns about every parameter that is annotated `int | None`; names and types were checked before.
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    for attempt in range(1, _STARTS + 1):
+        try:
+            papermill.execute_notebook(
+                str(notebook), str(target), parameters=parameters, kernel_name="python3", progress_bar=False,
+                cwd=str(notebook.parent), extra_arguments=["--log-level=50"],
+            )  # fmt: skip
+            break
+        except PapermillExecutionError as error:
+            kind = NotebookInterrupted if error.ename == "KeyboardInterrupt" else NotebookFailed
+            raise kind(
+                f"{notebook.name}: cell [{error.exec_count}] raised {error.ename}: {error.evalue}"
+            ) from error
+        except RuntimeError as error:
+            if attempt < _STARTS and "before replying" in str(error):
+                time.sleep(attempt)
+                continue
+            raise NotebookFailed(f"{notebook.name}: {error}") from error
+    executed = json.loads(target.read_text(encoding="utf-8"))["cells"]
+    cells = [cell for cell in executed if cell["cell_type"] == "code" and "".join(cell["source"]).strip()]
+    for number, cell in enumerate(cells, start=1):
+        ended = any(output.get("ename") == "SystemExit" for output in cell["outputs"])
+        if ended or cell["execution_count"] is None:
+            how = "left the notebook by sys.exit()" if ended else "never ran"
+            raise NotebookFailed(
+                f"{notebook.name}: code cell {number} of {len(cells)} {how}; the last cell must be reached"
+            )
+
+
+def refresh_notebook(notebook: Path) -> float:
+    """Execute a notebook from its defaults, store its outputs in place, and return the seconds it took.
+
+    The file changes only when every cell has run; papermill's own notes are taken out again.
+
+    Raises:
+        NotebookFailed: a cell raised or was left out; the notebook is as before.
+    """
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        aside = Path(folder) / notebook.name
+        execute_notebook(notebook, aside, {})
+        executed = json.loads(aside.read_text(encoding="utf-8"))
+    for holder in (executed, *executed["cells"]):
+        for note in ("papermill", "execution"):
+            holder["metadata"].pop(note, None)
+        if holder["metadata"].get("tags") == []:
+            holder["metadata"].pop("tags")
+    atomic_write(notebook, json.dumps(executed, indent=1, ensure_ascii=False) + "\n")
+    return time.perf_counter() - start

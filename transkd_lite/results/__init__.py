@@ -1,0 +1,1 @@
+"""Results: tables of finished runs, statistics on them, and what a comparison says."""

@@ -1,0 +1,326 @@
+"""Tables of measured results: made from run folders, saved, read back by name, and their rows told apart.
+
+One row a run and protocol. The tables in `data/results` are made here and read here, so that every figure of the
+report comes from the same columns, whether the runs lie on this disk or not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from transkd_lite.data.files import atomic_write
+from transkd_lite.metrics import PROTOCOLS
+from transkd_lite.training.folder import BATCH_FILE, HISTORY_FILE, STUDENT_FILE, Run, list_runs, read_json
+
+__all__ = [
+    "DATA",
+    "TOLD_APART",
+    "Batch",
+    "cells",
+    "default_table",
+    "label_history",
+    "label_variants",
+    "load_batch",
+    "origin",
+    "read_table",
+    "results_table",
+    "save_tables",
+    "shipped_tables",
+    "students",
+    "teachers",
+]
+
+# --- Which rows of a table may be compared, and what to call variants of one method.
+#
+# A method run with other options, another teacher or another learning rate is another row of the comparison,
+# and needs a name that says so. Another number of steps or labelled images is another budget, in which all
+# methods start anew.
+
+_BUDGET = ("dataset", "student", "train_images", "steps", "batch_size", "height", "width")
+TOLD_APART = (*_BUDGET, "lr", "augment", "precision", "teacher")
+
+
+def cells(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Split students into the budgets in which they may be compared; the one with most runs first.
+
+    A budget is data set, student, number of labelled images, steps, batch size and image size. It splits the table
+    only where some method was run at several; a method that always had its own (the paper's student alone) stays
+    beside the others.
+
+    Returns:
+        Label such as "steps 300, train_images 128" -> rows; one entry with the label "one budget" if there is but one.
+    """
+    by_method = table.groupby("method", sort=False)
+    varies = [name for name in _BUDGET if (by_method[name].nunique(dropna=False) > 1).any()]
+    if not varies:
+        return {"one budget": table}
+    groups = table.groupby(varies, sort=False, dropna=False)
+    parts = {
+        ", ".join(_phrase(name, _text(value)) for name, value in zip(varies, key, strict=True)): rows
+        for key, rows in groups
+    }
+    return dict(sorted(parts.items(), key=lambda item: -len(item[1])))
+
+
+def label_variants(table: pd.DataFrame) -> pd.DataFrame:
+    """Give rows of one method with other options, settings or budgets labels such as "transkd-base (fusion abf)".
+
+    A parameter is named where it differs between rows of one method and is not the usual one: for options, which is
+    not to be given; for the teacher, the batch's own; for all else, the value that most rows have. No budget is usual:
+    where a method has several (see `cells`), every one is named. The learning rate, which a search may have chosen for
+    each variant, is named only where nothing else differs. A table without variants comes back as it was.
+
+    Args:
+        table: rows of students, one protocol.
+    """
+    parts = [table[list(TOLD_APART)]]
+    for column in (name for name in ("options", "settings") if name in table):
+        parsed = [json.loads(text) if isinstance(text, str) else {} for text in table[column]]
+        parts.append(pd.DataFrame(parsed, table.index, dtype=object).add_prefix(f"{column}."))
+    given = pd.concat(parts, axis=1).map(_text)
+    usual = {name: values.value_counts(sort=False).idxmax() for name, values in given.items()}
+    usual |= {name: "" for name in given if name.startswith("options.")} | dict.fromkeys(_BUDGET)
+    if (own := given["teacher"].str.startswith("run:")).any():
+        usual["teacher"] = given["teacher"][own].value_counts(sort=False).idxmax()
+    labels = table["method"].astype(str).copy()
+    for _, rows in given.groupby(table["method"], sort=False):
+        varies = [name for name in rows if rows[name].nunique() > 1]
+        others = [name for name in varies if name != "lr"]
+        if others and (rows.groupby(others)["lr"].nunique() == 1).all():
+            varies = others
+        for index, row in rows[varies].iterrows():
+            if told := [_phrase(name, row[name]) for name in varies if row[name] != usual[name]]:
+                labels[index] += f" ({', '.join(told)})"
+    return table.assign(method=labels)
+
+
+def _text(value: Any) -> str:
+    """A value to compare and to name: numbers short, a file by its name alone."""
+    if value is None or (isinstance(value, float) and value != value):
+        return ""
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, str) and value.endswith(".safetensors"):
+        return Path(value).stem
+    return str(value)
+
+
+def _phrase(name: str, text: str) -> str:
+    return f"{name.rpartition('.')[2]} {text.removeprefix('run:') or 'none'}"
+
+
+def label_history(history: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """The curves, or scores by condition, of the runs in `rows`, under the labels that these have."""
+    if history.empty:
+        return history
+    labels = rows.set_index("run")["method"]
+    known = history[history["run"].isin(labels.index)]
+    return known.assign(method=known["run"].map(labels))
+
+
+# --- Tables of measured results: made from run folders, saved, read back by name, and their rows told apart.
+
+DATA = Path(__file__).resolve().parents[2] / "data"
+_NEEDED = {"protocol", "method", "seed", "run", "miou"}  # what makes a file of data/results such a table
+_PARAMETERS = ("train_images", "seed", "steps", "batch_size", "lr", "augment", "height", "width")
+# Parameters of a run that have a column of their own, or do not say how it was trained.
+_KNOWN = {*TOLD_APART, "network", "method", "options", "seed", "epochs", "device", "deterministic", "compile"}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The finished runs of one batch: their table, their training curves, and the folder they lie in, if it is here."""
+
+    name: str
+    table: pd.DataFrame
+    history: pd.DataFrame
+    root: Path | None = None
+
+
+def load_batch(source: str | os.PathLike[str]) -> Batch:
+    """Read a folder of run folders, or a shipped table by its name.
+
+    Args:
+        source: `runs/demo`, or a name of `shipped_tables` such as "demo"; a folder of that name goes first.
+
+    Raises:
+        FileNotFoundError: nothing finished lies there, with the tables that exist.
+    """
+    if Path(source).is_dir() or os.fspath(source) != Path(source).name:
+        return Batch(Path(source).name, results_table(source), _histories(source), Path(source))
+    name = os.fspath(source)
+    path = DATA / "results" / f"{name}.csv"
+    if not path.is_file():
+        listed = ", ".join(shipped_tables()["table"]) or "none"
+        raise FileNotFoundError(
+            f"no folder of runs and no shipped table {name!r} ({path} is missing); tables that exist: {listed}. Run "
+            f"`transkd reproduce {name}` and pass run_dir, or name one of these"
+        )
+    curves = path.with_name(f"{name}_history.csv")
+    history = read_table(curves) if curves.is_file() else pd.DataFrame()
+    return Batch(f"{name} (shipped tables)", read_table(path), history)
+
+
+def read_table(path: Path, **options: Any) -> pd.DataFrame:
+    """A table of `data/results`, in which "none" is a method and not a missing value."""
+    return pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"threads": str}, **options)
+
+
+def default_table() -> str:
+    """The shipped table that has every method, or that of `make reproduce` where the former is missing."""
+    return "streets-steady" if (DATA / "results" / "streets-steady.csv").is_file() else "demo"
+
+
+def shipped_tables() -> pd.DataFrame:
+    """One line for every table in `data/results`: table, dataset, methods, seeds, runs, commit, torch, device."""
+    lines = []
+    for path in sorted((DATA / "results").glob("*.csv")):
+        if set(read_table(path, nrows=0)) >= _NEEDED:
+            rows = students(read_table(path))
+            told = rows[["dataset", "commit", "torch", "device"]].astype("string")
+            told["commit"] = told["commit"].str[:8]
+            counts = {"methods": rows["method"].nunique(), "seeds": rows["seed"].nunique(), "runs": len(rows)}
+            words = {name: ", ".join(values.dropna().unique()) or "unknown" for name, values in told.items()}
+            lines.append({"table": path.stem, **counts, **words})
+    return pd.DataFrame(
+        lines, columns=["table", "dataset", "methods", "seeds", "runs", "commit", "torch", "device"]
+    )
+
+
+def origin(table: pd.DataFrame) -> pd.DataFrame:
+    """Where the rows come from: runs for each commit, version of torch, device, precision and number of threads."""
+    columns = [name for name in ("commit", "torch", "device", "precision", "threads") if name in table]
+    shown = table.drop_duplicates("run")[columns].fillna("unknown")
+    shown["commit"] = shown["commit"].str[:8]
+    return shown.groupby(columns, sort=False).size().reset_index(name="runs")
+
+
+def save_tables(batch: Batch, folder: str | os.PathLike[str]) -> list[Path]:
+    """Write `<batch>.csv` and `<batch>_history.csv`, which `load_batch` reads where the run folders are not.
+
+    Where they are, `<batch>_networks.csv` names the trained networks, which are not shipped, with size and checksum.
+    """
+    texts = {
+        "": batch.table.to_csv(index=False),
+        "_history": batch.history.to_csv(index=False, float_format="%.6g"),
+    }
+    if batch.root is not None:
+        networks = []
+        for run in batch.table["run"].unique():
+            path = batch.root / run / STUDENT_FILE
+            if path.is_file():
+                content = path.read_bytes()  # one at a time: a batch may hold a gigabyte
+                networks.append((run, path.name, len(content), hashlib.sha256(content).hexdigest()))
+        table = pd.DataFrame(networks, columns=["run", "file", "bytes", "sha256"])
+        texts["_networks"] = table.to_csv(index=False)
+    return [atomic_write(Path(folder) / f"{batch.name}{end}.csv", text) for end, text in texts.items()]
+
+
+def _histories(root: str | os.PathLike[str]) -> pd.DataFrame:
+    """The curves of every finished student run, with its method, seed and name.
+
+    Step, loss, cross entropy and each term of the method unweighted; where a run was scored on the way, `val_miou`
+    in [0, 1] and `seconds` of training since the first step, scoring and saving not counted.
+    """
+    parts = []
+    for run in _finished(root):
+        path = run.folder / HISTORY_FILE
+        if run.name.startswith("student-") and path.is_file():
+            parameters, history = run.info.get("parameters", {}), pd.read_csv(path)
+            terms = [name for name in history if f"weight_{name}" in history]
+            kept = history[["step", "loss", "ce", *terms]]
+            if "val_miou" in history:
+                images = parameters.get("batch_size", 1) * history["step"].diff().fillna(history["step"])
+                seconds = (images / history["images_per_s"]).cumsum().round(2)
+                kept = kept.assign(val_miou=history["val_miou"], seconds=seconds)
+            parts.append(
+                kept.assign(method=parameters.get("method"), seed=parameters.get("seed"), run=run.name)
+            )
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def results_table(root: str | os.PathLike[str]) -> pd.DataFrame:
+    """One row for every finished training run below `root` and every protocol.
+
+    Args:
+        root: a folder of run folders, such as `runs/demo`.
+
+    Returns:
+        Columns dataset, protocol, teacher, student, method, options (JSON), train_images, seed, steps, batch_size, lr,
+        augment, height, width, precision, threads, initial_values (see `runs.caveats`), device, torch, commit, run,
+        wall_s, miou, pixel_accuracy and one `iou_<class>` each; scores in [0, 1]. A teacher's row has method "none" and
+        a run named `teacher-…`. Where the students differ in parameters that have no column, `settings` (JSON) before
+        miou holds those.
+
+    Raises:
+        FileNotFoundError: no finished training run lies below `root`.
+    """
+    runs = _finished(root)
+    trained = [run.info.get("parameters", {}) for run in runs if run.name.startswith("student-")]
+    texts = pd.DataFrame([{k: json.dumps(v, sort_keys=True) for k, v in given.items()} for given in trained])
+    varying = [name for name in texts if name not in _KNOWN and texts[name].nunique() > 1]
+    rows = []
+    for run, protocol in product(runs, PROTOCOLS):
+        info, given, scores = run.info, run.info.get("parameters", {}), run.metrics.get(protocol)
+        if not scores:
+            continue
+        settings = json.dumps({name: given.get(name) for name in varying}, sort_keys=True)
+        row = {
+            "dataset": given.get("dataset"),
+            "protocol": protocol,
+            "teacher": given.get("teacher") or "",
+            "student": given.get("network"),
+            "method": given.get("method", "none"),
+            "options": json.dumps(given.get("options", {}), sort_keys=True),
+            **{name: given.get(name) for name in _PARAMETERS},
+            "steps": info.get("num_steps") or given.get("steps"),
+            "precision": info.get("precision"),
+            "threads": info.get("threads") and str(info["threads"]),
+            "initial_values": info.get("initial_values"),
+            "device": info.get("device"),
+            "torch": info.get("versions", {}).get("torch"),
+            "commit": info.get("commit"),
+            "run": run.name,
+            "wall_s": run.metrics.get("wall_s"),
+            **({"settings": settings} if varying else {}),
+            "miou": scores["miou"],
+            "pixel_accuracy": scores["pixel_accuracy"],
+        }
+        rows.append(row | {f"iou_{name}": value for name, value in scores["iou"].items()})
+    if not rows:
+        raise FileNotFoundError(
+            f"{root} holds no finished training run: make some with `transkd reproduce PROFILE`, or give the "
+            "folder of another profile"
+        )
+    return pd.DataFrame(rows)
+
+
+def _finished(root: str | os.PathLike[str]) -> list[Run]:
+    """The finished runs of the current batch (its `batch.json` names them), the student alone before the others."""
+    named = read_json(Path(root) / BATCH_FILE).get("runs")
+    runs = [
+        run for run in list_runs(root) if run.state == "finished" and (named is None or run.name in named)
+    ]
+    return sorted(runs, key=lambda run: run.info.get("parameters", {}).get("method", "none") != "none")
+
+
+def students(table: pd.DataFrame, protocol: str = "full") -> pd.DataFrame:
+    """The rows of one protocol without the teachers', in the table's order."""
+    return table[(table["protocol"] == protocol) & ~_of_teachers(table)]
+
+
+def teachers(table: pd.DataFrame, protocol: str = "full") -> pd.DataFrame:
+    """The teachers' rows of one protocol."""
+    return table[(table["protocol"] == protocol) & _of_teachers(table)]
+
+
+def _of_teachers(table: pd.DataFrame) -> pd.Series:
+    return table["run"].str.startswith("teacher-")

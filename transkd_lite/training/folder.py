@@ -1,0 +1,240 @@
+"""Run folders: names, whole-or-nothing files, the lock of a folder, its state, and where a run came from.
+
+A folder that has ``metrics.json`` is finished. Nothing here imports torch: a finished batch is recognised
+at once. Temporary file, flush, fsync, rename, fsync of the folder: a kill at any moment leaves the old file
+or the new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from transkd_lite.data.files import atomic_write
+
+__all__ = [
+    "Run",
+    "RunLockedError",
+    "caveats",
+    "hash_parameters",
+    "is_finished",
+    "list_runs",
+    "lock_run",
+    "provenance",
+    "read_json",
+    "read_run",
+    "run_name",
+    "update_run",
+    "write_json",
+]
+
+RUN_FILE, METRICS_FILE, HISTORY_FILE, STUDENT_FILE = (
+    "run.json",
+    "metrics.json",
+    "history.csv",
+    "student.safetensors",
+)
+BATCH_FILE = "batch.json"  # in a batch's folder: the run folders that belong to it
+_LOCK_FILE = ".lock"
+
+_PACKAGES = ("torch", "torchvision", "timm", "accelerate", "datasets", "numpy", "transkd-lite")
+
+
+class RunLockedError(RuntimeError):
+    """Another live process works in this run folder."""
+
+
+def write_json(path: str | os.PathLike[str], value: Mapping[str, Any]) -> Path:
+    """Write a mapping as indented JSON, whole or not at all."""
+    return atomic_write(path, json.dumps(value, indent=2, default=_plain) + "\n")
+
+
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a JSON object; a missing or broken file gives an empty one."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def hash_parameters(parameters: Mapping[str, Any]) -> str:
+    """Eight hexadecimal digits of the parameters; the order of keys, and list or tuple, make no difference.
+
+    >>> hash_parameters({"lr": 0.1, "size": (1, 2)}) == hash_parameters({"size": [1, 2], "lr": 0.1})
+    True
+    """
+    text = json.dumps(parameters, sort_keys=True, separators=(",", ":"), default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def run_name(kind: str, method: str | None, seed: int, parameters: Mapping[str, Any]) -> str:
+    """Name of a run folder: ``<kind>-<method>-s<seed>-<hash of the parameters>``.
+
+    >>> run_name("student", None, 0, {"lr": 0.1})[:16]
+    'student-none-s0-'
+    """
+    return f"{kind}-{method or 'none'}-s{seed}-{hash_parameters(parameters)}"
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "tolist"):  # numpy and torch values
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON: {value!r}")
+
+
+@contextlib.contextmanager
+def lock_run(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Hold a run folder for this process. The system drops the lock when the process dies, however it dies.
+
+    Raises `RunLockedError` naming the folder and the process that holds it.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / _LOCK_FILE, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        holder = read_json(folder / RUN_FILE).get("pid", "unknown")
+        raise RunLockedError(
+            f"one process works in a run folder at a time; {folder} is held by process {holder}: "
+            "wait for it, stop it, or choose another out_dir"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_finished(folder: str | os.PathLike[str]) -> bool:
+    """Whether the folder holds a finished run, that is, a readable ``metrics.json``."""
+    return bool(read_json(Path(folder) / METRICS_FILE))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder as it is on disk. state: finished, running, interrupted or failed."""
+
+    folder: Path
+    state: str
+    info: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.folder.name
+
+
+def read_run(folder: str | os.PathLike[str]) -> Run:
+    """Read one run folder.
+
+    Raises `FileNotFoundError` if it is none (neither run.json nor metrics.json).
+    """
+    folder = Path(folder)
+    info, metrics = read_json(folder / RUN_FILE), read_json(folder / METRICS_FILE)
+    if not info and not metrics:
+        raise FileNotFoundError(f"a run folder holds {RUN_FILE} or {METRICS_FILE}; {folder} has neither")
+    # Where nobody holds the lock, what still says "running" was killed before it could write anything else.
+    state = "failed" if info.get("state") == "failed" else "interrupted"
+    if metrics:
+        state = "finished"
+    elif (folder / _LOCK_FILE).exists():
+        try:
+            with FileLock(folder / _LOCK_FILE, timeout=0):
+                pass
+        except Timeout:
+            state = "running"
+        except OSError:
+            pass
+    return Run(folder, state, info, metrics)
+
+
+def list_runs(root: str | os.PathLike[str]) -> list[Run]:
+    """Every run folder below root, by path; an empty list if there is none."""
+    files = (RUN_FILE, METRICS_FILE)
+    folders = {path.parent for name in files for path in Path(root).rglob(name)}
+    runs = []
+    for folder in sorted(folders):
+        with contextlib.suppress(FileNotFoundError):
+            runs.append(read_run(folder))
+    return runs
+
+
+def update_run(folder: str | os.PathLike[str], **values: Any) -> dict[str, Any]:
+    """Merge values into the folder's ``run.json`` and return the whole of it."""
+    path = Path(folder) / RUN_FILE
+    info = {**read_json(path), **values}
+    write_json(path, info)
+    return info
+
+
+def caveats(runs: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What a reader of several runs' scores must know, in sentences: old initial values, unlike precision or threads.
+
+    runs: mappings with "precision", "threads" and "initial_values", as run.json and the rows of tables have them.
+    """
+    runs = list(runs)
+    sentences = []
+    if any(run.get("initial_values") != "published" for run in runs):
+        sentences.append(
+            "Measured with heads whose initial values were too large (a first cross entropy of 7.5 at 20 classes, "
+            "where the published heads begin with 3.1); to be measured again."
+        )
+    for name in ("precision", "threads"):
+        values = [str(run[name]) for run in runs if run.get(name) not in (None, "")]
+        counts = {value: values.count(value) for value in dict.fromkeys(values)}
+        if len(counts) > 1:
+            found = ", ".join(f"{value} in {count} runs" for value, count in counts.items())
+            sentences.append(f"The runs differ in {name} ({found}): part of a difference may come from that.")
+    return sentences
+
+
+def provenance() -> dict[str, Any]:
+    """Where a run happens: versions, git commit and whether the tree had changes, host system, process,
+    start time.
+    """
+    versions = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+
+    def git(*arguments: str) -> str:
+        call = ["git", "-C", str(Path(__file__).resolve().parents[1]), *arguments]
+        return subprocess.run(call, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    commit = dirty = None  # where the package is installed without git
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        commit, dirty = git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "-uno"))
+    return {
+        "versions": versions,
+        "initial_values": "published",  # of the heads; runs without this entry began with larger ones
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "command": " ".join(map(os.path.basename, sys.argv[:1])) or "interactive",
+        "pid": os.getpid(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "commit": commit,
+        "dirty": dirty,
+    }

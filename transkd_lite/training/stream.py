@@ -1,0 +1,169 @@
+"""From a dataset to batches: decode once, augment by seed, and know every sample from its position alone.
+
+The stream of samples is endless and is a pure function of the seed: position p is sample ``order(p // n)[p
+% n]`` of epoch ``p // n``, and its augmentation draws from a generator seeded by (seed, epoch, index). So a
+run can go on from any step with nothing but the step number, whatever the number of workers or processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from transkd_lite.data.labels import VOID, require_train_ids
+from transkd_lite.data.transforms import require_labelled, to_tensors
+
+__all__ = ["SampleStore", "UnreadableSampleError", "batches", "mix_seed"]
+
+Transform = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
+
+
+def mix_seed(*numbers: int) -> int:
+    """One 63-bit seed of several whole numbers; unlike a sum it gives (1, 2) and (2, 1) streams of their
+    own.
+    """
+    words = np.random.SeedSequence([int(n) for n in numbers]).generate_state(2, np.uint32)
+    return (int(words[0]) << 31) ^ int(words[1])
+
+
+class UnreadableSampleError(RuntimeError):
+    """A sample could not be decoded: its file vanished or is damaged."""
+
+
+class SampleStore:
+    """Decoded samples of a dataset, kept in memory as uint8 while all of them fit into cache_mb.
+
+    Indexing gives (image (3, H, W), label (H, W)). Raises `UnreadableSampleError` for a sample that cannot be
+    decoded, and `ValueError` for a label that is no train id and where no pixel of any sample has a class.
+    """
+
+    def __init__(self, data: Any, cache_mb: int = 1024, num_classes: int = VOID) -> None:
+        if len(data) == 0:
+            raise ValueError("train_data must hold at least one sample; got none: check split and filters")
+        self.data, self.num_classes = data, num_classes
+        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
+        self.keeps = False
+        image, label = self[0]
+        self.image_size = (int(image.shape[-2]), int(image.shape[-1]))
+        self.keeps = len(data) * (image.nbytes + label.nbytes) <= cache_mb * 2**20
+        if self.keeps:
+            self._kept[0] = (image, label)
+        require_labelled((self[index][1] for index in range(len(self))), "the labels of train_data")
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        if index in self._kept:
+            return self._kept[index]
+        try:
+            sample = self.data[index]
+        except Exception as error:
+            raise UnreadableSampleError(
+                f"every sample must be readable; number {index} of {len(self.data)} is not "
+                f"({type(error).__name__}: {error}): put the file back, then go on with resume=True"
+            ) from error
+        pair = to_tensors(sample)
+        require_train_ids(pair[1], self.num_classes, f"sample {index}")
+        if self.keeps:
+            self._kept[index] = pair
+        return pair
+
+    def fill(self) -> None:
+        """Decode everything now, so that loader processes share one copy instead of each making its own."""
+        if self.keeps:
+            for index in range(len(self)):
+                self[index]
+
+
+class _Augmented(Dataset[tuple[Tensor, Tensor]]):
+    """The store seen through the transform; an item is addressed by (epoch, index)."""
+
+    def __init__(self, store: SampleStore, transform: Transform, seed: int) -> None:
+        self.store, self.transform, self.seed = store, transform, seed
+
+    def __getitem__(self, where: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        epoch, index = where
+        image, label = self.store[index]
+        generator = torch.Generator().manual_seed(mix_seed(self.seed, epoch, index))
+        return self.transform(image, label, generator)
+
+
+class _Positions(Sampler[list[tuple[int, int]]]):
+    """This process's share of every batch from first_step to num_steps."""
+
+    def __init__(
+        self, num_samples: int, batch_size: int, seed: int, steps: range, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.num_samples, self.batch_size, self.seed, self.steps = num_samples, batch_size, seed, steps
+        self.rank, self.world_size = rank, world_size
+        self._order: tuple[int, list[int]] = (-1, [])
+
+    def _index(self, position: int) -> tuple[int, int]:
+        epoch, offset = divmod(position, self.num_samples)
+        if self._order[0] != epoch:
+            generator = torch.Generator().manual_seed(mix_seed(self.seed, epoch))
+            self._order = (epoch, torch.randperm(self.num_samples, generator=generator).tolist())
+        return epoch, self._order[1][offset]
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for step in self.steps:
+            first = step * self.batch_size
+            # All positions are looked up on every process, in order: one permutation is held at a time.
+            whole = [self._index(position) for position in range(first, first + self.batch_size)]
+            yield whole[self.rank :: self.world_size]
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
+def _stack(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    sizes = {tuple(label.shape) for _, label in samples}
+    if len(sizes) > 1:
+        raise ValueError(
+            f"the images of a batch must have one size; got {sorted(sizes)}: set crop=(height, width)"
+        )
+    images, labels = zip(*samples, strict=True)
+    return torch.stack(images), torch.stack(labels)
+
+
+def batches(
+    store: SampleStore,
+    transform: Transform,
+    *,
+    batch_size: int,
+    seed: int,
+    steps: range,
+    workers: int = 0,
+    pin_memory: bool = False,
+    rank: int = 0,
+    world_size: int = 1,
+) -> DataLoader[tuple[Tensor, Tensor]]:
+    """Loader of (images (n, 3, h, w), labels (n, h, w)), one batch for each step; n = batch_size /
+    world_size.
+
+    Raises `ValueError` if the processes cannot share a batch evenly.
+    """
+    if batch_size % world_size:
+        raise ValueError(
+            f"batch_size must be a multiple of the {world_size} processes; got batch_size={batch_size}"
+        )
+    if workers:
+        store.fill()
+    positions = _Positions(len(store), batch_size, seed, steps, rank, world_size)
+    return DataLoader(
+        _Augmented(store, transform, seed),
+        batch_sampler=positions,
+        num_workers=workers,
+        collate_fn=_stack,
+        pin_memory=pin_memory,
+        prefetch_factor=4 if workers else None,
+        generator=torch.Generator().manual_seed(
+            seed
+        ),  # making the iterator draws from it, not from the global one
+    )
