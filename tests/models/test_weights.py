@@ -284,7 +284,10 @@ def test_a_head_under_another_prefix_is_not_lost_in_silence(b0: SegModel, sign: 
 def prepared(model: SegModel) -> torch.nn.Module:
     accelerate = pytest.importorskip("accelerate")
     accelerator = accelerate.Accelerator(cpu=True, mixed_precision="bf16")
-    return accelerator.prepare(torch.nn.DataParallel(model))
+    wrapped = accelerator.prepare(torch.nn.DataParallel(model))
+    # Its precision is that of the process: later tests in it could not train in another one.
+    accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
+    return wrapped
 
 
 def part_compiled(model: SegModel) -> torch.nn.Module:
