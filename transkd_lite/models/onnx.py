@@ -88,7 +88,7 @@ def export_onnx(
             f"space names {space.num_classes} classes, but {model.spec.name} has {model.spec.num_classes} logits: "
             "pass label_space(data) of the data that the network was trained on"
         )
-    about = {
+    about: dict[str, Any] = {
         "spec": dataclasses.asdict(model.spec),
         "input": "images: float32 (N, 3, H, W), RGB in [0, 1], then normalized",
         "normalize": {"mean": IMAGENET_MEAN, "std": IMAGENET_STD} if normalize else None,

@@ -411,8 +411,8 @@ def fit(
     state: dict[str, Any] | None = None
     with contextlib.ExitStack() as held, contextlib.ExitStack() as borrowed:
         if out_dir is not None:
-            given = dict(parameters or {})
-            identity = _identity(student, teacher, method, config, given, len(store))
+            own = dict(parameters or {})
+            identity = _identity(student, teacher, method, config, own, len(store))
             folder = RunFolder(Path(out_dir), identity, accelerator.is_main_process)
             held.enter_context(folder.lock())
             folder.check(resume)
@@ -425,7 +425,7 @@ def fit(
                 precision = state.get("precision", precision)
             folder.begin(
                 {
-                    "parameters": given or config.to_dict(),
+                    "parameters": own or config.to_dict(),
                     "config": config.to_dict(),
                     "seed": config.seed,
                     "num_steps": num_steps,
