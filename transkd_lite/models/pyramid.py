@@ -195,10 +195,10 @@ def _candidates(spec: ModelSpec, backbone: Any, size: Size) -> list[list[tuple[s
     own, in the order of calls, with the layout of what they give.
     """
     device = next(backbone.parameters()).device
-    images = torch.zeros(1, 3, *size, device=device, requires_grad=True) * 1
     names = [name for name, _ in backbone.named_modules() if name]
     # Only the graph is read: no tensor is kept for a backward pass.
     with torch.enable_grad(), saved_tensors_hooks(lambda x: None, lambda x: x):
+        images = torch.zeros(1, 3, *size, device=device, requires_grad=True) * 1
         features, calls = _run(backbone.eval(), images, names)
     backbone.train()
     times = Counter(name for name, _ in calls)
