@@ -185,6 +185,14 @@ def test_an_img_size_that_does_not_fit_is_named(img_size, message: str) -> None:
         create_model("timm:convnextv2_atto", 5, img_size=img_size)
 
 
+def test_a_size_at_which_the_backbone_fails_is_named() -> None:
+    model = create_model("timm:mvitv2_tiny", 5).eval()  # its table of relative positions ends at 224 pixels
+    with pytest.raises(
+        ValueError, match=r"mvitv2_tiny failed on images of \(256, 64\) \(.*: if it cannot take"
+    ):
+        model(torch.rand(1, 3, 256, 64))
+
+
 def test_a_fixed_image_size_is_named(swin: SegModel) -> None:
     with pytest.raises(ValueError, match=r"built for images of \(64, 128\), got \(64, 96\): give img_size"):
         swin(torch.rand(1, 3, 64, 96))

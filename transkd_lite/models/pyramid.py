@@ -13,6 +13,7 @@ by side (HRNet), and those whose maps do not cover the image (Inception, which d
 from __future__ import annotations
 
 import contextlib
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -95,7 +96,15 @@ class Pyramid(SegModel):
                 f"{self.spec.name} {takes}, got {size}: give img_size=(H, W) to create_model where the backbone has "
                 "this option, or resize or crop the images"
             )
-        features, calls = _run(self.backbone, images, self.sources)
+        try:
+            features, calls = _run(self.backbone, images, self.sources)
+        except torch.OutOfMemoryError:
+            raise
+        except (AssertionError, IndexError, RuntimeError) as error:  # MViTv2, say, takes no sides above 224
+            raise ValueError(
+                f"{self.spec.name} failed on images of {size} ({_reason(error)}): if it cannot take this size, give "
+                "img_size=(H, W) to create_model where the backbone has this option, or resize or crop the images"
+            ) from error
         outputs, embeddings = dict(calls), []
         for (name, layout), feature in zip(self.sources.items(), features, strict=True):
             x = outputs[name]
@@ -136,7 +145,9 @@ def _builder(name: str, options: dict[str, Any]) -> Callable[..., Any]:
 
 
 def _reason(error: Exception) -> str:
-    return printable(str(error) or type(error).__name__, 200)
+    """What a backbone says, in at most 200 characters; of an assertion without words, the assertion."""
+    said = str(error) or traceback.extract_tb(error.__traceback__)[-1].line or type(error).__name__
+    return printable(" ".join(said.split()), 200)
 
 
 def _look(
