@@ -419,8 +419,10 @@ def load_gallery(batch: Batch, num_images: int = 5, data_root: str | None = None
     rows = batch.table.sort_values("seed", kind="stable")
     first = batch.table.iloc[0]
     if batch.root is None:
-        networks = SHIPPED_NETWORKS if first["dataset"] == "streets" else {}
-        parameters = {"dataset": first["dataset"], **{name: int(first[name]) for name in ("height", "width")}}
+        if first["dataset"] != "streets":
+            return None
+        networks = SHIPPED_NETWORKS
+        parameters = {"dataset": "streets", **{name: int(first[name]) for name in ("height", "width")}}
     else:
         named = pd.concat([teachers(rows).assign(method="teacher"), students(rows)])
         lowest = named.drop_duplicates("method").itertuples()
