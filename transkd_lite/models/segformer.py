@@ -115,7 +115,7 @@ class Block(nn.Module):
     """Pre-norm transformer block: x + attention(norm(x)), then x + MixFFN(norm(x))."""
 
     def __init__(
-        self, channels: int, num_heads: int, reduction: int, drop_path: float, norm_eps: float
+        self, channels: int, num_heads: int, reduction: int, drop_path: float, norm_eps: float = NORM_EPS
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(channels, eps=norm_eps)
