@@ -28,9 +28,7 @@ def run(layer: str) -> tuple[str, bool, float]:
     print(f"\n=== {layer}: python {' '.join(LAYERS[layer])}", flush=True)
     threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     start = time.monotonic()
-    code = subprocess.run(
-        [sys.executable, *LAYERS[layer]], cwd=ROOT, env={**os.environ, **threads}
-    ).returncode
+    code = subprocess.run([sys.executable, *LAYERS[layer]], cwd=ROOT, env={**os.environ, **threads}).returncode
     return layer, code == 0, time.monotonic() - start
 
 

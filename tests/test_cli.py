@@ -57,10 +57,7 @@ def notebooks_without_kernels(monkeypatch):
     [
         (["reproduce", "dmo"], "unknown profile 'dmo': did you mean demo"),
         (["reproduce", "nowhere.yaml"], "no profile nowhere.yaml; the course has"),
-        (
-            ["reproduce", "camvid", "--data-root", "no such folder"],
-            "--data-root no such folder is not a folder",
-        ),
+        (["reproduce", "camvid", "--data-root", "no such folder"], "--data-root no such folder is not a folder"),
         (["reproduce", "smoke", "--set", "stesp=3"], "did you mean steps"),
         (["reproduce", "smoke", "--set", "steps=-3"], "steps = -3: it must be at least 0"),
         (["reproduce", "smoke", "--set", "lr=6e-5"], "write 6.0e-5"),
@@ -85,16 +82,12 @@ def test_a_wrong_command_is_explained_and_exits_2(arguments, message, tmp_path, 
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_batch_prints_its_runs_its_scores_and_where_the_report_is(
-    profile, tmp_path, notebooks_without_kernels
-):
+def test_a_batch_prints_its_runs_its_scores_and_where_the_report_is(profile, tmp_path, notebooks_without_kernels):
     result = call("reproduce", profile, "--runs", str(tmp_path / "my runs"))
     assert result.exit_code == 0
     assert "[6/6] student-kd-s1-" in result.output
     scores = {
-        line.split()[0]: line.split()[1:]
-        for line in result.output.splitlines()
-        if line.startswith(("none", "kd"))
+        line.split()[0]: line.split()[1:] for line in result.output.splitlines() if line.startswith(("none", "kd"))
     }
     assert scores == {"none": ["2", "30.50", "0.71", "-"], "kd": ["2", "40.50", "0.71", "+10.00"]}
     assert f"Report: {tmp_path / 'my runs' / 'quick' / 'report.html'}" in result.output
@@ -123,26 +116,20 @@ def test_a_failed_run_exits_1_and_is_in_the_table(profile, tmp_path, notebooks_w
     assert "1 of 6 runs to do" in again.output
 
 
-def test_a_finished_batch_says_so_at_once_without_torch_or_papermill(
-    profile, tmp_path, notebooks_without_kernels
-):
+def test_a_finished_batch_says_so_at_once_without_torch_or_papermill(profile, tmp_path, notebooks_without_kernels):
     arguments = ["reproduce", profile, "--runs", str(tmp_path)]
     assert call(*arguments).exit_code == 0
     code = (
         "import sys; from transkd_lite.cli import app; app(sys.argv[1:], standalone_mode=False); "
         "print([name for name in ('torch', 'papermill', 'distributed', 'datasets') if name in sys.modules])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
     assert "All 6 runs in" in done.stdout
     assert "nothing to do" in done.stdout
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_methods_and_seeds_of_the_command_line_replace_the_profile(
-    profile, tmp_path, notebooks_without_kernels
-):
+def test_methods_and_seeds_of_the_command_line_replace_the_profile(profile, tmp_path, notebooks_without_kernels):
     result = call("reproduce", profile, "--runs", str(tmp_path), "--methods", "kd", "--seeds", "5")
     assert result.exit_code == 0
     assert sorted(path.name[:-9] for path in (tmp_path / "quick").glob("student-*")) == ["student-kd-s5"]
@@ -159,9 +146,7 @@ def test_runs_are_listed_with_their_state(tmp_path):
     assert [run["state"] for run in listed] == ["finished", "interrupted"]
 
 
-@pytest.mark.parametrize(
-    "name", ["reproduce", "train", "evaluate", "report", "runs", "notebooks", "describe"]
-)
+@pytest.mark.parametrize("name", ["reproduce", "train", "evaluate", "report", "runs", "notebooks", "describe"])
 def test_every_command_has_an_example(name):
     assert f"transkd {name}" in " ".join(call(name, "--help").output.split())
 
@@ -170,9 +155,7 @@ def test_a_network_is_trained_saved_and_scored_from_the_command_line(tmp_path):
     small = [f"--set={text}" for text in ("train_images=4", "val_images=2", "steps=1", "warmup_steps=0")]
     weights = tmp_path / "shipped weights.safetensors"
     small += ["--set=network=segformer_b0", "--set=height=32", "--set=width=64"]
-    result = call(
-        "train", "streets-teacher", *small, "--runs", str(tmp_path / "runs"), "--save", str(weights)
-    )
+    result = call("train", "streets-teacher", *small, "--runs", str(tmp_path / "runs"), "--save", str(weights))
     assert result.exit_code == 0, result.output
     assert "mIoU" in result.output
     (folder,) = (tmp_path / "runs" / "streets-teacher").iterdir()
@@ -185,9 +168,7 @@ def test_a_network_is_trained_saved_and_scored_from_the_command_line(tmp_path):
     told = call("evaluate", str(weights), "--set", "normalize=false").output.splitlines()
     assert told[0] == "streets, split val: 2 images, 32 x 64 (height x width of the first), not normalized"
     assert [line.split()[0] for line in told[1:3]] == ["class", "road"]
-    train = json.loads(
-        call("evaluate", str(weights), "--set", "val_images=3", "--split", "train", "--json").output
-    )
+    train = json.loads(call("evaluate", str(weights), "--set", "val_images=3", "--split", "train", "--json").output)
     assert train["data"] == about | {"split": "train", "images": 3}
 
 
@@ -197,9 +178,7 @@ def test_a_file_of_weights_is_scored_on_the_data_that_it_was_made_for_or_on_name
     bare = str(tk.save_model(model, tmp_path / "bare.safetensors"))
     nothing = call("evaluate", bare)
     assert nothing.exit_code == 2
-    assert (
-        "does not say on which images it was trained: pass --set dataset=… --set height=…" in nothing.output
-    )
+    assert "does not say on which images it was trained: pass --set dataset=… --set height=…" in nothing.output
     partly = call("evaluate", bare, "--set", "dataset=streets", "--set", "height=32")
     assert "pass --set width=…" in partly.output
     size = ["--set", "height=32", "--set", "width=64"]
@@ -207,13 +186,7 @@ def test_a_file_of_weights_is_scored_on_the_data_that_it_was_made_for_or_on_name
     assert json.loads(whole.output)["data"]["images"] == 1
     files = call("evaluate", bare, "--set", "dataset=camvid", *size)
     assert (files.exit_code, "camvid needs root=" in files.output) == (2, True)
-    made = {
-        "dataset": "streets",
-        "val_images": 1,
-        "data_options": {"conditions": ["fog"]},
-        "height": 32,
-        "width": 64,
-    }
+    made = {"dataset": "streets", "val_images": 1, "data_options": {"conditions": ["fog"]}, "height": 32, "width": 64}
     model.label_space = LabelSpace(CITYSCAPES.names[::-1], CITYSCAPES.palette)
     other = str(tk.save_model(model, tmp_path / "other.safetensors", provenance={"parameters": made}))
     mixed = call("evaluate", other)
@@ -243,13 +216,9 @@ def test_what_belongs_to_another_data_set_is_not_carried_over(tmp_path):
         "width": None,
     }
     weights = str(
-        tk.save_model(
-            tk.create_model("segformer_b0", 2), tmp_path / "m.safetensors", provenance={"parameters": made}
-        )
+        tk.save_model(tk.create_model("segformer_b0", 2), tmp_path / "m.safetensors", provenance={"parameters": made})
     )
-    result = call(
-        "evaluate", weights, "--set", "dataset=folder", "--data-root", str(tmp_path / "data"), "--json"
-    )
+    result = call("evaluate", weights, "--set", "dataset=folder", "--data-root", str(tmp_path / "data"), "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.output)["data"]
     assert found == {"dataset": "folder", "split": "val", "images": 3, "size": [32, 64], "normalize": True}

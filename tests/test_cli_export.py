@@ -56,11 +56,7 @@ def test_a_run_folder_is_taken_with_its_parameters(weights, tmp_path, no_exporte
     (folder / "run.json").write_text(json.dumps({"parameters": {"dataset": "camvid", "normalize": True}}))
     done = call(folder, tmp_path / "student.onnx", "--size", 64, 64, "--plain-head")
     assert done.exit_code == 0, done.output
-    assert no_exporter.options == {
-        "space": None,
-        "normalize": True,
-        "fold_head": False,
-    }  # 19 logits: not CamVid's
+    assert no_exporter.options == {"space": None, "normalize": True, "fold_head": False}  # 19 logits: not CamVid's
 
 
 def test_a_file_that_differs_is_not_kept(weights, tmp_path, no_exporter, monkeypatch):

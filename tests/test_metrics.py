@@ -64,9 +64,7 @@ def test_paper_protocol_resizes_labels_as_pillow_does() -> None:
     rng = np.random.default_rng(0)
     label = rng.integers(0, 3, (32, 64), dtype=np.uint8)
     shown = rng.integers(0, 3, (32, 64), dtype=np.uint8)
-    metrics = evaluate(
-        Quarter(3), [{"image": picture(shown), "label": label}], protocol="paper", normalize=False
-    )
+    metrics = evaluate(Quarter(3), [{"image": picture(shown), "label": label}], protocol="paper", normalize=False)
     small = np.array(Image.fromarray(label).resize((16, 8), Image.Resampling.NEAREST))
     expected = np.zeros((3, 3), dtype=int)
     np.add.at(expected, (small.ravel(), shown[2::4, 2::4].ravel()), 1)
@@ -76,11 +74,7 @@ def test_paper_protocol_resizes_labels_as_pillow_does() -> None:
 def test_a_predicted_void_class_is_a_miss() -> None:
     shown, truth = blocks([[0, 2], [1, 1]], 16), blocks([[0, 0], [1, 1]], 16)
     metrics = evaluate(
-        Quarter(3),
-        [{"image": picture(shown), "label": truth}],
-        protocol="paper",
-        num_classes=2,
-        normalize=False,
+        Quarter(3), [{"image": picture(shown), "label": truth}], protocol="paper", num_classes=2, normalize=False
     )
     assert metrics.confusion.shape == (2, 2)
     assert metrics.iou.tolist() == [0.5, 1.0]
@@ -90,10 +84,7 @@ def test_a_predicted_void_class_is_a_miss() -> None:
 def test_batches_and_sizes_make_no_difference() -> None:
     rng = np.random.default_rng(1)
     sizes = [(32, 32), (32, 32), (64, 32), (32, 64), (32, 64)]
-    data = [
-        {"image": picture(rng.integers(0, 3, s)), "label": rng.integers(0, 3, s, dtype=np.uint8)}
-        for s in sizes
-    ]
+    data = [{"image": picture(rng.integers(0, 3, s)), "label": rng.integers(0, 3, s, dtype=np.uint8)} for s in sizes]
     one, four = (evaluate(Quarter(3), data, batch_size=b, normalize=False) for b in (1, 4))
     assert torch.equal(one.confusion, four.confusion)
     assert int(one.confusion.sum()) == sum(h * w for h, w in sizes)
@@ -176,9 +167,7 @@ def test_network_and_data_have_the_same_classes() -> None:
     data = tk.open_dataset("streets", "val", size=(32, 64), num=1)
     names, palette = tk.label_space(data).names, tk.label_space(data).palette
     for num_logits in (11, 18, 21):
-        with pytest.raises(
-            ValueError, match=f"for 19 classes has 19 logits, or one more for void; got {num_logits}"
-        ):
+        with pytest.raises(ValueError, match=f"for 19 classes has 19 logits, or one more for void; got {num_logits}"):
             evaluate(Unused(num_logits), data)
     for num_logits in (19, 20):
         model = Quarter(num_logits)
@@ -216,11 +205,7 @@ def test_the_number_of_classes_fits_labels_of_8_bits_and_is_no_single_one() -> N
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        (
-            "label",
-            np.full((32, 32), 256),
-            r"every label holds whole numbers from 0 to 255; got np.int64\(256\)",
-        ),
+        ("label", np.full((32, 32), 256), r"every label holds whole numbers from 0 to 255; got np.int64\(256\)"),
         ("label", torch.full((32, 32), -1), "whole numbers from 0 to 255"),
         ("image", np.full((32, 32, 3), 0.5), "every image holds whole numbers from 0 to 255"),
     ],

@@ -35,9 +35,7 @@ def test_version_is_said_once():
     assert tk.__version__ == PROJECT["version"]
 
 
-@pytest.mark.parametrize(
-    "module", ["torch", "datasets", "matplotlib", "papermill", "ipywidgets", "dask", "timm"]
-)
+@pytest.mark.parametrize("module", ["torch", "datasets", "matplotlib", "papermill", "ipywidgets", "dask", "timm"])
 def test_import_is_light(module):
     code = f"import sys, transkd_lite; sys.exit({module!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -26,9 +26,7 @@ LAYERS = [
 
 
 @pytest.mark.parametrize(("layer", "shape", "full", "paper"), LAYERS, ids=lambda v: type(v).__name__)
-def test_layers_cost_what_is_worked_by_hand(
-    layer: nn.Module, shape: tuple[int, ...], full: int, paper: int
-) -> None:
+def test_layers_cost_what_is_worked_by_hand(layer: nn.Module, shape: tuple[int, ...], full: int, paper: int) -> None:
     for convention, expected in (("full", full), ("paper", paper)):
         with MultiplyAccumulates(convention) as counter:
             call_aside(layer, torch.empty(shape, device="meta"))
@@ -55,9 +53,7 @@ def test_both_attention_products_are_counted_in_full_alone() -> None:
         ("segformer_b2", 20, "full", 129.19),
     ],
 )
-def test_networks_cost_what_is_published(
-    name: str, num_classes: int, convention: str, published: float
-) -> None:
+def test_networks_cost_what_is_published(name: str, num_classes: int, convention: str, published: float) -> None:
     with torch.device("meta"):
         model = create_model(name, num_classes)
     assert round(count_flops(model, convention=convention) / 1e9, 2) == published

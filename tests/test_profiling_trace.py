@@ -32,12 +32,7 @@ def test_every_part_is_charged_and_the_shares_add_up(networks, batch, capfd):
     assert table["share"].sum() == pytest.approx(1)
     assert (table["seconds"] > 0).all()
     found = {(row.part, row.group) for row in table.itertuples()}
-    assert {
-        ("optimiser", "optimiser"),
-        ("student", "loss"),
-        ("method", "loss"),
-        ("teacher", "attention"),
-    } <= found
+    assert {("optimiser", "optimiser"), ("student", "loss"), ("method", "loss"), ("teacher", "attention")} <= found
     assert ("teacher", "loss") not in found  # the backward pass of a loss is charged to whoever recorded it
     assert capfd.readouterr() == ("", "")
     for part, state in zip(networks, before, strict=True):

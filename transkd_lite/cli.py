@@ -52,13 +52,7 @@ def run_table(outcome: "Outcome") -> str:
     rows = [("run", "state", "mIoU %", "seconds")]
     for run in outcome.runs:
         folder = outcome.root / run.folder
-        state = (
-            "FAILED"
-            if run.folder in outcome.errors
-            else "finished"
-            if is_done(outcome.root, run)
-            else "missing"
-        )
+        state = "FAILED" if run.folder in outcome.errors else "finished" if is_done(outcome.root, run) else "missing"
         metrics = read_json(folder / METRICS_FILE)
         miou, wall = miou_of(folder), metrics.get("wall_s")
         rows.append((run.title, state, number(miou, 100), number(wall)))
@@ -104,9 +98,7 @@ def align(rows: Sequence[tuple[str, ...]]) -> str:
     """Rows as text in columns: the first to the left, the others to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
-        "  ".join(
-            [row[0].ljust(widths[0]), *(text.rjust(w) for text, w in zip(row[1:], widths[1:], strict=True))]
-        )
+        "  ".join([row[0].ljust(widths[0]), *(text.rjust(w) for text, w in zip(row[1:], widths[1:], strict=True))])
         for row in rows
     )
 
@@ -202,8 +194,7 @@ def export(
     source: Annotated[Path, typer.Argument(metavar="WEIGHTS", help="A file of weights, or a run folder.")],
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="The file to write: *.onnx")],
     size: Annotated[
-        tuple[int, int],
-        typer.Option(metavar="H W", help="Height and width of the example; others work too."),
+        tuple[int, int], typer.Option(metavar="H W", help="Height and width of the example; others work too.")
     ] = (512, 1024),
     plain_head: Annotated[
         bool, typer.Option("--plain-head", help="Keep the head as published: more work, same function.")
@@ -226,9 +217,7 @@ def export(
     made = training_parameters(source, weights)
     normalize = bool(made.get("normalize", True))
     model = load_model(weights)
-    space = (
-        model.label_space
-    )  # of a file that has none: that of the training's data set, where it is a fixed one
+    space = model.label_space  # of a file that has none: that of the training's data set, where it is a fixed one
     if space is None:
         layout = LAYOUTS.get(made.get("dataset", ""))
         fixed = CITYSCAPES if made.get("dataset") == "streets" else layout.space if layout else None
@@ -237,12 +226,7 @@ def export(
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as aside:
         try:
             file = export_onnx(
-                model,
-                Path(aside) / target.name,
-                size,
-                space=space,
-                normalize=normalize,
-                fold_head=not plain_head,
+                model, Path(aside) / target.name, size, space=space, normalize=normalize, fold_head=not plain_head
             )
         except ValueError as error:  # a name or a size
             raise ParameterError(str(error)) from error
@@ -287,14 +271,10 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.command()(export)
-ProfileName = Annotated[
-    str, typer.Argument(help=f"A profile ({', '.join(list_profiles())}) or a .yaml file.")
-]
+ProfileName = Annotated[str, typer.Argument(help=f"A profile ({', '.join(list_profiles())}) or a .yaml file.")]
 Settings = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Replace a parameter: steps=20, teacher.lr=1.0e-4 (repeatable)."
-    ),
+    typer.Option("--set", metavar="KEY=VALUE", help="Replace a parameter: steps=20, teacher.lr=1.0e-4 (repeatable)."),
 ]
 DataRoot = Annotated[Path | None, typer.Option(help="The folder that holds the dataset's files.")]
 Runs = Annotated[Path, typer.Option("--runs", help="The folder of all run folders.")]
@@ -372,9 +352,7 @@ def train(
     settings: Settings = None,
     data_root: DataRoot = None,
     runs: Runs = Path("runs"),
-    out: Annotated[
-        Path | None, typer.Option(help="The run folder (default: one named by the parameters).")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder (default: one named by the parameters).")] = None,
     save: Annotated[Path | None, typer.Option(help="Also save the network here, in half precision.")] = None,
 ) -> None:
     """Train one network from a profile's parameters.
@@ -488,9 +466,7 @@ def list_run_folders(
 
 @app.command()
 def notebooks(
-    names: Annotated[
-        list[str] | None, typer.Argument(help="Only these, such as 04_cross_selective_fusion.")
-    ] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Only these, such as 04_cross_selective_fusion.")] = None,
 ) -> None:
     """Execute the notebooks, store outputs in place.
 

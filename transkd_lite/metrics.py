@@ -24,13 +24,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional
 
 from transkd_lite.data.labels import VOID, LabelSpace, find_label_space, require_train_ids
-from transkd_lite.data.transforms import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    make_transform,
-    require_labelled,
-    to_tensors,
-)
+from transkd_lite.data.transforms import IMAGENET_MEAN, IMAGENET_STD, make_transform, require_labelled, to_tensors
 from transkd_lite.distill.losses import resize_labels
 from transkd_lite.models.output import SegModel
 
@@ -155,9 +149,7 @@ def evaluate(
     supervise = "full" if protocol == "full" else "quarter"
     # The last class is void as a prediction. It sums over processes in compute(); labels are checked here, with an
     # error that names the label.
-    matrix: Any = MulticlassConfusionMatrix(num_classes + 1, ignore_index=VOID, validate_args=False).to(
-        device
-    )
+    matrix: Any = MulticlassConfusionMatrix(num_classes + 1, ignore_index=VOID, validate_args=False).to(device)
     was_training = model.training
     model.eval()
     try:
@@ -189,9 +181,7 @@ def require_scorable(
     That is: data hold a sample, their classes are the network's, and some pixel has a class.
     """
     if len(data) == 0:
-        raise ValueError(
-            f"{what} must hold at least one sample to be scored; got none: check split and filters"
-        )
+        raise ValueError(f"{what} must hold at least one sample to be scored; got none: check split and filters")
     num_logits = getattr(getattr(model, "spec", None), "num_classes", None)
     found = match_classes(num_logits, getattr(model, "label_space", None), data, num_classes)
     require_labelled((to_tensors(data[k])[1] for k in range(len(data))), f"the labels of {what}")
@@ -238,9 +228,7 @@ def _require_logits(given: int, num_classes: int) -> None:
         )
 
 
-def evaluate_by(
-    model: nn.Module, data: Any, column: str = "condition", **options: Any
-) -> dict[str, SegMetrics]:
+def evaluate_by(model: nn.Module, data: Any, column: str = "condition", **options: Any) -> dict[str, SegMetrics]:
     """Score a network on each group of a table alone, such as the weather conditions of ACDC or streets.
 
     column: the text column to group by. options: those of `evaluate`. Returns value -> scores, values sorted.
@@ -290,14 +278,10 @@ def as_batch(images: Sequence[Any], *, normalize: bool = True) -> Tensor:
     arrays = [np.asarray(image) for image in images]
     for array in arrays:
         if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
-            raise ValueError(
-                f"pictures are uint8 RGB (H, W, 3); got {array.dtype} {array.shape}: convert them first"
-            )
+            raise ValueError(f"pictures are uint8 RGB (H, W, 3); got {array.dtype} {array.shape}: convert them first")
     sizes = sorted({array.shape[:2] for array in arrays})
     if len(sizes) != 1:
-        raise ValueError(
-            f"a batch holds pictures of one size, got {sizes}: pass size=(height, width) to open_dataset"
-        )
+        raise ValueError(f"a batch holds pictures of one size, got {sizes}: pass size=(height, width) to open_dataset")
     batch = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
     return functional.normalize(batch, list(IMAGENET_MEAN), list(IMAGENET_STD)) if normalize else batch
 

@@ -219,14 +219,7 @@ class _Bench:
     """Two networks, a method, one batch, and the four things to time."""
 
     def __init__(
-        self,
-        teacher: str,
-        student: str,
-        method: str,
-        batch: int,
-        size: tuple[int, int],
-        precision: str,
-        device: str,
+        self, teacher: str, student: str, method: str, batch: int, size: tuple[int, int], precision: str, device: str
     ) -> None:
         torch.manual_seed(0)
         self.device, self.precision = torch.device(device), precision
@@ -237,14 +230,10 @@ class _Bench:
         self.method = create_method(method, self.student, self.teacher).to(device).train()
         frozen = copy.deepcopy(self.teacher).requires_grad_(False)
         self.alone = TrainStep(copy.deepcopy(self.student), precision=precision)
-        self.whole = TrainStep(
-            copy.deepcopy(self.student), frozen, copy.deepcopy(self.method), precision=precision
-        )
+        self.whole = TrainStep(copy.deepcopy(self.student), frozen, copy.deepcopy(self.method), precision=precision)
         self.naive = TrainStep(self.student, None, self.method, precision="fp32")
         self.optimizers = {
-            id(step): torch.optim.AdamW(
-                step.parameters(), lr=6e-5, weight_decay=0.01, fused=fused, foreach=False
-            )
+            id(step): torch.optim.AdamW(step.parameters(), lr=6e-5, weight_decay=0.01, fused=fused, foreach=False)
             for step, fused in ((self.alone, True), (self.whole, True), (self.naive, False))
         }
         self.frozen = frozen
@@ -300,9 +289,7 @@ def time_step(
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     given = (teacher, student, method, batch, size, precision, device)
-    peaks = {
-        f"{kind}peak_mb": _peak_aside(f"{kind or 'distillation_'}step", given) for kind in ("", "naive_")
-    }
+    peaks = {f"{kind}peak_mb": _peak_aside(f"{kind or 'distillation_'}step", given) for kind in ("", "naive_")}
     bench = _Bench(*given)
     parts = {
         "teacher_s": bench.teacher_forward,
@@ -392,8 +379,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m transkd_lite.profiling step",
         description=(
-            "What a distillation step costs: `python -m "
-            "transkd_lite.profiling step` times four things in turn."
+            "What a distillation step costs: `python -m transkd_lite.profiling step` times four things in turn."
         ),
     )
     parser.add_argument("--teacher", default="segformer_b2")
@@ -468,9 +454,7 @@ def trace_steps(
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it writes to standard error that there is no GPU
     student = copy.deepcopy(student).train()
     teacher, method = (None if m is None else copy.deepcopy(m).to(images.device) for m in (teacher, method))
-    step = TrainStep(
-        student.train(), teacher and teacher.eval(), method and method.train(), precision=precision
-    )
+    step = TrainStep(student.train(), teacher and teacher.eval(), method and method.train(), precision=precision)
     optimizer = torch.optim.AdamW(step.parameters(), lr=1e-6, fused=True)
     activities = [ProfilerActivity.CPU]
     if images.is_cuda:
@@ -501,10 +485,7 @@ def _regions(**parts: nn.Module | None) -> Iterator[None]:
     for name, part in parts.items():
         if part is not None:
             region = _Region(_PREFIX + name)
-            handles += [
-                part.register_forward_pre_hook(region.enter),
-                part.register_forward_hook(region.leave),
-            ]
+            handles += [part.register_forward_pre_hook(region.enter), part.register_forward_hook(region.leave)]
     try:
         yield
     finally:
@@ -566,9 +547,7 @@ def _part(event: Any, recorded: dict[int, str]) -> str | None:
     """The part an event is charged to; None for what is between the parts (the profiler's own marks)."""
     for ancestor in _ancestors(event):
         if ancestor.name.startswith(_BACKWARD):
-            return recorded.get(
-                ancestor.sequence_nr, "optimiser"
-            )  # gradients put where the optimiser finds them
+            return recorded.get(ancestor.sequence_nr, "optimiser")  # gradients put where the optimiser finds them
         if ancestor.name.startswith(_PREFIX):
             return ancestor.name.removeprefix(_PREFIX)
     return None

@@ -53,10 +53,7 @@ def _contents() -> str:
     course = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
     solutions = sorted(path.stem for path in (ROOT / "notebooks/solutions").glob("*.ipynb"))
     parts = {
-        **{
-            title: [f"notebooks/{n}" for n in course if int(n[:2]) in numbers]
-            for title, numbers in PARTS.items()
-        },
+        **{title: [f"notebooks/{n}" for n in course if int(n[:2]) in numbers] for title, numbers in PARTS.items()},
         "Solutions": [f"notebooks/solutions/{name}" for name in solutions],
         "Behind the course": BEHIND,
     }

@@ -106,9 +106,7 @@ def measure(name: str, root: Path, size: tuple[int, int], num: int, cache: Path)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--camvid", type=Path, default=os.environ.get("TRANSKD_CAMVID_ROOT"))
     parser.add_argument("--num", type=int, default=24, help="samples of each dataset")
     args = parser.parse_args()

@@ -32,9 +32,7 @@ def measure(name: str, panel: LossWeightsPanel, moves: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--moves", type=int, default=200)
     parser.add_argument("--training", action="store_true", help="measure again while a trial runs")
     args = parser.parse_args()

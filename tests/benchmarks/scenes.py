@@ -23,9 +23,7 @@ def seconds_a_scene(size: tuple[int, int], first: int, num: int) -> float:
 
 def main() -> None:
     """Print a line a size."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num", type=int, default=40, help="scenes a run")
     num = parser.parse_args().num
     for size in SIZES:

@@ -126,9 +126,7 @@ def check_shapes(model: SegModel, images: Tensor, output: Any) -> None:
         n, c, h, w = feature.shape
         for side, grid in zip(images.shape[2:], (h, w), strict=True):
             assert grid in (side // stride, -(-side // stride)), f"stage {i}: {tuple(feature.shape)}"
-        assert (c, tuple(embedding.shape)) == (channels, (n, h * w, c)), (
-            f"stage {i}: {tuple(embedding.shape)}"
-        )
+        assert (c, tuple(embedding.shape)) == (channels, (n, h * w, c)), f"stage {i}: {tuple(embedding.shape)}"
 
 
 def check_places(model: SegModel) -> None:
@@ -142,9 +140,7 @@ def check_places(model: SegModel) -> None:
         for axis in (0, 1):
             centres = []
             for place in (0, -1):
-                read = torch.autograd.grad(grid.select(axis, place).norm(), images, retain_graph=True)[0][
-                    0
-                ].abs()
+                read = torch.autograd.grad(grid.select(axis, place).norm(), images, retain_graph=True)[0][0].abs()
                 share = read.sum((0, 2 - axis)) / read.sum()
                 centres.append((share * torch.arange(len(share)) / len(share)).sum().item())
             slack = 0 if i < 3 else 0.05  # with new weights, deep tokens read the whole image almost evenly
@@ -169,13 +165,9 @@ def chosen(args: argparse.Namespace) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", help="patterns of names, for instance 'dla*'")
-    parser.add_argument(
-        "--all", action="store_true", help="all members of each family, not the smallest alone"
-    )
+    parser.add_argument("--all", action="store_true", help="all members of each family, not the smallest alone")
     parser.add_argument("--limit", type=float, default=60, help="millions of parameters")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/timm_backbones.jsonl"))
@@ -193,9 +185,7 @@ def main() -> None:
             print(f"{result['name']:<36}{result['verdict']:<10}{result['seconds']:>6} s  {said}", flush=True)
     tried = [results[name] for name in names]
     print(dict(Counter(r["verdict"] for r in tried)))
-    reasons = Counter(
-        re.sub(r"[\[(]?\d[\d, ]*[\])]?", "…", r["why"].partition(" ")[2]) for r in tried if r["why"]
-    )
+    reasons = Counter(re.sub(r"[\[(]?\d[\d, ]*[\])]?", "…", r["why"].partition(" ")[2]) for r in tried if r["why"])
     for reason, count in reasons.most_common():
         print(f"{count:>4}  {reason}")
 

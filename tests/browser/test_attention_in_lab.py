@@ -31,9 +31,7 @@ def looks():
     """What the shipped teacher sees on the notebook's pictures, without the notebook."""
     data = tk.open_dataset("streets", "val", num=24, seed=0, size=(64, 128))
     model = tk.load_model(find_file(TEACHER))
-    return look(
-        {"teacher": model}, [s["image"] for s in data], [s["label"] for s in data], tk.label_space(data)
-    )
+    return look({"teacher": model}, [s["image"] for s in data], [s["label"] for s in data], tk.label_space(data))
 
 
 @pytest.fixture(scope="module")

@@ -91,9 +91,7 @@ def test_the_tab_key_leads_to_every_slider(explorer):
     reached = []
     for _ in range(2 * len(SLIDERS)):  # a slider, then its number, which can be typed
         explorer.keyboard.press("Tab")
-        reached += [
-            n for n in SLIDERS if slider(explorer, PANEL, n).evaluate("e => e === document.activeElement")
-        ]
+        reached += [n for n in SLIDERS if slider(explorer, PANEL, n).evaluate("e => e === document.activeElement")]
     assert tuple(reached) == SLIDERS
 
 
@@ -133,13 +131,8 @@ def test_a_trial_is_started_watched_and_cancelled(explorer, pictures):
     keep(explorer, pictures / "09-training.png")
     cancel.press("Enter")
     explorer.get_by_text(re.compile(rf"^cancelled after \d+ of {TRIAL_STEPS} steps$")).wait_for()
-    assert (
-        explorer.locator(".tk-explorer svg[role=img]").get_attribute("aria-label").startswith("cross entropy")
-    )
+    assert explorer.locator(".tk-explorer svg[role=img]").get_attribute("aria-label").startswith("cross entropy")
     rows = explorer.locator(".tk-explorer tr[data-run]")
-    assert [rows.nth(k).locator("th").inner_text() for k in (0, 1)] == [
-        "the paper's weights",
-        "the chosen weights",
-    ]
+    assert [rows.nth(k).locator("th").inner_text() for k in (0, 1)] == ["the paper's weights", "the chosen weights"]
     assert train.is_enabled()
     keep(explorer, pictures / "09-cancelled.png")

@@ -63,12 +63,7 @@ CASES = {  # fault: (which file, what is done to it, what the message says, what
     "truncated label": ("trainannot", truncated, "cannot be read", "file"),
     "empty image": ("train", lambda path: path.write_bytes(b""), "cannot be read", "file"),
     "text as image": ("train", lambda path: path.write_text("not an image"), "not an image", "file"),
-    "label without image": (
-        "train",
-        Path.unlink,
-        "every label needs its image",
-        "pair",
-    ),
+    "label without image": ("train", Path.unlink, "every label needs its image", "pair"),
     "image without label": ("trainannot", Path.unlink, "every image needs its label", "pair"),
     "label in RGB": ("trainannot", rgb, "holds colours", "label"),
     "16-bit label": ("trainannot", sixteen_bit, "labels have 8 bits", "label"),
@@ -115,9 +110,7 @@ def test_wrong_root_is_explained(trees, tmp_path, name):
     (tmp_path / "file").write_text("")
     (tmp_path / "empty").mkdir()
     for root, state in ((tmp_path / "absent", "does not exist"), (tmp_path / "file", "is a file")):
-        with pytest.raises(
-            FileNotFoundError, match=f"root of {name} is a folder.*{state}.*data fetch {name}"
-        ):
+        with pytest.raises(FileNotFoundError, match=f"root of {name} is a folder.*{state}.*data fetch {name}"):
             open_dataset(name, "train", root=root)
     with pytest.raises(FileNotFoundError, match=r"should be in .*empty"):
         open_dataset(name, "train", root=tmp_path / "empty")
@@ -193,10 +186,7 @@ def test_split_lists_are_checked(trees, tmp_path):
     [
         ("road\nroad\n", "different classes"),
         ("#\n", "different classes, got 0"),
-        (
-            "crack\n",
-            r"classes.txt: a label space names 2 to 254 different classes, got 1 \(first \('crack',\)\)",
-        ),
+        ("crack\n", r"classes.txt: a label space names 2 to 254 different classes, got 1 \(first \('crack',\)\)"),
         ("".join(f"{n}\n" for n in range(255)), "different classes, got 255"),
         ("", "is empty"),
     ],
@@ -230,9 +220,7 @@ def test_verdict_is_remembered_until_a_file_changes(trees, tmp_path, monkeypatch
     monkeypatch.setattr(files, "read_files", lambda *_: pytest.fail("files were read again"))
     open_dataset("camvid", "train", root=root)
     value_44(root / "trainannot/0001TP_0.png")
-    os.utime(
-        root / "trainannot/0001TP_0.png", (1, 1)
-    )  # a fast machine writes twice within a tick of the clock
+    os.utime(root / "trainannot/0001TP_0.png", (1, 1))  # a fast machine writes twice within a tick of the clock
     with pytest.raises(pytest.fail.Exception):
         open_dataset("camvid", "train", root=root)
 

@@ -137,12 +137,9 @@ def test_fetch_refuses_a_file_with_another_checksum(trees, tmp_path, server, mon
 
 def test_the_shipped_registry_is_the_official_split():
     names = [
-        line.split()[0]
-        for line in files("transkd_lite.data").joinpath("camvid.registry").read_text().splitlines()
+        line.split()[0] for line in files("transkd_lite.data").joinpath("camvid.registry").read_text().splitlines()
     ]
-    counts = {
-        folder: sum(name.startswith(f"{folder}/") for name in names) for folder in ("train", "val", "test")
-    }
+    counts = {folder: sum(name.startswith(f"{folder}/") for name in names) for folder in ("train", "val", "test")}
     assert counts == {"train": 367, "val": 101, "test": 233}
     assert {name.replace("annot/", "/") for name in names if "annot/" in name} == {
         n for n in names if "annot/" not in n
@@ -168,9 +165,7 @@ def matlab(tmp_path):
     from scipy.io import savemat
 
     rng = np.random.default_rng(0)
-    images = np.repeat(
-        np.repeat(rng.integers(0, 256, (4, 3, 3, 4), dtype=np.uint8), 8, 2), 8, 3
-    )  # N, 3, W, H
+    images = np.repeat(np.repeat(rng.integers(0, 256, (4, 3, 3, 4), dtype=np.uint8), 8, 2), 8, 3)  # N, 3, W, H
     labels = rng.integers(0, 11, (4, 24, 32), dtype=np.uint16)  # N, W, H
     with h5py.File(tmp_path / "labeled.mat", "w") as archive:
         archive["images"], archive["labels"] = images, labels
@@ -221,6 +216,4 @@ def test_prepare_refuses_raw_classes_outside_the_mapping(matlab):
     with h5py.File(folder / "labeled.mat", "a") as archive:
         archive["labels"][1, 0, 0] = 11
     with pytest.raises(DataError, match=r"labeled.mat should be"):
-        prepare_nyuv2(
-            folder / "labeled.mat", folder / "classMapping40.mat", folder / "splits.mat", folder / "out"
-        )
+        prepare_nyuv2(folder / "labeled.mat", folder / "classMapping40.mat", folder / "splits.mat", folder / "out")

@@ -9,9 +9,7 @@ from transkd_lite.data.datasets import open_dataset
 from transkd_lite.data.labels import CITYSCAPES, CITYSCAPES_ID_TO_TRAIN_ID
 from transkd_lite.metrics import evaluate
 
-TRAIN_ID_TO_ID = {
-    train_id: label_id for label_id, train_id in CITYSCAPES_ID_TO_TRAIN_ID.items() if train_id != 255
-}
+TRAIN_ID_TO_ID = {train_id: label_id for label_id, train_id in CITYSCAPES_ID_TO_TRAIN_ID.items() if train_id != 255}
 SIZE = (40, 64)
 
 
@@ -48,9 +46,7 @@ def official():
 
 def draw(rng, ids, share_right):
     """Blocky label ids, and predicted train ids that agree with them in about ``share_right`` of the pixels."""
-    truth = np.kron(rng.choice(ids, (SIZE[0] // 4, SIZE[1] // 4)), np.ones((4, 4), dtype=np.uint8)).astype(
-        np.uint8
-    )
+    truth = np.kron(rng.choice(ids, (SIZE[0] // 4, SIZE[1] // 4)), np.ones((4, 4), dtype=np.uint8)).astype(np.uint8)
     train_ids = np.vectorize(CITYSCAPES_ID_TO_TRAIN_ID.get)(truth)
     guess = rng.integers(0, 19, SIZE)
     right = (rng.random(SIZE) < share_right) & (train_ids != 255)
@@ -59,13 +55,7 @@ def draw(rng, ids, share_right):
 
 @pytest.mark.parametrize(
     ("seed", "ids", "share_right"),
-    [
-        (0, range(34), 0.7),
-        (1, range(34), 0.0),
-        (2, range(34), 1.0),
-        (3, [0, 7, 8, 26], 0.5),
-        (4, [7, 8, 23], 1.0),
-    ],
+    [(0, range(34), 0.7), (1, range(34), 0.0), (2, range(34), 1.0), (3, [0, 7, 8, 26], 0.5), (4, [7, 8, 23], 1.0)],
     ids=["usual", "all by chance", "all right", "few classes", "few classes, perfect"],
 )
 def test_agrees_with_the_official_evaluator(trees, tmp_path, official, capsys, seed, ids, share_right):
@@ -78,9 +68,7 @@ def test_agrees_with_the_official_evaluator(trees, tmp_path, official, capsys, s
         trees.save(image, tmp_path / f"leftImg8bit/{stem}_leftImg8bit.png")
         truths.append(trees.save(Image.fromarray(truth), tmp_path / f"gtFine/{stem}_gtFine_labelIds.png"))
         as_ids = np.vectorize(TRAIN_ID_TO_ID.get)(predicted).astype(np.uint8)
-        predictions.append(
-            trees.save(Image.fromarray(as_ids), tmp_path / f"results/aachen_{n:06d}_000019_pred.png")
-        )
+        predictions.append(trees.save(Image.fromarray(as_ids), tmp_path / f"results/aachen_{n:06d}_000019_pred.png"))
     theirs = official([str(p) for p in predictions], [str(t) for t in truths])
     data = open_dataset("cityscapes", "val", root=tmp_path)
     ours = evaluate(ReadsItsImage(), data, protocol="full", normalize=False, batch_size=2)

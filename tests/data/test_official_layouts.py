@@ -25,9 +25,7 @@ OPENED = {
 NUM_CLASSES = {"cityscapes": 19, "acdc": 19, "nyuv2": 40, "voc2012": 21, "camvid": 11, "folder": 3}
 
 
-@pytest.mark.parametrize(
-    ("name", "split", "num"), [(n, s, k) for n, splits in OPENED.items() for s, k in splits]
-)
+@pytest.mark.parametrize(("name", "split", "num"), [(n, s, k) for n, splits in OPENED.items() for s, k in splits])
 def test_official_tree_opens(trees, tmp_path, name, split, num):
     root = trees.BUILDERS[name](tmp_path / "a root")
     data = open_dataset(name, split, root=root)
@@ -110,10 +108,7 @@ def test_train_id_files_are_preferred_only_when_complete(trees, tmp_path):
 def test_acdc_conditions(trees, tmp_path):
     root = trees.acdc(tmp_path, "labelIds")
     assert list(open_dataset("acdc", "val", root=root)["condition"]) == ["fog", "night", "rain", "snow"]
-    assert list(open_dataset("acdc", "val", root=root, conditions=["snow", "fog"])["condition"]) == [
-        "fog",
-        "snow",
-    ]
+    assert list(open_dataset("acdc", "val", root=root, conditions=["snow", "fog"])["condition"]) == ["fog", "snow"]
     assert list(open_dataset("acdc", "val", root=root, conditions="night")["condition"]) == ["night"]
     with pytest.raises(ValueError, match=r"fog, night, rain, snow, got .*hail"):
         open_dataset("acdc", "val", root=root, conditions=["hail"])
@@ -187,9 +182,7 @@ def test_size_shrinks_images_smoothly_and_labels_exactly(trees, tmp_path):
     assert np.array_equal(np.asarray(half["label"]), np.asarray(full["label"])[1::2, 1::2])
     quarter = open_dataset("camvid", "train", root=root, size=(3, 5))[0]["image"]
     noise, left = np.asarray(full["image"]).std(), np.asarray(quarter).std()
-    assert left < noise / 3, (
-        "antialiased: every pixel averages all it covers, so noise goes (2x2 taps leave half)"
-    )
+    assert left < noise / 3, "antialiased: every pixel averages all it covers, so noise goes (2x2 taps leave half)"
     assert open_dataset("camvid", "train", root=root, size=6)[0]["image"].size == (10, 6)
 
 
@@ -243,12 +236,7 @@ def test_hub_dataset_from_a_local_repository(trees, tmp_path):
     datasets.Dataset.from_dict(rows, features=features).to_parquet(repo / "train.parquet")
     columns = {"image_column": "pixel_values", "label_column": "mask", "cache_dir": str(tmp_path / "hf")}
     data = open_dataset(
-        f"hub:{repo}",
-        "train",
-        size=(6, 10),
-        classes=("a", "b"),
-        label_map={0: 255, 1: 0, 2: 1},
-        **columns,
+        f"hub:{repo}", "train", size=(6, 10), classes=("a", "b"), label_map={0: 255, 1: 0, 2: 1}, **columns
     )
     assert data.column_names == ["image", "label"]
     assert set(np.unique(np.asarray(data[1]["label"]))) <= {0, 1, 255}
@@ -297,17 +285,13 @@ def test_wrong_names_are_explained(trees, tmp_path):
         open_dataset("camvid", "train")
 
 
-@pytest.mark.skipif(
-    "TRANSKD_CAMVID_ROOT" not in os.environ, reason="TRANSKD_CAMVID_ROOT is not set: no photographs"
-)
+@pytest.mark.skipif("TRANSKD_CAMVID_ROOT" not in os.environ, reason="TRANSKD_CAMVID_ROOT is not set: no photographs")
 def test_camvid_photographs():
     root = Path(os.environ["TRANSKD_CAMVID_ROOT"])
     data = open_dataset("camvid", "val", root=root, size=(180, 240))
     assert len(data) == 101
     assert len(open_dataset("camvid", "train", root=root, check="headers")) == 367
-    pixels = sum(
-        np.bincount(np.asarray(row["label"]).ravel(), minlength=256) for row in data.select(range(0, 101, 10))
-    )
+    pixels = sum(np.bincount(np.asarray(row["label"]).ravel(), minlength=256) for row in data.select(range(0, 101, 10)))
     assert pixels[11:255].sum() == 0
     assert pixels[:11].argmax() in (1, 3), "building or road covers most of a street"
 

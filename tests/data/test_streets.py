@@ -122,13 +122,10 @@ def test_any_size_gives_a_whole_scene(size: tuple[int, int]) -> None:
 
 
 def test_night_is_darker_and_fog_hides_what_is_far() -> None:
-    brightness = {
-        name: np.mean([draw_scene(0, k, SMALL, name).image for k in range(8)]) for name in CONDITIONS
-    }
+    brightness = {name: np.mean([draw_scene(0, k, SMALL, name).image for k in range(8)]) for name in CONDITIONS}
     assert brightness["night"] < 0.6 * min(brightness[name] for name in CONDITIONS if name != "night")
     clear, fog = (
-        np.mean([_contrast_at_horizon(draw_scene(0, k, SMALL, name)) for k in range(8)])
-        for name in ("clear", "fog")
+        np.mean([_contrast_at_horizon(draw_scene(0, k, SMALL, name)) for k in range(8)]) for name in ("clear", "fog")
     )
     assert fog < 0.8 * clear
 
@@ -198,9 +195,7 @@ def test_loader_workers_draw_the_same_scenes(start: str) -> None:
         collate_fn=_stack,
         multiprocessing_context=start,
     )
-    assert np.array_equal(
-        np.concatenate(list(loader)), [draw_scene(0, k, SMALL, split="val").label for k in range(4)]
-    )
+    assert np.array_equal(np.concatenate(list(loader)), [draw_scene(0, k, SMALL, split="val").label for k in range(4)])
 
 
 def _stack(rows: list[dict[str, object]]) -> np.ndarray:

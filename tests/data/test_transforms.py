@@ -129,9 +129,7 @@ def test_crop_avoids_one_class_covering_all():
     image = torch.zeros(3, 32, 64, dtype=torch.uint8)
     crop = make_transform(augment="none", crop=(16, 16))
     shares = [float((crop(image, label, generator(s))[1] == 0).float().mean()) for s in range(60)]
-    assert np.mean([share > 0.75 for share in shares]) < 0.1, (
-        "without the limit about a third would be road alone"
-    )
+    assert np.mean([share > 0.75 for share in shares]) < 0.1, "without the limit about a third would be road alone"
 
 
 def test_crop_of_void_only_still_returns():

@@ -21,13 +21,7 @@ class TinyNetwork(SegModel):
         self.spec = spec
         widths, steps = (3, *spec.channels), (1, *spec.strides)
         self.embeds = nn.ModuleList(
-            nn.Conv2d(
-                widths[i],
-                widths[i + 1],
-                spec.patch_sizes[i],
-                steps[i + 1] // steps[i],
-                spec.patch_sizes[i] // 2,
-            )
+            nn.Conv2d(widths[i], widths[i + 1], spec.patch_sizes[i], steps[i + 1] // steps[i], spec.patch_sizes[i] // 2)
             for i in range(4)
         )
         self.blocks = nn.ModuleList(nn.Conv2d(width, width, 1) for width in spec.channels)
@@ -66,10 +60,7 @@ class Lab:
 
     @staticmethod
     def output(
-        spec: ModelSpec,
-        images: Tensor,
-        make: Callable[..., Tensor] = torch.randn,
-        dtype: torch.dtype = torch.float32,
+        spec: ModelSpec, images: Tensor, make: Callable[..., Tensor] = torch.randn, dtype: torch.dtype = torch.float32
     ) -> SegOutput:
         """An output of a network of that spec, every tensor a leaf that collects its gradient."""
 

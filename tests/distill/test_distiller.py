@@ -66,9 +66,7 @@ def test_pea_is_the_mean_squared_error_of_the_projected_embedding(lab: Any) -> N
     images = lab.images()
     method = create_method("pea", lab.student, lab.teacher)
     student, teacher = lab.output(lab.student, images), lab.output(lab.teacher, images)
-    expected = losses.mse(
-        method.parts["pea"].stages["2"].linear(student.embeddings[1]), teacher.embeddings[1]
-    )
+    expected = losses.mse(method.parts["pea"].stages["2"].linear(student.embeddings[1]), teacher.embeddings[1])
     torch.testing.assert_close(method(images, student, teacher)["pea_2"], expected)
 
 
@@ -87,9 +85,7 @@ def test_review_is_abf_with_hcl(lab: Any) -> None:
 
 def test_losses_on_fused_features(lab: Any) -> None:
     cwd = _terms(lab, "csf", feature_loss="cwd", feature_temperature=2.0)
-    torch.testing.assert_close(
-        list(cwd.values()), list(_terms(lab, "cwd-features", temperature=2.0).values())
-    )
+    torch.testing.assert_close(list(cwd.values()), list(_terms(lab, "cwd-features", temperature=2.0).values()))
     values = [_terms(lab, "csf", feature_loss=loss)["csf_1"].item() for loss in ("hcl", "cwd", "kl")]
     assert len(set(values)) == 3
     torch.manual_seed(0)
@@ -136,9 +132,7 @@ def test_assistants_get_the_input_of_their_stage(lab: Any) -> None:
     student = lab.output(lab.student, images)
     terms = method(images, student, lab.output(lab.teacher, images))
     for stage in (2, 3, 4):
-        gradients = torch.autograd.grad(
-            terms[f"pea_{stage}"], student.features, retain_graph=True, allow_unused=True
-        )
+        gradients = torch.autograd.grad(terms[f"pea_{stage}"], student.features, retain_graph=True, allow_unused=True)
         assert [i for i, g in enumerate(gradients, start=1) if g is not None] == [stage - 1]
 
 
@@ -171,8 +165,6 @@ def test_teachers_of_any_width_and_stride(lab: Any, name: str, strides: tuple[in
         ("transkd-gl", {"mixer_heads": 7}, "24 channels cannot be split into 7 heads"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(
-    lab: Any, name: str, options: dict[str, Any], message: str
-) -> None:
+def test_options_that_make_no_sense_are_refused(lab: Any, name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         create_method(name, lab.student, lab.teacher, **options)

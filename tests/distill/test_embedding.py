@@ -43,9 +43,7 @@ def test_mixing_weights_start_where_told_and_learn_from_there() -> None:
     assert mixer.attention_scale.grad.abs() > 0
 
 
-@pytest.mark.parametrize(
-    "start", [(0.5,), (0.5, 0.5, 0.5), (float("nan"), 0.5), (0.5, float("inf"))], ids=str
-)
+@pytest.mark.parametrize("start", [(0.5,), (0.5, 0.5, 0.5), (float("nan"), 0.5), (0.5, float("inf"))], ids=str)
 def test_mixing_weights_must_be_two_finite_numbers(start: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="two finite numbers"):
         GLMixer(16, start=start)

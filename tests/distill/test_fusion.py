@@ -22,9 +22,7 @@ def _features(n: int = 2) -> list[Tensor]:
 @pytest.mark.parametrize("fusion", [CSF, ABF, Separate])
 def test_outputs_have_the_teachers_widths_and_the_students_sizes(fusion: type[nn.Module]) -> None:
     outputs = fusion(STUDENT, TEACHER)(_features())
-    assert [tuple(x.shape) for x in outputs] == [
-        (2, c, *size) for c, size in zip(TEACHER, SIZES, strict=True)
-    ]
+    assert [tuple(x.shape) for x in outputs] == [(2, c, *size) for c, size in zip(TEACHER, SIZES, strict=True)]
 
 
 @pytest.mark.parametrize(
@@ -35,9 +33,7 @@ def test_outputs_have_the_teachers_widths_and_the_students_sizes(fusion: type[nn
         (Separate, [{1}, {2}, {3}, {4}]),
     ],
 )
-def test_a_stage_sees_itself_and_what_is_deeper(
-    fusion: type[nn.Module], seen_by_stage: list[set[int]]
-) -> None:
+def test_a_stage_sees_itself_and_what_is_deeper(fusion: type[nn.Module], seen_by_stage: list[set[int]]) -> None:
     features = _features()
     outputs = fusion(STUDENT, TEACHER).eval()(features)
     for output, seen in zip(outputs, seen_by_stage, strict=True):
@@ -95,10 +91,7 @@ def test_a_loaded_csf_takes_the_bare_squeeze_for_one_image_and_only_then(trainin
 
 
 def test_bare_squeeze_adds_6144_parameters_over_three_stages() -> None:
-    counts = [
-        sum(p.numel() for p in CSF(STUDENT, TEACHER, bare_squeeze=bare).parameters())
-        for bare in (True, False)
-    ]
+    counts = [sum(p.numel() for p in CSF(STUDENT, TEACHER, bare_squeeze=bare).parameters()) for bare in (True, False)]
     assert counts[0] - counts[1] == 6144
 
 

@@ -43,12 +43,7 @@ LOSSES: dict[str, Loss] = {
     "ifvd": _with_labels(losses.ifvd, num_classes=CLASSES),
     "cirkd": losses.cirkd,
 }
-LABELLED = {
-    "kd": losses.kd,
-    "dkd": losses.dkd,
-    "dist": losses.dist,
-    "ifvd": partial(losses.ifvd, num_classes=CLASSES),
-}
+LABELLED = {"kd": losses.kd, "dkd": losses.dkd, "dist": losses.dist, "ifvd": partial(losses.ifvd, num_classes=CLASSES)}
 shapes = st.tuples(st.integers(1, 3), st.just(CLASSES), st.integers(1, 7), st.integers(1, 7))
 seeds = st.integers(0, 2**31)
 every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)

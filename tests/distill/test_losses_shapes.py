@@ -51,17 +51,13 @@ def test_a_position_takes_the_label_in_the_middle_of_its_cell() -> None:
 def test_labels_are_resized_as_pillow_does(size: tuple[int, int]) -> None:
     labels = torch.randint(0, 255, (1, 33, 71), dtype=torch.uint8)
     resized = Image.fromarray(labels[0].numpy()).resize(size[::-1], Image.Resampling.NEAREST)
-    assert (
-        resize_labels(labels, size)[0].tolist() == torch.tensor(list(resized.getdata())).view(size).tolist()
-    )
+    assert resize_labels(labels, size)[0].tolist() == torch.tensor(list(resized.getdata())).view(size).tolist()
 
 
 def test_valid_pixels() -> None:
     feature = torch.zeros(1, 3, 2, 2)
     assert valid_pixels(None, feature).all()
-    assert valid_pixels(torch.tensor([[[0, 255], [1, 2]]]), feature).tolist() == [
-        [[True, False], [True, True]]
-    ]
+    assert valid_pixels(torch.tensor([[[0, 255], [1, 2]]]), feature).tolist() == [[[True, False], [True, True]]]
 
 
 def test_full_precision_can_be_traced_without_data() -> None:
@@ -84,21 +80,13 @@ def test_full_precision_widens_lists_too_and_keeps_float64() -> None:
 
 def test_processes_divide_by_the_count_of_all_over_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
     assert count_valid(torch.zeros(4, dtype=torch.bool)) == 1
-    monkeypatch.setattr(
-        torch.distributed, "all_reduce", lambda count: count.add_(5)
-    )  # the other process has 5
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda count: count.add_(5))  # the other process has 5
     assert count_valid(torch.tensor([True, True, False]), processes=2) == 3.5
 
 
 @pytest.mark.parametrize(
     ("size", "most", "window"),
-    [
-        ((64, 128), 8192, 1),
-        ((256, 256), 8192, 4),
-        ((64, 129), 8192, 2),
-        ((2, 4), 2048, 1),
-        ((64, 128), 2048, 2),
-    ],
+    [((64, 128), 8192, 1), ((256, 256), 8192, 4), ((64, 129), 8192, 2), ((2, 4), 2048, 1), ((64, 128), 2048, 2)],
 )
 def test_windows_are_no_larger_than_needed(size: tuple[int, int], most: int, window: int) -> None:
     assert pooling_window(size, most) == window

@@ -147,20 +147,13 @@ def _terms_and_gradients(
         dataclasses.replace(spec, num_classes=num_classes) for spec in (lab.student, lab.teacher)
     )
     images = lab.images()
-    student, teacher = (
-        lab.output(student_spec, images, dtype=dtype),
-        lab.output(teacher_spec, images, dtype=dtype),
-    )
+    student, teacher = (lab.output(student_spec, images, dtype=dtype), lab.output(teacher_spec, images, dtype=dtype))
     method = create_method(name, student_spec, teacher_spec)
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
         terms = method(images, student, teacher, labels)
     outputs = lab.tensors(student)
     gradients = {
-        key: [
-            g
-            for g in torch.autograd.grad(term, outputs, retain_graph=True, allow_unused=True)
-            if g is not None
-        ]
+        key: [g for g in torch.autograd.grad(term, outputs, retain_graph=True, allow_unused=True) if g is not None]
         for key, term in terms.items()
     }
     assert all(term.isfinite() for term in terms.values())
@@ -187,9 +180,7 @@ def test_without_labelled_pixels_terms_with_labels_are_zero_and_the_others_uncha
 @every_precision
 @pytest.mark.parametrize("name", METHODS + WITH_KD)
 @pytest.mark.parametrize("void", [False, True])
-def test_one_class_makes_comparisons_of_classes_zero(
-    lab: Any, name: str, dtype: torch.dtype, void: bool
-) -> None:
+def test_one_class_makes_comparisons_of_classes_zero(lab: Any, name: str, dtype: torch.dtype, void: bool) -> None:
     labels = torch.full((2, 64, 96), 255 if void else 0)
     terms, gradients = _terms_and_gradients(lab, name, labels, dtype, num_classes=1)
     for key in terms.keys() & {"kd", "dkd", "dist"}:
@@ -204,9 +195,7 @@ def test_one_class_makes_comparisons_of_classes_zero(
 def test_labels_outside_the_classes_are_refused(lab: Any, name: str, dtype: torch.dtype, label: int) -> None:
     labels = lab.labels()
     labels[1, 3, 5] = label
-    message = (
-        rf"train ids are 0-4 and 255; got label {label} in the labels for {name.replace('+', '.')}: map the"
-    )
+    message = rf"train ids are 0-4 and 255; got label {label} in the labels for {name.replace('+', '.')}: map the"
     with pytest.raises(ValueError, match=message):
         _terms_and_gradients(lab, name, labels, dtype)
 
@@ -215,9 +204,7 @@ def test_labels_outside_the_classes_are_refused(lab: Any, name: str, dtype: torc
 def test_processes_that_share_a_mini_batch_divide_by_the_count_of_all(
     lab: Any, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        torch.distributed, "all_reduce", lambda count: count.mul_(3)
-    )  # the other one has twice as many
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda count: count.mul_(3))  # the other one has twice as many
     images, labels = lab.images(), lab.labels()
     student, teacher = lab.output(lab.student, images), lab.output(lab.teacher, images)
     method = create_method(name, lab.student, lab.teacher, **({"gamma": 0.0} if name == "dist" else {}))
@@ -251,9 +238,7 @@ def test_a_term_with_one_position_is_named_once_with_the_size(lab: Any, name: st
         method.combine(method(images, student, teacher, labels)).backward()
 
     step((64, 128))
-    with pytest.warns(
-        UserWarning, match=rf"^{name.replace('+', '.')}: the gradient of {idle} with .* 32 x 32"
-    ) as seen:
+    with pytest.warns(UserWarning, match=rf"^{name.replace('+', '.')}: the gradient of {idle} with .* 32 x 32") as seen:
         step((32, 32))
     assert len(seen) == 1
     assert "take larger images or earlier stages" in str(seen[0].message)
@@ -265,9 +250,7 @@ def test_constant_maps_of_the_teacher_are_named(lab: Any) -> None:
     images = lab.images()
     method = create_method("dist+kd", lab.student, lab.teacher)
     teacher = lab.output(lab.teacher, images, torch.ones)
-    with pytest.warns(
-        UserWarning, match=r"the gradient of dist with respect to the student is 0 on images of 64 x 96"
-    ):
+    with pytest.warns(UserWarning, match=r"the gradient of dist with respect to the student is 0 on images of 64 x 96"):
         method(images, lab.output(lab.student, images), teacher, lab.labels())
 
 

@@ -9,9 +9,7 @@ from transkd_lite.distill.methods import METHODS
 
 
 @pytest.mark.parametrize("name", list_methods())
-def test_describe_prints_formula_source_options_and_terms(
-    name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_describe_prints_formula_source_options_and_terms(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert describe(name) is None
     printed = capsys.readouterr().out
     method = METHODS[name]

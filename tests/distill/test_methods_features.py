@@ -76,9 +76,7 @@ def test_ifvd_knows_the_classes_of_both_networks(lab: Any) -> None:
 
 
 @pytest.mark.parametrize(("size", "window"), [((64, 128), 1), ((128, 256), 1), ((256, 512), 2)])
-def test_skd_compares_at_most_as_many_nodes_as_published(
-    lab: Any, size: tuple[int, int], window: int
-) -> None:
+def test_skd_compares_at_most_as_many_nodes_as_published(lab: Any, size: tuple[int, int], window: int) -> None:
     images = lab.images(1, size)
     student, teacher = lab.output(lab.student, images), lab.output(lab.teacher, images)
     term = create_method("skd", lab.student, lab.teacher, stages=[1])(images, student, teacher)["skd"]

@@ -77,9 +77,7 @@ def test_the_report_is_one_file_without_code_that_asks_nothing_of_the_network(fi
     assert "glob(" not in page
     assert "<script" not in page
     assert "cdnjs" not in page
-    assert json.loads((outcome.root / "batch.json").read_text())["runs"] == [
-        r.folder for r in outcome.runs[1:]
-    ]
+    assert json.loads((outcome.root / "batch.json").read_text())["runs"] == [r.folder for r in outcome.runs[1:]]
 
 
 def test_the_tables_show_states_scores_and_paired_differences(finished):
@@ -247,22 +245,16 @@ def test_a_worker_killed_in_mid_notebook_costs_nothing_but_time(tmp_path):
     from distributed import LocalCluster
 
     profile = quick("slow_run", teacher=None, methods=("none",), seeds=(0, 1))
-    with LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0"
-    ) as cluster:
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0") as cluster:
 
         def kill_a_worker():
-            while not (pids := "".join(path.read_text() for path in tmp_path.rglob("started"))).endswith(
-                "\n"
-            ):
+            while not (pids := "".join(path.read_text() for path in tmp_path.rglob("started"))).endswith("\n"):
                 time.sleep(0.05)
             os.kill(int(pids.split()[0]), signal.SIGKILL)  # the process that started the notebook
             (tmp_path / "quick" / "go").touch()  # until then the notebooks wait
 
         threading.Thread(target=kill_a_worker, daemon=True).start()
-        outcome = reproduce(
-            profile, runs=tmp_path, scheduler=cluster.scheduler_address, echo=lambda line: None
-        )
+        outcome = reproduce(profile, runs=tmp_path, scheduler=cluster.scheduler_address, echo=lambda line: None)
     assert not outcome.errors
     assert all(read_run(outcome.root / run.folder).state == "finished" for run in outcome.runs)
     attempts = [len((outcome.root / run.folder / "started").read_text().split()) for run in outcome.runs]
@@ -272,9 +264,7 @@ def test_a_worker_killed_in_mid_notebook_costs_nothing_but_time(tmp_path):
 def test_outputs_are_stored_in_place_only_when_every_cell_has_run(tmp_path):
     from transkd_lite.experiments.notebook import refresh_notebook
 
-    good, bad = (
-        Path(shutil.copy(FIXTURES / f"{name}.ipynb", tmp_path)) for name in ("lesson", "exits_early")
-    )
+    good, bad = (Path(shutil.copy(FIXTURES / f"{name}.ipynb", tmp_path)) for name in ("lesson", "exits_early"))
     refresh_notebook(good)
     stored = json.loads(good.read_text())
     assert stored["cells"][-1]["outputs"][0]["text"] == ["streets 32 64 plain\n"]

@@ -68,8 +68,7 @@ def test_weights_count_by_content_and_a_teacher_only_where_one_is_used(tmp_path)
     assert ids[0] == ids[1] != ids[2]
     assert replace(TINY, teacher=str(first)).run_id == TINY.run_id
     assert (
-        replace(TINY, method="kd", teacher=str(first)).run_id
-        != replace(TINY, method="kd", teacher=str(other)).run_id
+        replace(TINY, method="kd", teacher=str(first)).run_id != replace(TINY, method="kd", teacher=str(other)).run_id
     )
 
 
@@ -84,10 +83,7 @@ def test_a_missing_file_of_weights_says_what_to_do():
     [
         ({"network": "segformer_b9"}, "unknown network 'segformer_b9': did you mean segformer_b"),
         ({"method": "trankd-base", "teacher": "run:x"}, "did you mean transkd-base"),
-        (
-            {"method": "kd", "teacher": "run:x", "options": {"tmperature": 2}},
-            "options of method kd: .*tmperature",
-        ),
+        ({"method": "kd", "teacher": "run:x", "options": {"tmperature": 2}}, "options of method kd: .*tmperature"),
     ],
 )
 def test_names_that_do_not_exist_are_refused_with_the_nearest(change, message):
@@ -147,9 +143,7 @@ def test_zero_steps_score_pretrained_weights_as_they_are(teacher_folder, tmp_pat
 
 def test_weights_of_other_classes_get_a_new_classifier_where_there_is_training_to_fill_it(teacher_folder):
     weights = teacher_folder / "student.safetensors"
-    experiment = replace(
-        TINY, pretrained=str(weights), network=read_run(teacher_folder).info["parameters"]["network"]
-    )
+    experiment = replace(TINY, pretrained=str(weights), network=read_run(teacher_folder).info["parameters"]["network"])
     given, begun = load_model(weights), experiment.build_student(11)
     assert begun.spec.num_classes == 11
     assert torch.equal(begun.head.fuse.weight, given.head.fuse.weight)

@@ -13,12 +13,7 @@ HINTS = {"lr": float, "steps": int | None, "crop": tuple[int, int] | None, "name
 
 @pytest.mark.parametrize(
     "given",
-    [
-        {"lr": 1},
-        {"lr": 6.0e-5, "steps": None},
-        {"crop": [64, 64]},
-        {"crop": (64, 64), "names": ["a"], "flip": False},
-    ],
+    [{"lr": 1}, {"lr": 6.0e-5, "steps": None}, {"crop": [64, 64]}, {"crop": (64, 64), "names": ["a"], "flip": False}],
 )
 def test_values_of_the_declared_type_pass(given):
     check_parameters(given, HINTS, "a notebook")

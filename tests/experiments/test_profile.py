@@ -65,10 +65,7 @@ def test_another_teacher_makes_other_students_but_not_another_student_alone(writ
         ({"parameters": {"lr": "6e-5"}}, "write 6.0e-5"),
         ({"students": {"methods": "none"}}, "methods = 'none'"),
         ({"students": {"methods": ["kd"], "by_method": {"kd": {"stps": 1}}}}, "did you mean steps"),
-        (
-            {"students": {"methods": ["kd"], "variants": {"a": {"stps": 1}}}},
-            "variants.a 'stps': did you mean steps",
-        ),
+        ({"students": {"methods": ["kd"], "variants": {"a": {"stps": 1}}}}, "variants.a 'stps': did you mean steps"),
         ({"lessons": ["leson"]}, "no notebook .*leson.ipynb; that folder has .*lesson.ipynb"),
         ({"lessons": [{"lesson": {"wrds": "x"}}]}, "parameter of lesson.ipynb 'wrds': did you mean words"),
         ({"lessons": [{"lesson": {"words": 1}}]}, "words = 1 in lesson.ipynb is int, but must be str"),
@@ -161,12 +158,7 @@ def test_a_smoke_run_is_small_keeps_proportions_and_downloads_nothing(name):
 def test_paper_profiles_carry_the_paper_settings():
     cityscapes = load_profile("cityscapes")
     distilled = cityscapes.experiment("students", method="transkd-base", teacher="run:x")
-    assert (distilled.epochs, distilled.batch_size, distilled.lr, distilled.weight_decay) == (
-        1000,
-        2,
-        6e-5,
-        0.01,
-    )
+    assert (distilled.epochs, distilled.batch_size, distilled.lr, distilled.weight_decay) == (1000, 2, 6e-5, 0.01)
     assert (distilled.height, distilled.width, distilled.supervise, distilled.normalize) == (
         512,
         1024,

@@ -175,9 +175,7 @@ def test_looking_changes_nothing(bench, batches):
 def test_a_trial_is_fit_step_by_step_and_looking_on_changes_nothing(bench, batches):
     first = bench.trainer().modules
     settings = {"config": dataclasses.replace(TINY.config(), log_every=1), "progress": "none"}
-    history = fit(
-        first.student, bench.store.data, teacher=bench.teacher, method=first.method, **settings
-    ).history
+    history = fit(first.student, bench.store.data, teacher=bench.teacher, method=first.method, **settings).history
     trainers = {"looked at": bench.trainer(), "left alone": bench.trainer()}
     for number, row in enumerate(bench.lockstep(trainers, 4)):
         for values in row.values():

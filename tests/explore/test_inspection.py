@@ -85,9 +85,7 @@ def test_class_share_equals_the_sum_over_queries(model, images):
     labels = torch.randint(3, (2, 4, 8), generator=torch.Generator().manual_seed(1))
     labels[0, 0, :3] = 255
     shares = [
-        attention.query((row, column), head=head, image=image)[
-            labels[image] == labels[image, row, column]
-        ].sum()
+        attention.query((row, column), head=head, image=image)[labels[image] == labels[image, row, column]].sum()
         for image in range(2)
         for row in range(4)
         for column in range(8)

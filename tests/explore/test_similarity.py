@@ -37,9 +37,7 @@ def from_gram_matrices(x, y, estimator):
 def test_definition_with_gram_matrices(estimator):
     x, y = noise(30, 5) + 3, noise(30, 7, seed=1)
     y[:, :5] += x
-    assert linear_cka(x, y, estimator=estimator) == pytest.approx(
-        from_gram_matrices(x, y, estimator), rel=1e-9
-    )
+    assert linear_cka(x, y, estimator=estimator) == pytest.approx(from_gram_matrices(x, y, estimator), rel=1e-9)
 
 
 def test_worked_by_hand():

@@ -34,13 +34,7 @@ def main(folder: Path, method: str) -> None:
     )
     distiller = tk.create_method(method, student, teacher)
     result = tk.fit(
-        student,
-        scenes(),
-        config=config,
-        teacher=teacher,
-        method=distiller,
-        val_data=scenes()[:3],
-        out_dir=folder,
+        student, scenes(), config=config, teacher=teacher, method=distiller, val_data=scenes()[:3], out_dir=folder
     )
     print(f"mIoU {result.metrics['full']['miou']!r}")
 

@@ -64,9 +64,7 @@ class Moments:
     change at or after `strike`, a pair (step, change), which is the same on every machine.
     """
 
-    def __init__(
-        self, folder: Path, at: Mapping[int, Callable[[], Any]], strike: tuple[int, int] | None
-    ) -> None:
+    def __init__(self, folder: Path, at: Mapping[int, Callable[[], Any]], strike: tuple[int, int] | None) -> None:
         self.folder, self.at, self.strike = str(folder), at, strike
         self.step, self.changes = 0, Counter[int]()
 
@@ -98,9 +96,7 @@ def die_in_mid_write() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000_000, 20_000_000))
 
 
-def train(
-    out_dir: Path, weights: Path, log: Path, environment: dict[str, str], options: dict[str, Any]
-) -> None:
+def train(out_dir: Path, weights: Path, log: Path, environment: dict[str, str], options: dict[str, Any]) -> None:
     """The body of the process: fit, then save weights and history; whatever is printed goes to the log."""
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(handle, 1)
@@ -112,14 +108,7 @@ def train(
     moments = Moments(out_dir, options.pop("at", {}), options.pop("strike", None))
     marker, num, scored = options.pop("marker", None), options.pop("num", 6), options.pop("scored", False)
     student, teacher, distiller = networks(options.pop("method", None), options.pop("dropout", 0.1))
-    settings = {
-        "steps": 8,
-        "batch_size": 2,
-        "lr": 1e-3,
-        "log_every": 3,
-        "checkpoint_every": 2,
-        "precision": "fp32",
-    }
+    settings = {"steps": 8, "batch_size": 2, "lr": 1e-3, "log_every": 3, "checkpoint_every": 2, "precision": "fp32"}
     moments.start()
     result = fit(
         student,
@@ -172,8 +161,6 @@ def start(folder: Path, weights: Path, environment: dict[str, str] | None = None
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["run_fit", "transkd_lite.distill", "torchmetrics"])
     log = weights.with_name(f"{weights.stem}-{time.monotonic_ns()}.log")
-    process = context.Process(
-        target=train, args=(folder, weights, log, environment or {}, options), daemon=True
-    )
+    process = context.Process(target=train, args=(folder, weights, log, environment or {}, options), daemon=True)
     process.start()
     return Process(process, log)

@@ -18,14 +18,7 @@ if os.name == "nt":
 
 pytestmark = [pytest.mark.slow, pytest.mark.notebook, pytest.mark.timeout(900)]
 FIXTURES = Path(__file__).parents[1] / "notebooks" / "fixtures"
-PARAMETERS = {
-    "height": 32,
-    "width": 64,
-    "train_images": 4,
-    "val_images": 2,
-    "batch_size": 2,
-    "checkpoint_every": 4,
-}
+PARAMETERS = {"height": 32, "width": 64, "train_images": 4, "val_images": 2, "batch_size": 2, "checkpoint_every": 4}
 
 
 def start(profile: Path, jobs: int, log: Path) -> subprocess.Popen[bytes]:
@@ -40,9 +33,7 @@ def start(profile: Path, jobs: int, log: Path) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.parametrize(("jobs", "number", "code"), [(1, signal.SIGTERM, 143), (2, signal.SIGINT, 130)])
-def test_a_stopped_batch_leaves_no_process_and_goes_on_later(
-    tmp_path: Path, jobs: int, number: int, code: int
-) -> None:
+def test_a_stopped_batch_leaves_no_process_and_goes_on_later(tmp_path: Path, jobs: int, number: int, code: int) -> None:
     """A finished run stays; a long one under way saves; the same command ends it."""
     students = {"methods": ["none"], "notebook": "real_run", "steps": 1, "variants": {"long": {"steps": 8}}}
     content = {"notebooks": str(FIXTURES), "parameters": PARAMETERS, "students": students, "report": None}

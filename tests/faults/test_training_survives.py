@@ -38,9 +38,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_killed_damaged_and_resumed_ends_with_the_same_bits(undisturbed: Path, tmp_path: Path) -> None:
     folder, weights = tmp_path / "run", tmp_path / "weights.pt"
-    process = start(
-        folder, weights, method="transkd-base", at={5: partial(signal.raise_signal, signal.SIGKILL)}
-    )
+    process = start(folder, weights, method="transkd-base", at={5: partial(signal.raise_signal, signal.SIGKILL)})
     assert process.end() == -signal.SIGKILL
     assert read_run(folder).state == "interrupted"
     saved = list_checkpoints(folder / "checkpoint")
@@ -59,9 +57,7 @@ def test_killed_damaged_and_resumed_ends_with_the_same_bits(undisturbed: Path, t
 
 @pytest.mark.slow
 @pytest.mark.parametrize("step", [0, 2, 4, 6, 8])
-def test_killed_at_any_moment_it_ends_with_the_same_bits(
-    undisturbed: Path, tmp_path: Path, step: int
-) -> None:
+def test_killed_at_any_moment_it_ends_with_the_same_bits(undisturbed: Path, tmp_path: Path, step: int) -> None:
     """Killed before every change of its folder after that step, it goes on from a whole checkpoint each time."""
     folder, weights = tmp_path / "run", tmp_path / "weights.pt"
     for change in range(1, 1 + torch.load(undisturbed, weights_only=True)["changes"][step]):
@@ -74,9 +70,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(
     assert not list(folder.rglob(".tmp-*"))
 
 
-def test_killed_in_the_middle_of_a_write_it_ends_with_the_same_bits(
-    undisturbed: Path, tmp_path: Path
-) -> None:
+def test_killed_in_the_middle_of_a_write_it_ends_with_the_same_bits(undisturbed: Path, tmp_path: Path) -> None:
     folder, weights = tmp_path / "run", tmp_path / "weights.pt"
     assert start(folder, weights, method="transkd-base", at={3: die_in_mid_write}).end() == -signal.SIGXFSZ
     assert [path.stat().st_size for path in folder.rglob(".tmp-*")] == [20_000_000]
@@ -130,16 +124,12 @@ def test_a_vanished_file_is_named_and_costs_no_step(tmp_path: Path) -> None:
     assert torch.load(weights, weights_only=True)["resumed"] == int(saved.name[5:13])
 
 
-@pytest.mark.skipif(
-    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounting a small disk needs root"
-)
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounting a small disk needs root")
 def test_a_full_disk_is_a_clear_error_and_the_last_checkpoint_stays(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     # A checkpoint of B0 with its two moments has about 45 MB: the second still fits, the third does not.
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=110m", "tmpfs", str(disk)], capture_output=True
-    )
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=110m", "tmpfs", str(disk)], capture_output=True)
     if mounted.returncode:
         pytest.skip(f"this machine cannot mount a small disk: {mounted.stderr.decode().strip()}")
     try:

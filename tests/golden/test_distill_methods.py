@@ -12,10 +12,7 @@ from torch import Tensor, nn
 from transkd_lite.distill.reference import load_reference_checkpoint
 from transkd_lite.models import SegOutput
 
-CASES = {
-    "distill_transkd_base_b0_b2": "segformer_b0+transkd-base",
-    "distill_review_b0_b2": "segformer_b0+review",
-}
+CASES = {"distill_transkd_base_b0_b2": "segformer_b0+transkd-base", "distill_review_b0_b2": "segformer_b0+review"}
 VOID_CLASS = 19
 TENSORS = {  # the authors' name -> (module of a step, our name)
     "student.patch_embed1.proj.weight": ("student", "stages.0.patch_embed.proj.weight"),

@@ -15,13 +15,7 @@ from transkd_lite.profiling import count_parameters
 TOLERANCE = 1e-5
 CASES = ["forward_segformer_b0", "forward_segformer_b1", "forward_pvt_v2_b0", "forward_lvt"]
 # Published in millions, for 19 classes and void.
-PARAMETERS_M = {
-    "segformer_b0": 3.719,
-    "segformer_b2": 27.362,
-    "pvt_v2_b0": 7.528,
-    "pvt_v2_b2": 29.099,
-    "lvt": 3.837,
-}
+PARAMETERS_M = {"segformer_b0": 3.719, "segformer_b2": 27.362, "pvt_v2_b0": 7.528, "pvt_v2_b2": 29.099, "lvt": 3.837}
 NETWORKS = [*(f"segformer_b{i}" for i in range(6)), "pvt_v2_b0", "pvt_v2_b2", "lvt"]
 
 

@@ -52,9 +52,7 @@ def test_a_single_aligned_stage_is_told_by_its_shapes(golden: Any) -> None:
 def test_students_without_a_listing_are_recognised(golden: Any) -> None:
     """SegFormer-B1 with the parts of B0, at B1's widths."""
     widths = (64, 128, 320, 512)
-    parts = {
-        n: s for n, s in golden.listings["segformer_b0+transkd-base"].items() if not n.startswith("student.")
-    }
+    parts = {n: s for n, s in golden.listings["segformer_b0+transkd-base"].items() if not n.startswith("student.")}
     for stage, width in enumerate(widths, start=1):
         parts[f"skfs.{4 - stage}.conv1.0.weight"] = [64, width, 1, 1]
         parts[f"embed{stage}_linearproject.weight"] = [width, width]
@@ -63,16 +61,12 @@ def test_students_without_a_listing_are_recognised(golden: Any) -> None:
     model, distiller = load_reference_checkpoint(checkpoint)
     assert distiller is not None
     assert (model.spec.name, distiller.name) == ("segformer_b1", "transkd-base")
-    assert torch.equal(
-        distiller.parts["csf"].fusion.stages[0].reduce[0].weight, checkpoint["skfs.3.conv1.0.weight"]
-    )
+    assert torch.equal(distiller.parts["csf"].fusion.stages[0].reduce[0].weight, checkpoint["skfs.3.conv1.0.weight"])
 
 
 @pytest.mark.parametrize("residual", [False, True])
 def test_only_the_caller_knows_whether_a_mixer_adds_its_input(golden: Any, residual: bool) -> None:
-    _, distiller = load_reference_checkpoint(
-        golden.checkpoint("segformer_b0+transkd-gl", 1), residual=residual
-    )
+    _, distiller = load_reference_checkpoint(golden.checkpoint("segformer_b0+transkd-gl", 1), residual=residual)
     assert distiller is not None
     assert distiller.parts["pea"].stages["4"].mixer.residual is residual
 
@@ -140,9 +134,7 @@ def test_wrappings_are_seen_through(golden: Any, listing: str, wrapping: str) ->
 
 def test_the_student_alone_is_taken_by_create_model(golden: Any, tmp_path: Path) -> None:
     checkpoint = golden.checkpoint("segformer_b0+transkd-ea", seed=1)
-    torch.save(
-        {"state_dict": under("module.", checkpoint | beside(checkpoint, "teacher."))}, tmp_path / "w.pth"
-    )
+    torch.save({"state_dict": under("module.", checkpoint | beside(checkpoint, "teacher."))}, tmp_path / "w.pth")
     model = create_model("segformer_b0", 20, pretrained=tmp_path / "w.pth")
     for name, tensor in load_reference_checkpoint(checkpoint)[0].state_dict().items():
         assert torch.equal(tensor, model.state_dict()[name]), name

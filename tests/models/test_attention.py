@@ -28,9 +28,7 @@ def test_maps_are_the_attention_that_is_applied(name: str) -> None:
         for a in captured.attention.values():
             torch.testing.assert_close(a.sum(-1), torch.ones(a.shape[:-1]))
         x, output = inputs
-        reduced = attention.norm(
-            attention.sr(x.transpose(1, 2).unflatten(2, (16, 24))).flatten(2).transpose(1, 2)
-        )
+        reduced = attention.norm(attention.sr(x.transpose(1, 2).unflatten(2, (16, 24))).flatten(2).transpose(1, 2))
         values = attention.kv(reduced)[:, :, x.shape[2] :].unsqueeze(1)  # one head in stage 1
         applied = attention.proj((captured.attention[1, 2] @ values).squeeze(1))
     torch.testing.assert_close(applied, output, rtol=1e-4, atol=1e-5)
@@ -59,8 +57,6 @@ def test_last_block_of_each_stage_by_default() -> None:
         ("lvt", None, "lvt has no attention to capture"),
     ],
 )
-def test_what_cannot_be_captured_is_said(
-    name: str, blocks: list[tuple[int, int]] | None, message: str
-) -> None:
+def test_what_cannot_be_captured_is_said(name: str, blocks: list[tuple[int, int]] | None, message: str) -> None:
     with pytest.raises(ValueError, match=message), capture_attention(create_model(name, 5), blocks):
         pass

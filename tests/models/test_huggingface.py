@@ -22,9 +22,7 @@ def test_transformers_opens_what_we_write_and_we_open_what_it_writes(tmp_path: P
     for parameter in ours.parameters():  # zero biases and unit norms would hide a wrong place
         parameter.data += 0.05 * torch.randn_like(parameter)
     folder = save_huggingface(ours, tmp_path / "ours", class_names=NAMES)
-    theirs, report = transformers.SegformerForSemanticSegmentation.from_pretrained(
-        folder, output_loading_info=True
-    )
+    theirs, report = transformers.SegformerForSemanticSegmentation.from_pretrained(folder, output_loading_info=True)
     assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert theirs.config.id2label[6] == "name 6"
     images = torch.rand(2, 3, 72, 136)
@@ -139,9 +137,7 @@ def test_encoders_of_transformers(base: str, tmp_path: Path) -> None:
         ("layer_norm_eps", 1e-3, "1e-06 or 1e-05"),
     ],
 )
-def test_a_config_that_asks_for_another_network_is_refused(
-    key: str, value: Any, needed: str, tmp_path: Path
-) -> None:
+def test_a_config_that_asks_for_another_network_is_refused(key: str, value: Any, needed: str, tmp_path: Path) -> None:
     folder = save_huggingface(create_model("segformer_b0", 7), tmp_path)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {key: value}))

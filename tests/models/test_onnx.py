@@ -70,12 +70,7 @@ def test_the_file_says_what_it_is_and_nothing_about_this_machine(student, file):
     assert [len(p.metadata_props) for p in proto.graph.node] == [0] * len(proto.graph.node)
     assert str(export.__file__).encode() not in file.read_bytes()
     (images,), (logits,) = proto.graph.input, proto.graph.output
-    assert [d.dim_param or d.dim_value for d in images.type.tensor_type.shape.dim] == [
-        "batch",
-        3,
-        "height",
-        "width",
-    ]
+    assert [d.dim_param or d.dim_value for d in images.type.tensor_type.shape.dim] == ["batch", 3, "height", "width"]
     assert (images.name, logits.name, proto.opset_import[0].version) == ("images", "logits", 20)
 
 
@@ -196,9 +191,7 @@ def test_other_files_are_refused(tmp_path):
 
 def test_a_foreign_onnx_file_is_refused(tmp_path):
     box = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1]) for n in ("images", "logits")]
-    graph = onnx.helper.make_graph(
-        [onnx.helper.make_node("Relu", ["images"], ["logits"])], "g", box[:1], box[1:]
-    )
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["images"], ["logits"])], "g", box[:1], box[1:])
     opset = [onnx.helper.make_opsetid("", 20)]
     onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=10), tmp_path / "a.onnx")
     with pytest.raises(ValueError, match="carries no spec of this library"):

@@ -35,11 +35,7 @@ BACKBONES: dict[str, tuple[Channels, list[str], int]] = {
     "efficientvit_b0": ((16, 32, 64, 128), [f"stages_{i}.blocks.0" for i in range(4)], 1),
     "resnet18": ((64, 128, 256, 512), ["maxpool", "layer2.0", "layer3.0", "layer4.0"], 1),
     "regnetx_002": ((24, 56, 152, 368), ["s1.b1.conv2", "s2.b1.conv2", "s3.b1", "s4.b1"], 1),
-    "efficientnet_lite0": (
-        (24, 40, 112, 320),
-        ["blocks.1.0", "blocks.2.0", "blocks.4.0", "blocks.6.0.conv_pwl"],
-        1,
-    ),
+    "efficientnet_lite0": ((24, 40, 112, 320), ["blocks.1.0", "blocks.2.0", "blocks.4.0", "blocks.6.0.conv_pwl"], 1),
     # At 64x128 a map (16, 32, 64) of its stem looks like (H, W, C) of stage 1.
     "hgnetv2_b0": (
         (64, 256, 512, 1024),
@@ -50,11 +46,7 @@ BACKBONES: dict[str, tuple[Channels, list[str], int]] = {
     "mobilevitv2_050": ((64, 128, 192, 256), [f"stages_{i}.0" for i in range(1, 5)], 64),
     # Six levels, the first of stride 1, and five, the first without a module.
     "dla34": ((64, 128, 256, 512), ["level2.project", "level3.tree1", "level4.tree1", "level5.project"], 32),
-    "tresnet_m": (
-        (64, 128, 1024, 2048),
-        ["body_conv1", "body_layer2.0", "body_layer3.0", "body_layer4.0"],
-        32,
-    ),
+    "tresnet_m": ((64, 128, 1024, 2048), ["body_conv1", "body_layer2.0", "body_layer3.0", "body_layer4.0"], 32),
     "sam2_hiera_tiny": (
         (96, 192, 384, 768),
         ["model.patch_embed", "model.blocks.1", "model.blocks.3", "model.blocks.10"],
@@ -148,19 +140,10 @@ def test_a_saved_pyramid_comes_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        (
-            "vit_tiny_patch16_224",
-            r"features at strides \[16\], but a pyramid needs \[4, 8, 16, 32\]: choose a hier",
-        ),
-        (
-            "hrnet_w18_small",
-            "no patch embedding of stage 2: from the output of the stage before to its own, no module",
-        ),
+        ("vit_tiny_patch16_224", r"features at strides \[16\], but a pyramid needs \[4, 8, 16, 32\]: choose a hier"),
+        ("hrnet_w18_small", "no patch embedding of stage 2: from the output of the stage before to its own, no module"),
         ("densenet121", "no patch embedding of stage 1: from the output"),
-        (
-            "inception_v3",
-            r"a map \(192, 71, 71\) for images of \(299, 299\), not 192 channels at stride 4: choose",
-        ),
+        ("inception_v3", r"a map \(192, 71, 71\) for images of \(299, 299\), not 192 channels at stride 4: choose"),
         ("convnextv2_nano_typo", "timm has no backbone 'convnextv2_nano_typo'; it has for instance convnext"),
     ],
 )
@@ -173,10 +156,7 @@ def test_what_cannot_serve_is_named(name: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("img_size", "message"),
     [
-        (
-            (64, 128),
-            r"cannot give features of its stages with {'img_size': \(64, 128\)} \(.*unexpected keyword",
-        ),
+        ((64, 128), r"cannot give features of its stages with {'img_size': \(64, 128\)} \(.*unexpected keyword"),
         (224, r"{'img_size': \(224, 224\)} \(.*: change or leave out these options, or choose"),
     ],
 )
@@ -187,9 +167,7 @@ def test_an_img_size_that_does_not_fit_is_named(img_size, message: str) -> None:
 
 def test_a_size_at_which_the_backbone_fails_is_named() -> None:
     model = create_model("timm:mvitv2_tiny", 5).eval()  # its table of relative positions ends at 224 pixels
-    with pytest.raises(
-        ValueError, match=r"mvitv2_tiny failed on images of \(256, 64\) \(.*: if it cannot take"
-    ):
+    with pytest.raises(ValueError, match=r"mvitv2_tiny failed on images of \(256, 64\) \(.*: if it cannot take"):
         model(torch.rand(1, 3, 256, 64))
 
 

@@ -51,15 +51,9 @@ def test_every_listed_network_can_be_built() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (
-            lambda: create_model("segformer_b9", 19),
-            "unknown network 'segformer_b9'; choose one of segformer_b0",
-        ),
+        (lambda: create_model("segformer_b9", 19), "unknown network 'segformer_b9'; choose one of segformer_b0"),
         (lambda: create_model("segformer_b0", 0), "num_classes must be at least 1, got 0"),
-        (
-            lambda: create_model("lvt", 19, colour="red"),
-            "lvt has no option colour; its options are drop_path",
-        ),
+        (lambda: create_model("lvt", 19, colour="red"), "lvt has no option colour; its options are drop_path"),
     ],
 )
 def test_a_wrong_call_says_what_is_right(call, message: str) -> None:

@@ -184,18 +184,9 @@ WRAPPINGS: dict[str, Any] = {
     },
     "timm, its average alone": lambda t: {"state_dict_ema": under("module.", t)},
     "torch's AveragedModel": lambda t: under("module.", t) | {"n_averaged": torch.tensor(3)},
-    "DeiT": lambda t: {
-        "model": t,
-        "model_ema": others(t),
-        "optimizer": {"state": {0: {"step": torch.ones(1)}}},
-    },
-    "mmengine": lambda t: {
-        "state_dict": t,
-        "ema_state_dict": {"steps": torch.tensor(3)} | under("module.", others(t)),
-    },
-    "mmengine, its average alone": lambda t: {
-        "ema_state_dict": {"steps": torch.tensor(3)} | under("module.", t)
-    },
+    "DeiT": lambda t: {"model": t, "model_ema": others(t), "optimizer": {"state": {0: {"step": torch.ones(1)}}}},
+    "mmengine": lambda t: {"state_dict": t, "ema_state_dict": {"steps": torch.tensor(3)} | under("module.", others(t))},
+    "mmengine, its average alone": lambda t: {"ema_state_dict": {"steps": torch.tensor(3)} | under("module.", t)},
     "mmcv's average": lambda t: t | {"ema_" + n.replace(".", "_"): x for n, x in others(t).items()},
     "an average beside": lambda t: under("module.", t) | under("module_ema.module.", others(t)),
     "mmrazor": lambda t: {"state_dict": under("architecture.", t) | under("teacher.", others(t))},
@@ -216,9 +207,7 @@ WRAPPINGS: dict[str, Any] = {
     ("naming", "wrapping"),
     [*((nvidia_names, w) for w in WRAPPINGS), (mmseg_names, "all at once"), (dict, "all at once")],
 )
-def test_what_a_network_is_wrapped_in_is_seen_through(
-    b0: SegModel, naming: Any, wrapping: str, tmp_path: Path
-) -> None:
+def test_what_a_network_is_wrapped_in_is_seen_through(b0: SegModel, naming: Any, wrapping: str, tmp_path: Path) -> None:
     model = b0
     if naming is mmseg_names:
         torch.manual_seed(0)
@@ -233,9 +222,7 @@ def test_what_a_network_is_wrapped_in_is_seen_through(
 def test_wrappings_of_other_networks(name: str, tmp_path: Path) -> None:
     model = create_model(name, 3)
     own = model.state_dict()
-    torch.save(
-        {"state_dict": under("model._orig_mod.", own) | under("ema.", others(own))}, tmp_path / "w.pth"
-    )
+    torch.save({"state_dict": under("model._orig_mod.", own) | under("ema.", others(own))}, tmp_path / "w.pth")
     for key, tensor in create_model(name, 3, pretrained=tmp_path / "w.pth").state_dict().items():
         assert torch.equal(tensor, own[key]), key
 
@@ -309,9 +296,7 @@ def test_a_wrapped_network_is_saved_as_itself(b0: SegModel, wrap: Any, tmp_path:
 
 def test_imagenet_encoder_leaves_the_head_new(b0: SegModel, tmp_path: Path) -> None:
     path = tmp_path / "mit_b0.pth"
-    encoder = {
-        n.removeprefix("backbone."): t for n, t in nvidia_names(b0.state_dict()).items() if "decode" not in n
-    }
+    encoder = {n.removeprefix("backbone."): t for n, t in nvidia_names(b0.state_dict()).items() if "decode" not in n}
     torch.save({**encoder, "head.weight": torch.rand(1000, 256), "head.bias": torch.rand(1000)}, path)
     loaded = create_model("segformer_b0", 5, pretrained=path)
     for name, tensor in loaded.stages.state_dict().items():
@@ -337,9 +322,7 @@ def test_timm_weights_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch) ->
         raise ConnectionError("offline")
 
     monkeypatch.setattr("timm.create_model", offline)
-    with pytest.raises(
-        FileNotFoundError, match=r"timm's weights of pvt_v2_b0 could not be fetched \(offline\)"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"timm's weights of pvt_v2_b0 could not be fetched \(offline\)"):
         create_model("pvt_v2_b0", 5, pretrained="timm")
 
 
@@ -352,9 +335,7 @@ def test_another_architecture_is_refused_with_both_shapes(b0: SegModel, tmp_path
 
 def test_a_head_for_other_classes_is_reset_only_when_asked(b0: SegModel) -> None:
     model = create_model("segformer_b0", 5)
-    with pytest.raises(
-        ValueError, match=r"another number of classes.*\(19, 256, 1, 1\) there, \(5, .*reset_head=True"
-    ):
+    with pytest.raises(ValueError, match=r"another number of classes.*\(19, 256, 1, 1\) there, \(5, .*reset_head=True"):
         load_tensors(model, b0.state_dict())
     before = model.head.classifier.weight.clone()
     load_tensors(model, b0.state_dict(), reset_head=True)
@@ -450,8 +431,7 @@ def test_messages_are_short_and_printable(b0: SegModel, change: Any, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "content",
-    [b"cos\x1b[31m" + b"m" * 900 + b"\nsystem\n(S'x'\ntR.", b"\x1b[31m\nno pickle", b"", b"\x80\x02}q\x00."],
+    "content", [b"cos\x1b[31m" + b"m" * 900 + b"\nsystem\n(S'x'\ntR.", b"\x1b[31m\nno pickle", b"", b"\x80\x02}q\x00."]
 )
 def test_messages_about_pickles_are_short_and_printable(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / f"{'long' * 40}.pth"
@@ -505,9 +485,7 @@ def zeros(path: Path, model: SegModel) -> None:
         ("model.fp16.safetensors", ["pytorch_model.fp16.bin"]),
     ],
 )
-def test_the_whole_file_of_a_folder_is_preferred(
-    b0: SegModel, name: str, variants: list[str], tmp_path: Path
-) -> None:
+def test_the_whole_file_of_a_folder_is_preferred(b0: SegModel, name: str, variants: list[str], tmp_path: Path) -> None:
     for variant in variants:
         zeros(tmp_path / variant, b0)
     (torch.save if name.endswith("bin") else save_file)(b0.state_dict(), tmp_path / name)
@@ -543,9 +521,7 @@ def test_one_of_several_files_is_not_guessed(b0: SegModel, tmp_path: Path) -> No
         create_model("segformer_b0", 19, pretrained=tmp_path)
 
 
-def test_a_failed_write_leaves_the_old_file(
-    b0: SegModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_leaves_the_old_file(b0: SegModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save_model(b0, tmp_path / "b0.safetensors")
     before = path.read_bytes()
 
@@ -559,9 +535,7 @@ def test_a_failed_write_leaves_the_old_file(
     assert [p.name for p in tmp_path.iterdir()] == ["b0.safetensors"]
 
 
-def test_the_hub_is_asked_for_safetensors(
-    b0: SegModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_hub_is_asked_for_safetensors(b0: SegModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_huggingface(b0, tmp_path)
     asked = []
 
@@ -580,7 +554,5 @@ def test_without_the_hub_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -
         raise ConnectionError("offline")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
-    with pytest.raises(
-        FileNotFoundError, match=r"nvidia/mit-b0 could not be fetched.*give the path of a folder"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"nvidia/mit-b0 could not be fetched.*give the path of a folder"):
         create_model("segformer_b0", 19, pretrained="hub:nvidia/mit-b0")

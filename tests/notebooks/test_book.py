@@ -38,19 +38,7 @@ class Links(HTMLParser):
 @pytest.fixture(scope="module")
 def book(tmp_path_factory):
     folder = tmp_path_factory.mktemp("book")
-    command = [
-        sys.executable,
-        "-m",
-        "sphinx",
-        "-q",
-        "-W",
-        "--keep-going",
-        "-b",
-        "html",
-        "-c",
-        "notebooks/book",
-        ".",
-    ]
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", "-c", "notebooks/book", "."]
     built = subprocess.run([*command, str(folder)], cwd=ROOT, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
     return folder
@@ -59,9 +47,7 @@ def book(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pages(book):
     return {
-        path: Links(path.read_text(encoding="utf-8"))
-        for path in book.rglob("*.html")
-        if "_static" not in path.parts
+        path: Links(path.read_text(encoding="utf-8")) for path in book.rglob("*.html") if "_static" not in path.parts
     }
 
 

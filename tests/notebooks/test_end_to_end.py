@@ -47,9 +47,7 @@ def test_a_batch_ends_with_finished_folders_a_table_and_a_report(place):
         assert json.loads((path / "metrics.json").read_text())
         assert not (path / "checkpoint").exists()
         if not path.name.startswith("lesson"):
-            assert {"run.json", "history.csv", "student.safetensors"} <= {
-                file.name for file in path.iterdir()
-            }
+            assert {"run.json", "history.csv", "student.safetensors"} <= {file.name for file in path.iterdir()}
 
 
 def test_the_report_is_whole_and_asks_nothing_of_the_network(place):
@@ -80,9 +78,7 @@ def test_a_finished_batch_does_nothing_says_so_and_never_waits_for_torch(place):
     assert "transkd_lite.experiments.profile" in imported
     assert not imported & {"torch", "papermill", "datasets", "dask"}
     after = {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*") if path.is_file()}
-    assert {path for path in before if after.get(path) != before[path]} <= {
-        folder / "runs" / "smoke" / ".lock"
-    }
+    assert {path for path in before if after.get(path) != before[path]} <= {folder / "runs" / "smoke" / ".lock"}
 
 
 def test_a_deleted_run_is_redone_alone_and_comes_out_the_same(place):
@@ -100,9 +96,7 @@ def test_a_deleted_run_is_redone_alone_and_comes_out_the_same(place):
 def test_the_same_batch_runs_on_photographs(tmp_path):
     root = os.environ.get("TRANSKD_CAMVID_ROOT")
     if not root:
-        pytest.skip(
-            "TRANSKD_CAMVID_ROOT is not set: point it at the CamVid folder that holds train and trainannot"
-        )
+        pytest.skip("TRANSKD_CAMVID_ROOT is not set: point it at the CamVid folder that holds train and trainannot")
     done = transkd("reproduce", "camvid", "--data-root", root, "--smoke", "--runs", tmp_path, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     table = tables.results_table(tmp_path / "camvid-smoke")

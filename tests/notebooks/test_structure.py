@@ -91,9 +91,7 @@ def test_parameters_are_annotated_literals_one_a_line(path):
 def test_size_of_cells_and_of_prose(path):
     lengths = [len(cell.source.splitlines()) for cell in code_cells(path)]
     others = [
-        len(cell.source.splitlines())
-        for cell in code_cells(path)
-        if "parameters" not in cell.metadata.get("tags", [])
+        len(cell.source.splitlines()) for cell in code_cells(path) if "parameters" not in cell.metadata.get("tags", [])
     ]
     assert 15 <= len(lengths) <= 30
     assert max(lengths) <= 40
@@ -105,9 +103,7 @@ def test_size_of_cells_and_of_prose(path):
 @course
 def test_claims_are_checked_and_facts_compared(path):
     sources = [cell.source for cell in code_cells(path)]
-    checks = [
-        source for source in sources if source.startswith(("# check:", "# NBVAL_CHECK_OUTPUT\n# check:"))
-    ]
+    checks = [source for source in sources if source.startswith(("# check:", "# NBVAL_CHECK_OUTPUT\n# check:"))]
     assert len(checks) >= 3
     assert all("assert" in source for source in checks)
     assert sum(source.startswith("# NBVAL_CHECK_OUTPUT") for source in sources) >= 3

@@ -85,21 +85,14 @@ def test_runs_are_dots_in_percent_and_references_are_lines():
     table = pd.DataFrame({"method": ["none", "none", "kd"], "miou": [0.2, 0.4, 0.5]})
     axis = plots.methods(table, reference={"teacher": 0.6}).axes[0]
     assert [label.get_text() for label in axis.get_yticklabels()] == ["none", "kd"]
-    assert sorted(x for line in axis.lines if line.get_marker() == "o" for x in line.get_xdata()) == [
-        20,
-        40,
-        50,
-    ]
+    assert sorted(x for line in axis.lines if line.get_marker() == "o" for x in line.get_xdata()) == [20, 40, 50]
     assert "teacher 60.0" in [text.get_text() for text in axis.texts]
 
 
 def test_classes_and_tables_keep_their_order():
     table = pd.DataFrame({"none": [0.1, 0.5]}, index=["car", "road"])
     assert [t.get_text() for t in plots.class_bars(table).axes[0].get_yticklabels()] == ["car", "road"]
-    assert [t.get_text() for t in plots.heatmap(table, unit="IoU").axes[0].get_yticklabels()] == [
-        "car",
-        "road",
-    ]
+    assert [t.get_text() for t in plots.heatmap(table, unit="IoU").axes[0].get_yticklabels()] == ["car", "road"]
     shares = plots.class_shares({"train": [0.5, 0.1, 0.4]}, SPACE).axes[0]
     assert [t.get_text() for t in shares.get_yticklabels()] == ["car", "tree", "road"]
 
@@ -119,10 +112,7 @@ def test_long_names_do_not_squeeze_the_curves():
 
 def test_many_lines_stay_apart():
     figure = plots.curves({str(k): ([0, 1], [1.0, 2.0]) for k in range(20)}, x="step", y="loss")
-    looks = {
-        (line.get_color(), str(line.get_linestyle()), str(line._dash_pattern))
-        for line in figure.axes[0].lines
-    }
+    looks = {(line.get_color(), str(line.get_linestyle()), str(line._dash_pattern)) for line in figure.axes[0].lines}
     assert len(looks) == 20
 
 
@@ -139,10 +129,7 @@ def test_maps_keep_their_proportions_and_so_does_the_figure():
 @pytest.fixture
 def differences():
     table = pd.DataFrame({"method": ["kd", "csf", "at"], "baseline": "none", "mean": [0.01, 0.03, -0.02]})
-    low, high = (
-        {"low": [-0.01, 0.01, np.nan], "boot_low": [0.0, 0.02, np.nan]},
-        {"high": [0.03, 0.05, np.nan]},
-    )
+    low, high = ({"low": [-0.01, 0.01, np.nan], "boot_low": [0.0, 0.02, np.nan]}, {"high": [0.03, 0.05, np.nan]})
     return table.assign(**low, **high, boot_high=[0.02, 0.04, np.nan], superiority=[0.64, 1.0, 0.0])
 
 

@@ -11,13 +11,7 @@ from transkd_lite.training.folder import write_json
 
 def make_run(root, name, method, seed, miou, **parameters):
     scores = {"miou": miou, "pixel_accuracy": 0.9, "iou": {"road": miou, "car": miou}}
-    parameters = {
-        "dataset": "streets",
-        "network": "segformer_b0",
-        "method": method,
-        "seed": seed,
-        **parameters,
-    }
+    parameters = {"dataset": "streets", "network": "segformer_b0", "method": method, "seed": seed, **parameters}
     write_json(root / name / "run.json", {"parameters": parameters, "versions": {"torch": "2.15"}})
     write_json(root / name / "metrics.json", {"full": scores, "paper": scores, "wall_s": 1.5})
 
@@ -37,13 +31,7 @@ def test_results_table_has_a_row_for_each_finished_run_and_protocol(tmp_path):
     rows = tables.results_table(tmp_path)
     assert list(rows["protocol"]) == ["full", "paper"] * 2
     assert list(rows["method"]) == ["none", "none", "kd", "kd"]
-    assert rows.iloc[2][["method", "seed", "torch", "wall_s", "iou_car"]].tolist() == [
-        "kd",
-        1,
-        "2.15",
-        1.5,
-        0.4,
-    ]
+    assert rows.iloc[2][["method", "seed", "torch", "wall_s", "iou_car"]].tolist() == ["kd", 1, "2.15", 1.5, 0.4]
     assert json.loads(rows.iloc[2]["options"]) == {"temperature": 2}
     assert list(tables.students(rows)["run"]) == ["student-kd-s1-0a"]
 
@@ -120,10 +108,7 @@ def test_the_verdict_says_whether_zero_is_left_out(table):
     differences = comparison.paired_differences(table)
     text = comparison.verdict(table, differences, 0.6)
     assert "**none** 32.0 ± 2.0. The teacher reaches 60.0.\n\n- The 95% interval" in text
-    assert (
-        "difference to **none**, in points, contains zero, so that luck is not ruled out: **kd** +2.0 (-0.5"
-        in text
-    )
+    assert "difference to **none**, in points, contains zero, so that luck is not ruled out: **kd** +2.0 (-0.5" in text
     sure = differences.assign(low=0.01)
     assert "leaves out zero: **kd** +2.0 (+1.0 to +4.5)." in comparison.verdict(table, sure, None)
     single = table[table["seed"] == 0]
@@ -141,15 +126,9 @@ def test_the_papers_rows_say_what_was_not_run(table):
 
 
 def test_the_papers_claims_are_judged_by_intervals():
-    gains = {
-        "transkd-base": [0.10, 0.11, 0.12],
-        "transkd-gl": [0.02, 0.12, 0.19],
-        "transkd-ea": [0.06, 0.07, 0.08],
-    }
+    gains = {"transkd-base": [0.10, 0.11, 0.12], "transkd-gl": [0.02, 0.12, 0.19], "transkd-ea": [0.06, 0.07, 0.08]}
     alone = [0.30, 0.31, 0.32]
-    scores = {"none": alone} | {
-        m: [a + g for a, g in zip(alone, own, strict=True)] for m, own in gains.items()
-    }
+    scores = {"none": alone} | {m: [a + g for a, g in zip(alone, own, strict=True)] for m, own in gains.items()}
     table = pd.DataFrame(
         [{"method": m, "seed": s, "miou": v} for m, values in scores.items() for s, v in enumerate(values)]
     )

@@ -47,9 +47,7 @@ def test_teachers_and_students_share_the_table(batch):
     assert list(tables.students(batch.table)["run"]) == ["student-none-s0-0b"]
 
 
-def test_what_stays_of_a_batch_includes_its_scores_by_condition_and_the_checksums_of_its_networks(
-    batch, tmp_path
-):
+def test_what_stays_of_a_batch_includes_its_scores_by_condition_and_the_checksums_of_its_networks(batch, tmp_path):
     saved = comparison.save_results(batch.root, tmp_path / "kept")
     ends = (".csv", "_history.csv", "_networks.csv", ".png", "_conditions.csv")
     assert [path.name for path in saved] == [f"{batch.name}{end}" for end in ends]

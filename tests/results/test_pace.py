@@ -45,9 +45,7 @@ def test_seconds_are_those_of_training_and_the_last_point_is_the_final_score(bat
     curves = comparison.score_curves(*batch).set_index(["method", "step"])
     assert curves.loc["none", "seconds"].to_dict() == {10: 5.0, 30: 15.0, 40: 20.0}
     assert curves.loc["kd", "seconds"].to_dict() == {10: 10.0, 30: 30.0, 40: 40.0}
-    assert curves.loc[("none", 30), ["mean", "low", "high", "runs"]].tolist() == pytest.approx(
-        [0.22, 0.2, 0.24, 2]
-    )
+    assert curves.loc[("none", 30), ["mean", "low", "high", "runs"]].tolist() == pytest.approx([0.22, 0.2, 0.24, 2])
     assert curves.loc[("kd", 40), "mean"] == pytest.approx(0.4)
 
 

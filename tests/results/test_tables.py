@@ -70,12 +70,7 @@ def test_the_largest_table_is_taken_where_it_is_here(shipped):
 def test_rows_say_where_they_come_from(shipped):
     origin = tables.origin(tables.load_batch("mine").table)
     assert origin["runs"].tolist() == [2, 1]
-    assert origin.loc[0, ["commit", "torch", "device", "precision"]].tolist() == [
-        "01234567",
-        "2.15.0",
-        "cpu",
-        "fp32",
-    ]
+    assert origin.loc[0, ["commit", "torch", "device", "precision"]].tolist() == ["01234567", "2.15.0", "cpu", "fp32"]
 
 
 def test_options_are_named_where_they_are_given():
@@ -88,9 +83,7 @@ def test_options_are_named_where_they_are_given():
 
 
 def test_a_parameter_is_named_where_it_is_not_the_usual_one():
-    seen = labels(
-        {"method": "none"}, {"method": "none", "lr": 0.004}, {"method": "kd"}, {"method": "cwd", "lr": 0.008}
-    )
+    seen = labels({"method": "none"}, {"method": "none", "lr": 0.004}, {"method": "kd"}, {"method": "cwd", "lr": 0.008})
     assert seen == ["none", "none (lr 0.004)", "kd", "cwd"]
 
 
@@ -120,11 +113,7 @@ def test_teachers_are_named_by_their_file():
 
 def test_variants_make_rows_unique_and_pairs_possible():
     table = rows(
-        *(
-            {"method": m, "seed": s, "miou": 0.1 * s + v}
-            for m, v in (("none", 0.0), ("kd", 0.1))
-            for s in (0, 1)
-        ),
+        *({"method": m, "seed": s, "miou": 0.1 * s + v} for m, v in (("none", 0.0), ("kd", 0.1)) for s in (0, 1)),
         *({"method": "kd", "options": '{"beta": 1.0}', "seed": s, "miou": 0.1 * s + 0.2} for s in (0, 1)),
     )
     with pytest.raises(ValueError, match="label_variants"):

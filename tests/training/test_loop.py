@@ -45,9 +45,7 @@ def pair() -> tuple[Any, Any]:
 
 def plain(num: int, **options: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
     store = SampleStore(scenes(num))
-    loader = batches(
-        store, lambda i, y, g: (i.float(), y.long()), batch_size=3, seed=0, steps=range(4), **options
-    )
+    loader = batches(store, lambda i, y, g: (i.float(), y.long()), batch_size=3, seed=0, steps=range(4), **options)
     return list(loader)
 
 
@@ -56,13 +54,7 @@ def test_a_run_tells_everything_and_leaves_a_finished_folder(tmp_path: Path) -> 
     before = torch.get_rng_state()
     config = TrainConfig(**QUICK, eval_every=2)
     result = fit(
-        model,
-        scenes(),
-        config=config,
-        teacher=teacher,
-        method=method,
-        val_data=scenes(2),
-        out_dir=tmp_path / "run",
+        model, scenes(), config=config, teacher=teacher, method=method, val_data=scenes(2), out_dir=tmp_path / "run"
     )
     assert torch.equal(torch.get_rng_state(), before)
     assert not model.training
@@ -76,24 +68,19 @@ def test_a_run_tells_everything_and_leaves_a_finished_folder(tmp_path: Path) -> 
     assert history["weight_csf_1"].tolist() == [0.5, 0.5]
     run = read_run(tmp_path / "run")
     assert run.state == run.info["state"] == "finished"
-    assert {"versions", "commit", "dirty", "seed", "precision", "device", "wall_s", "peak_mb"} <= set(
-        run.info
-    )
+    assert {"versions", "commit", "dirty", "seed", "precision", "device", "wall_s", "peak_mb"} <= set(run.info)
     assert set(run.metrics) >= {"full", "paper", "wall_s", "steps"}
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "run" / "history.csv"), history)
     saved = load_model(tmp_path / "run" / "student.safetensors").state_dict()
     assert all(torch.equal(tensor, saved[name]) for name, tensor in model.state_dict().items())
-    again = fit(
-        student(), scenes(), config=config, teacher=teacher, method=method, out_dir=run.folder, resume=True
-    )
+    again = fit(student(), scenes(), config=config, teacher=teacher, method=method, out_dir=run.folder, resume=True)
     assert (again.resumed_from, again.metrics) == (4, run.metrics)
 
 
 def test_the_network_learns_what_can_be_learned() -> None:
     config = TrainConfig(steps=60, batch_size=3, lr=3e-4, log_every=20, precision="fp32", augment="none")
     flat = [
-        {"image": np.full((32, 32, 3), 60 * k, np.uint8), "label": np.full((32, 32), k, np.uint8)}
-        for k in range(3)
+        {"image": np.full((32, 32, 3), 60 * k, np.uint8), "label": np.full((32, 32), k, np.uint8)} for k in range(3)
     ]
     result = fit(student(drop_path=0.0, head_dropout=0.0), flat, config=config, val_data=flat)
     assert result.metrics["full"]["miou"] == 1.0
@@ -102,9 +89,7 @@ def test_the_network_learns_what_can_be_learned() -> None:
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not() -> None:
     losses = [
-        fit(student(), scenes(), config=TrainConfig(**{**QUICK, "seed": s, "deterministic": True})).history[
-            "loss"
-        ]
+        fit(student(), scenes(), config=TrainConfig(**{**QUICK, "seed": s, "deterministic": True})).history["loss"]
         for s in (0, 0, 1)
     ]
     assert losses[0].tolist() == losses[1].tolist() != losses[2].tolist()
@@ -114,8 +99,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not() -> None:
 def test_bf16_trains_close_to_fp32() -> None:
     """With steps in proportion to the gradient: where it is nothing but rounding, Adam's own go anywhere."""
     runs_of = [
-        fit(student(), scenes(), config=TrainConfig(**{**QUICK, "precision": p, "eps": 0.1}))
-        for p in ("fp32", "bf16")
+        fit(student(), scenes(), config=TrainConfig(**{**QUICK, "precision": p, "eps": 0.1})) for p in ("fp32", "bf16")
     ]
     fp32, bf16 = (run.history["loss"].tolist() for run in runs_of)
     assert bf16 == pytest.approx(fp32, rel=0.02)
@@ -164,9 +148,7 @@ def test_a_resumed_run_keeps_its_threads_or_says_once_that_it_cannot(tmp_path: P
         assert torch.get_num_threads() == 1, "the caller's number comes back"
         assert read_run(tmp_path / "run").info["threads"] == "3"
         monkeypatch.setattr("os.cpu_count", lambda: 2)
-        with pytest.warns(
-            UserWarning, match="had 3 threads and goes on at step 2 with the 1 of this machine"
-        ):
+        with pytest.warns(UserWarning, match="had 3 threads and goes on at step 2 with the 1 of this machine"):
             fit(student(), scenes(), config=config, out_dir=tmp_path / "fewer", resume=True)
         assert read_run(tmp_path / "fewer").info["threads"] == "3, then 1 from step 2"
     finally:
@@ -196,9 +178,7 @@ def test_a_used_folder_is_neither_overwritten_nor_resumed_with_other_parameters(
     files = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     with pytest.raises(FileExistsError, match="pass resume=True"):
         fit(student(), scenes(), config=TrainConfig(**QUICK), out_dir=tmp_path)
-    with pytest.raises(
-        ValueError, match=r"these differ: config\.lr: 0\.001 there, 0\.002 now\. Give the same"
-    ):
+    with pytest.raises(ValueError, match=r"these differ: config\.lr: 0\.001 there, 0\.002 now\. Give the same"):
         fit(student(), scenes(), config=TrainConfig(**{**QUICK, "lr": 2e-3}), out_dir=tmp_path, resume=True)
     with pytest.raises(ValueError, match=r"train_images: 4 there, 3 now"):
         fit(student(), scenes(3), config=TrainConfig(**QUICK), out_dir=tmp_path, resume=True)
@@ -252,9 +232,7 @@ def test_processes_share_every_batch() -> None:
     shares = [plain(6, rank=r, world_size=3) for r in range(3)]
     for step, (images, _) in enumerate(plain(6)):
         assert torch.equal(torch.cat([share[step][0] for share in shares]), images)
-    with pytest.raises(
-        ValueError, match="batch_size must be a multiple of the 2 processes; got batch_size=3"
-    ):
+    with pytest.raises(ValueError, match="batch_size must be a multiple of the 2 processes; got batch_size=3"):
         plain(6, world_size=2)
 
 

@@ -99,9 +99,7 @@ def acdc(
     return replace(listing, conditions={key: key.split("/", 1)[0] for key in listing.images})
 
 
-def _numbered(
-    photos: Path, truth: Path, endings: tuple[str, str], label_ids: bool | None, *parts: str
-) -> Listing:
+def _numbered(photos: Path, truth: Path, endings: tuple[str, str], label_ids: bool | None, *parts: str) -> Listing:
     """labelTrainIds where they pair with as many images as labelIds do; ``label_ids`` decides when given."""
 
     def find(base: Path, ending: str) -> dict[str, Path]:

@@ -289,10 +289,7 @@ class Listing:
         """What has no partner, images first, then labels: which of the two, and a message about its file."""
         files = {"image": self.images, "label": self.labels}
         return [
-            (
-                kind,
-                f"every {kind} needs its {other} of the same name, but {path} has none: add it or remove the {kind}",
-            )
+            (kind, f"every {kind} needs its {other} of the same name, but {path} has none: add it or remove the {kind}")
             for kind, other in (("image", "label"), ("label", "image"))
             for key, path in files[kind].items()
             if key not in files[other]
@@ -466,10 +463,7 @@ def verify(pairs: Sequence[Pair], table: np.ndarray, check: str = "files") -> No
         check: "files" decodes every image and label, "headers" compares only what the headers state, "none"
             does nothing.
     """
-    looks = {
-        "files": lambda pair: read_files(pair.files, table),
-        "headers": lambda pair: open_files(pair.files),
-    }
+    looks = {"files": lambda pair: read_files(pair.files, table), "headers": lambda pair: open_files(pair.files)}
     if check not in (*looks, "none"):
         known = ", ".join((*looks, "none"))
         raise ValueError(f"check is one of {known}, got {check!r}: choose one of these")

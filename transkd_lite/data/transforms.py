@@ -161,11 +161,7 @@ class Transform:
 
 
 def make_transform(
-    *,
-    augment: str = "none",
-    crop: tuple[int, int] | None = None,
-    normalize: bool = False,
-    ignore_index: int = VOID,
+    *, augment: str = "none", crop: tuple[int, int] | None = None, normalize: bool = False, ignore_index: int = VOID
 ) -> Transform:
     """The transform called ``augment`` (see the module's list).
 
@@ -183,9 +179,7 @@ def make_transform(
     (torch.Size([3, 4, 8]), 1.0, torch.int64)
     """
     if augment not in AUGMENTATIONS:
-        raise ValueError(
-            f"augment is one of {', '.join(AUGMENTATIONS)}, got {augment!r}: choose one of these"
-        )
+        raise ValueError(f"augment is one of {', '.join(AUGMENTATIONS)}, got {augment!r}: choose one of these")
     if crop is not None:
         crop = tuple(crop)  # type: ignore[assignment]
         if len(crop) != 2 or not all(isinstance(side, int) and side > 0 for side in crop):

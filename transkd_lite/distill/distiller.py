@@ -119,9 +119,7 @@ def _influence(term: Tensor, outputs: Sequence[Tensor]) -> float:
         return 0.0
     scale = torch.full_like(term, 2.0**16)  # float16 would flush the gradient of a mean over a map to 0
     gradients = torch.autograd.grad(term, outputs, scale, retain_graph=True, allow_unused=True)
-    pairs = [
-        (g.float(), x.detach().float()) for g, x in zip(gradients, outputs, strict=True) if g is not None
-    ]
+    pairs = [(g.float(), x.detach().float()) for g, x in zip(gradients, outputs, strict=True) if g is not None]
     return sum(float(g.norm() * x.norm().clamp_min(1) / scale) for g, x in pairs)
 
 
@@ -188,9 +186,7 @@ class Distiller(nn.Module):
             sizes["labels"] = len(labels)
         if len(set(sizes.values())) > 1:
             counts = ", ".join(f"{name} {size}" for name, size in sizes.items())
-            raise ValueError(
-                f"a batch has one number of images, got {counts}: pass outputs of the same images"
-            )
+            raise ValueError(f"a batch has one number of images, got {counts}: pass outputs of the same images")
         if labels is not None and self._processes is None:
             classes = max(self.student_spec.num_classes, self.teacher_spec.num_classes)
             require_train_ids(labels, classes, f"the labels for {self.name}")
@@ -202,9 +198,7 @@ class Distiller(nn.Module):
                 promise = f"but {spec.name} promises {spec.num_classes} classes"
                 raise ValueError(f"{role} logits have shape {shape}, {promise}: {advice}")
             if given != (4, 4):
-                raise ValueError(
-                    f"{role} must give 4 features and 4 embeddings, got {given[0]} and {given[1]}"
-                )
+                raise ValueError(f"{role} must give 4 features and 4 embeddings, got {given[0]} and {given[1]}")
             stages = zip(output.features, output.embeddings, spec.channels, strict=True)
             for stage, (feature, embedding, width) in enumerate(stages, start=1):
                 expected = (len(feature), feature.shape[2:].numel(), width)

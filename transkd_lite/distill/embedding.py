@@ -56,11 +56,7 @@ class GLMixer(nn.Module):
     """
 
     def __init__(
-        self,
-        channels: int,
-        num_heads: int = 8,
-        residual: bool = False,
-        start: Sequence[float] = (0.5, 0.5),
+        self, channels: int, num_heads: int = 8, residual: bool = False, start: Sequence[float] = (0.5, 0.5)
     ) -> None:
         super().__init__()
         if len(start) != 2 or not all(math.isfinite(value) for value in start):
@@ -72,9 +68,7 @@ class GLMixer(nn.Module):
         self.attention = MultiHeadAttention(channels, num_heads)
         self.value = nn.Conv1d(channels, channels, 3, padding=1)
         self.gate = nn.Conv1d(channels, channels, 3, padding=1)
-        self.attention_scale, self.conv_scale = (
-            nn.Parameter(torch.full((1,), float(value))) for value in start
-        )
+        self.attention_scale, self.conv_scale = (nn.Parameter(torch.full((1,), float(value))) for value in start)
 
     def local(self, tokens: Tensor) -> Tensor:
         """The gated convolution along the token sequence."""

@@ -41,9 +41,7 @@ class BatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         if self.training and input.numel() == input.shape[1]:
-            return F.batch_norm(
-                input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-            )
+            return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         return super().forward(input)
 
 
@@ -113,9 +111,7 @@ class CSFStage(FusionStage):
     ) -> None:
         super().__init__(student_channels, teacher_channels, width)
         squeezed = max(width // 16, 32)
-        self.squeeze = nn.Sequential(
-            nn.Conv2d(width, squeezed, 1, bias=False), BatchNorm2d(squeezed), nn.ReLU()
-        )
+        self.squeeze = nn.Sequential(nn.Conv2d(width, squeezed, 1, bias=False), BatchNorm2d(squeezed), nn.ReLU())
         self.bare_squeeze = (
             nn.Sequential(nn.Conv2d(width, squeezed, 1, bias=False), nn.ReLU()) if bare_squeeze else None
         )
@@ -188,12 +184,7 @@ class FusedFeatures(Part):
     """
 
     def __init__(
-        self,
-        family: str,
-        prefix: str,
-        fusion: nn.Module,
-        loss: Callable[[Tensor, Tensor], Tensor],
-        weight: float = 1.0,
+        self, family: str, prefix: str, fusion: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], weight: float = 1.0
     ) -> None:
         super().__init__(family, {f"{prefix}_{stage}": weight for stage in STAGES})
         self.fusion = fusion

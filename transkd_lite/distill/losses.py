@@ -258,9 +258,7 @@ def kd(
 
 
 @full_precision
-def cwd(
-    student_logits: Tensor, teacher_logits: Tensor, temperature: float = 4.0, over: str = "positions"
-) -> Tensor:
+def cwd(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 4.0, over: str = "positions") -> Tensor:
     """Channel-wise distillation of logits or features (N, C, H, W); Shu et al. 2021 (arXiv 2011.13256).
 
     over="positions": a softmax over the H·W positions of every channel, tau^2 / (N C) · Σ KL(T ‖ S).
@@ -375,12 +373,7 @@ def skd(student_feature: Tensor, teacher_feature: Tensor, *, pool: int | None = 
 
 @full_precision
 def ifvd(
-    student_feature: Tensor,
-    teacher_feature: Tensor,
-    labels: Tensor,
-    *,
-    num_classes: int,
-    count: Tensor | None = None,
+    student_feature: Tensor, teacher_feature: Tensor, labels: Tensor, *, num_classes: int, count: Tensor | None = None
 ) -> Tensor:
     """Intra-class feature variation: MSE of the maps cosine(f(p), mean feature of p's class in the image).
 

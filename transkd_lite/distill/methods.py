@@ -17,13 +17,7 @@ from torch import Tensor, nn
 
 from transkd_lite.distill import losses
 from transkd_lite.distill.distiller import STAGES, Distiller, Labels, Part, SingleTerm, check_stages
-from transkd_lite.distill.embedding import (
-    PAPER_WEIGHTS,
-    AlignedEmbeddings,
-    EmbeddingAssistant,
-    GLMixer,
-    StageAlignment,
-)
+from transkd_lite.distill.embedding import PAPER_WEIGHTS, AlignedEmbeddings, EmbeddingAssistant, GLMixer, StageAlignment
 from transkd_lite.distill.fusion import ABF, CSF, FusedFeatures, Separate
 from transkd_lite.models.output import ModelSpec, SegModel, listed
 
@@ -53,8 +47,7 @@ def transkd(student: ModelSpec, teacher: ModelSpec, **options: Any) -> Parts:
     weights = embedding["embedding_weights"]
     if len(weights) not in (len(STAGES), len(stages)):
         raise ValueError(
-            f"embedding_weights must have 4 entries, or one for each of embedding_stages {stages}; "
-            f"got {tuple(weights)}"
+            f"embedding_weights must have 4 entries, or one for each of embedding_stages {stages}; got {tuple(weights)}"
         )
     inputs, before = (3, *student.channels), (1, *student.strides)
 
@@ -72,9 +65,7 @@ def transkd(student: ModelSpec, teacher: ModelSpec, **options: Any) -> Parts:
     return [*parts, AlignedEmbeddings({i: align(i) for i in stages}, weighed)] if stages else parts
 
 
-def fused(
-    student: ModelSpec, teacher: ModelSpec, family: str = "csf", prefix: str = "csf", **options: Any
-) -> Part:
+def fused(student: ModelSpec, teacher: ModelSpec, family: str = "csf", prefix: str = "csf", **options: Any) -> Part:
     """The feature half. `bare_squeeze` adds what only the authors' checkpoints have (see `CSFStage`)."""
     chosen = {**FEATURES, **options}
     width, temperature = chosen["fusion_width"], chosen["feature_temperature"]
@@ -188,9 +179,7 @@ def ifvd(student: ModelSpec, teacher: ModelSpec, **options: Any) -> Parts:
     return one_term("ifvd", losses.ifvd, student, teacher, labels="required", num_classes=classes, **options)
 
 
-def cirkd(
-    student: ModelSpec, teacher: ModelSpec, *, kd_temperature: float, kd_weight: float, **options: Any
-) -> Parts:
+def cirkd(student: ModelSpec, teacher: ModelSpec, *, kd_temperature: float, kd_weight: float, **options: Any) -> Parts:
     kd = METHODS["kd"].build(student, teacher, {"temperature": kd_temperature, "weight": kd_weight})
     return [*one_term("cirkd", losses.cirkd, student, teacher, **options), *kd]
 
@@ -261,11 +250,7 @@ METHODS: dict[str, Method] = {
         PAPER_STRENGTH,
     ),
     "csf": Method(
-        transkd,
-        FEATURES,
-        "Σ_i HCL(CSF(F^S)_i, F^T_i)",
-        f"{PAPER}, the feature half of TransKD-Base",
-        PAPER_STRENGTH,
+        transkd, FEATURES, "Σ_i HCL(CSF(F^S)_i, F^T_i)", f"{PAPER}, the feature half of TransKD-Base", PAPER_STRENGTH
     ),
     "pea": Method(
         transkd,
@@ -366,14 +351,7 @@ METHODS: dict[str, Method] = {
     ),
     "cirkd": Method(
         cirkd,
-        {
-            "stages": (4,),
-            "temperature": 0.1,
-            "pool": None,
-            "weight": 1.0,
-            "kd_temperature": 1.0,
-            "kd_weight": 1.0,
-        },
+        {"stages": (4,), "temperature": 0.1, "pool": None, "weight": 1.0, "kd_temperature": 1.0, "kd_weight": 1.0},
         "mean over image pairs and rows of KL(T ‖ S), row softmax of f_i(p) · f_j(q) / tau; plus kd",
         "Yang et al. 2022, arXiv 2204.06986 (mini-batch part)",
         f"1 in {CIRKD}, and for {CIRKD_SEGFORMER} averaged to 64 x 64, with kd. pool=None averages maps of more "
@@ -445,9 +423,7 @@ def create_method(
         problem = f"two terms named {', '.join(twice)}: leave one method out" if twice else "no terms at all"
         raise ValueError(f"{name} would have {problem}")
     if not set(weights or {}) <= set(terms):
-        raise ValueError(
-            f"weights name the terms {', '.join(terms)} of {name}; got {listed(dict(weights or {}))}"
-        )
+        raise ValueError(f"weights name the terms {', '.join(terms)} of {name}; got {listed(dict(weights or {}))}")
     distiller = Distiller(name, parts, student_spec, teacher_spec)
     distiller.weights.update(weights or {})
     distiller.warmup = _warmups(terms, schedule, warmup_steps)

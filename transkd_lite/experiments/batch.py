@@ -207,9 +207,7 @@ def execute(run: PlannedRun, root: Path, threads: int | None = None, needed: str
         return f"not started: it needs {run.needs}, which failed"
     folder.mkdir(parents=True, exist_ok=True)
     metrics, withheld, aside = (folder / name for name in (METRICS_FILE, WITHHELD, ASIDE))
-    until = (
-        time.monotonic() + _LOCK_PATIENCE_S
-    )  # the kernel of a killed worker may hold the folder a moment longer
+    until = time.monotonic() + _LOCK_PATIENCE_S  # the kernel of a killed worker may hold the folder a moment longer
     with contextlib.suppress(FileNotFoundError):
         while read_run(folder).state == "running" and time.monotonic() < until:
             time.sleep(0.5)
@@ -238,9 +236,7 @@ def execute(run: PlannedRun, root: Path, threads: int | None = None, needed: str
         return message
     os.replace(aside, folder / run.notebook.name)
     (folder / FAILED).unlink(missing_ok=True)
-    if (
-        run.experiment is None
-    ):  # a lesson's result is its notebook; the records are written here, the metrics last
+    if run.experiment is None:  # a lesson's result is its notebook; the records are written here, the metrics last
         info = {"kind": run.kind, "notebook": run.notebook.name, "parameters": run.parameters}
         update_run(folder, **provenance(), **info, state="finished", error=None)
         write_json(metrics, {"wall_s": round(time.perf_counter() - start, 2)})
@@ -363,9 +359,7 @@ def reproduce(
             run_aside(lambda: _report(profile, outcome), stop)
     if stop.signal is not None:
         done = sum(is_done(root, run) for run in outcome.runs)
-        echo(
-            f"stopped: {done} of {len(outcome.runs)} runs are finished; the same command goes on with the others"
-        )
+        echo(f"stopped: {done} of {len(outcome.runs)} runs are finished; the same command goes on with the others")
         stop.leave()
     return outcome
 

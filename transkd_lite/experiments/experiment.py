@@ -121,9 +121,7 @@ def check_parameters(given: Mapping[str, Any], hints: Mapping[str, Any], where: 
                 mantissa, exponent = number.groups()
                 as_float = f"{mantissa}.0e{exponent}" if exponent and "." not in mantissa else ""
                 message += (
-                    f". YAML reads {value} as text: write {as_float}"
-                    if as_float
-                    else f". Write {value} without quotes"
+                    f". YAML reads {value} as text: write {as_float}" if as_float else f". Write {value} without quotes"
                 )
             raise ParameterError(message) from error
 
@@ -137,9 +135,7 @@ def read_signature(notebook: Path) -> Signature:
     """
     if not notebook.is_file():
         near = (path.name for path in notebook.parent.glob("*.ipynb"))
-        raise ParameterError(
-            f"no notebook {notebook}; that folder has {', '.join(sorted(near)) or 'no notebook'}"
-        )
+        raise ParameterError(f"no notebook {notebook}; that folder has {', '.join(sorted(near)) or 'no notebook'}")
     try:
         cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
         tagged = (c["source"] for c in cells if "parameters" in c.get("metadata", {}).get("tags", []))
@@ -182,9 +178,7 @@ def find_file(source: str) -> str:
     for path in (Path(source), Path(__file__).resolve().parents[2] / source):
         if path.is_file():
             return str(path)
-    raise ParameterError(
-        f"no file of weights {source}: check the path, or train it (see `transkd train --help`)"
-    )
+    raise ParameterError(f"no file of weights {source}: check the path, or train it (see `transkd train --help`)")
 
 
 def weights_file(source: Path) -> Path:
@@ -352,17 +346,8 @@ class Experiment:
         Raises:
             ParameterError: unknown dataset, missing folder or file, with what to do.
         """
-        if self.data_root is None and self.dataset in (
-            "cityscapes",
-            "acdc",
-            "nyuv2",
-            "voc2012",
-            "camvid",
-            "folder",
-        ):
-            raise ParameterError(
-                f"dataset {self.dataset} needs its files: pass --data-root DIR (data_root=...)"
-            )
+        if self.data_root is None and self.dataset in ("cityscapes", "acdc", "nyuv2", "voc2012", "camvid", "folder"):
+            raise ParameterError(f"dataset {self.dataset} needs its files: pass --data-root DIR (data_root=...)")
         headers = {} if self.dataset == "streets" or self.dataset.startswith("hub:") else {"check": "headers"}
         try:
             for split in ("train", "val"):
@@ -525,9 +510,7 @@ def score_pretrained(
             record = experiment.record()
             save_model(model, Path(folder) / STUDENT_FILE, provenance={"parameters": record})
             info = {"parameters": record, "seed": experiment.seed, "num_steps": 0, "precision": "fp32"}
-            write_json(
-                Path(folder) / RUN_FILE, {"state": "finished", **info, "device": device, **provenance()}
-            )
+            write_json(Path(folder) / RUN_FILE, {"state": "finished", **info, "device": device, **provenance()})
             atomic_write(Path(folder) / HISTORY_FILE, "step,epoch,lr,loss,ce,images_per_s\n")
             write_json(Path(folder) / METRICS_FILE, metrics)
     return metrics

@@ -67,9 +67,7 @@ def execute_notebook(notebook: Path, target: Path, parameters: dict[str, Any]) -
             break
         except PapermillExecutionError as error:
             kind = NotebookInterrupted if error.ename == "KeyboardInterrupt" else NotebookFailed
-            raise kind(
-                f"{notebook.name}: cell [{error.exec_count}] raised {error.ename}: {error.evalue}"
-            ) from error
+            raise kind(f"{notebook.name}: cell [{error.exec_count}] raised {error.ename}: {error.evalue}") from error
         except RuntimeError as error:
             if attempt < _STARTS and "before replying" in str(error):
                 time.sleep(attempt)

@@ -13,13 +13,7 @@ from typing import Any
 
 import yaml
 
-from transkd_lite.experiments.experiment import (
-    Experiment,
-    ParameterError,
-    check_name,
-    check_parameters,
-    read_signature,
-)
+from transkd_lite.experiments.experiment import Experiment, ParameterError, check_name, check_parameters, read_signature
 from transkd_lite.training.folder import hash_parameters
 
 __all__ = [
@@ -122,9 +116,7 @@ def with_settings(profile: Profile, settings: Mapping[str, Any]) -> Profile:
     by_method, variants = profile.by_method, profile.variants
     for key, value in settings.items():
         section, _, name = key.rpartition(".")
-        check_name(
-            section, [name for name, content in sections.items() if content is not None], "section of --set"
-        )
+        check_name(section, [name for name, content in sections.items() if content is not None], "section of --set")
         check_parameters({name: value}, Experiment.hints(), "--set")
         for below in (section, *([] if section else ("teacher", "students"))):
             sections[below] = sections[below] and _without(sections[below] or {}, name)
@@ -171,9 +163,7 @@ def _parse(raw: dict[str, Any], path: Path) -> Profile:
     lessons = [{entry: {}} if isinstance(entry, str) else entry for entry in raw.get("lessons", [])]
     for entry in lessons:
         if not (isinstance(entry, dict) and len(entry) == 1 and isinstance(next(iter(entry.values())), dict)):
-            raise ParameterError(
-                f"{where}: lesson {entry!r} must be a name or {{name: {{parameter: value}}}}"
-            )
+            raise ParameterError(f"{where}: lesson {entry!r} must be a name or {{name: {{parameter: value}}}}")
     values["lessons"] = tuple(item for entry in lessons for item in entry.items())
     if "notebooks" in raw:
         values["notebooks"] = (path.parent / raw["notebooks"]).resolve()
@@ -259,9 +249,7 @@ def plan(profile: Profile, methods: Sequence[str] = (), seeds: Sequence[int] = (
     runs = [_plan_lesson(profile, name, own) for name, own in profile.lessons]
     teacher = None
     if profile.teacher is not None:
-        teacher = _plan_experiment(
-            profile, "teacher", profile.experiment("teacher"), profile.teacher_notebook
-        )
+        teacher = _plan_experiment(profile, "teacher", profile.experiment("teacher"), profile.teacher_notebook)
         runs.append(teacher)
     if profile.students is not None:
         for seed in dict.fromkeys(seeds or profile.seeds):
@@ -273,9 +261,7 @@ def plan(profile: Profile, methods: Sequence[str] = (), seeds: Sequence[int] = (
                     student = _plan_student(profile, method, seed, teacher, variant)
                     runs.append(replace(student, variant=name))
     if not runs:
-        raise ParameterError(
-            f"profile {profile.name} is one training, not a batch: transkd train {profile.name}"
-        )
+        raise ParameterError(f"profile {profile.name} is one training, not a batch: transkd train {profile.name}")
     first = {run.folder: run for run in reversed(runs)}  # variants can come to the same
     return [run for run in runs if run is first[run.folder]]
 

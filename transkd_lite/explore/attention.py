@@ -106,9 +106,7 @@ class BlockAttention:
 
 
 @torch.no_grad()
-def attend(
-    model: SegModel, images: Tensor, blocks: Sequence[Block] | None = None
-) -> dict[Block, BlockAttention]:
+def attend(model: SegModel, images: Tensor, blocks: Sequence[Block] | None = None) -> dict[Block, BlockAttention]:
     """Run `model` on images (N, 3, H, W) in evaluation mode and keep the attention of blocks (None: of all).
 
     Stages and blocks are counted from 1. The model comes back in the mode in which it was.
@@ -161,9 +159,7 @@ def class_share(attention: BlockAttention, labels: Tensor) -> tuple[float, float
         raise ValueError("labels hold no class, only void: choose other images")
     classes = torch.arange(int(ids[asks].max()) + 1, device=labels.device)
     maps = (labels[:, None] == classes[:, None, None]).float()
-    members = F.avg_pool2d(maps, attention.reduction).flatten(
-        2
-    )  # (N, classes, keys): how much of a key is of each
+    members = F.avg_pool2d(maps, attention.reduction).flatten(2)  # (N, classes, keys): how much of a key is of each
     own = ids.where(asks, 0)[:, :, None].expand(-1, -1, members.shape[2])
     same = members.gather(1, own)  # (N, queries, keys): how much of a key is of the query's class
     given = (attention.weights.mean(1) * same).sum(2)  # the share is linear in the heads: average them first
@@ -377,10 +373,7 @@ class View:
 
 
 def look(
-    networks: Mapping[str, SegModel],
-    pictures: Sequence[Any],
-    labels: Sequence[ArrayLike],
-    space: LabelSpace,
+    networks: Mapping[str, SegModel], pictures: Sequence[Any], labels: Sequence[ArrayLike], space: LabelSpace
 ) -> Looks:
     """Run every network once on the pictures and keep all attention.
 

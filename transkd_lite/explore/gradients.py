@@ -122,9 +122,7 @@ class GradientMoment:
                     f"term; got shape {value.shape}: record the gradients again"
                 )
         if self.names[:1] != (SUPERVISED,):
-            raise ValueError(
-                f"the first term must be {SUPERVISED}, the supervised loss; got {', '.join(self.names)}"
-            )
+            raise ValueError(f"the first term must be {SUPERVISED}, the supervised loss; got {', '.join(self.names)}")
 
     def read(self, weights: Mapping[str, float]) -> GramReading:
         """What the Gram matrix says about weights by term; ce has 1 unless given, a term that is not named 0.
@@ -188,9 +186,7 @@ class GradientRecord:
     def at(self, step: int) -> GradientMoment:
         """The moment after `step` optimiser steps. Raises KeyError naming those that there are."""
         if step not in self.steps:
-            raise KeyError(
-                f"no gradients of step {step}; there are those of {', '.join(map(str, self.steps))}"
-            )
+            raise KeyError(f"no gradients of step {step}; there are those of {', '.join(map(str, self.steps))}")
         return self.moments[self.steps.index(step)]
 
     def to_json(self) -> str:
@@ -249,9 +245,7 @@ class TrialBench:
             method = create_method(self.experiment.method, student, self.teacher, **self.experiment.options)
         strange = sorted(set(weights or {}) - set(method.weights))
         if strange:
-            raise ValueError(
-                f"{method.name} has the terms {', '.join(method.terms)}; got weights for {strange}"
-            )
+            raise ValueError(f"{method.name} has the terms {', '.join(method.terms)}; got weights for {strange}")
         method.weights.update(weights or {})
         return Trainer(student, self.teacher, method, self.config, self.accelerator, len(self.store))
 

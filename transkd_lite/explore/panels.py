@@ -218,9 +218,7 @@ def heat_table(names: Sequence[str], cosines: NDArray[np.float64]) -> str:
         red, green, blue = (255 + (full - 255) * abs(value)).astype(int)
         style = f"background:rgb({red},{green},{blue});color:#000;min-width:2.6em"
         rows[names[y]][names[x]] = f"<div style='{style}'>{signed(value, 2)}</div>"
-    return html_table(
-        "Cosines between the gradients of all terms: the Gram matrix without its sizes", "cosine", rows
-    )
+    return html_table("Cosines between the gradients of all terms: the Gram matrix without its sizes", "cosine", rows)
 
 
 def result_chart(lines: Mapping[str, Sequence[float]]) -> str:
@@ -343,9 +341,7 @@ class LossWeightsPanel(Panel):
         """Train in the background: the paper's weights and the chosen ones, same seed, same batches."""
         bench = self.bench
         if bench is None:
-            raise ValueError(
-                "a trial needs something to train: LossWeightsPanel(record, bench=TrialBench(experiment))"
-            )
+            raise ValueError("a trial needs something to train: LossWeightsPanel(record, bench=TrialBench(experiment))")
         self._stop.clear()
         self.train.disabled, self.cancel.disabled = True, False
         self.status.value, self.result.value, self.progress.value = "preparing", "", 0
@@ -423,9 +419,7 @@ class AttentionPanel(Panel):
         }
         for field, (name, low, high, step) in limits.items():
             at = min(getattr(start, field), high)
-            self.controls[field] = labelled(
-                ipywidgets.IntSlider, name, value=at, min=low, max=high, step=step
-            )
+            self.controls[field] = labelled(ipywidgets.IntSlider, name, value=at, min=low, max=high, step=step)
         self.pictures, self.words = ipywidgets.HTML(), ipywidgets.HTML()
         controls = ipywidgets.HBox([*self.controls.values()], layout=WRAP)
         super().__init__("tk-attention", [controls], [self.pictures, self.words])

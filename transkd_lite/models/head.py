@@ -212,13 +212,7 @@ class SemanticFPNHead(nn.Module):
     """
 
     def __init__(
-        self,
-        channels: tuple[int, ...],
-        num_classes: int,
-        *,
-        pyramid: int = 256,
-        width: int = 128,
-        dropout: float = 0.1,
+        self, channels: tuple[int, ...], num_classes: int, *, pyramid: int = 256, width: int = 128, dropout: float = 0.1
     ) -> None:
         super().__init__()
         self.laterals = nn.ModuleList(nn.Conv2d(c, pyramid, 1) for c in channels)
@@ -241,9 +235,7 @@ class SemanticFPNHead(nn.Module):
     def forward(self, features: tuple[Tensor, ...]) -> Tensor:
         levels = [lateral(feature) for lateral, feature in zip(self.laterals, features, strict=True)]
         for i in range(len(levels) - 1, 0, -1):
-            levels[i - 1] = levels[i - 1] + F.interpolate(
-                levels[i], size=levels[i - 1].shape[2:], mode="nearest"
-            )
+            levels[i - 1] = levels[i - 1] + F.interpolate(levels[i], size=levels[i - 1].shape[2:], mode="nearest")
         scaled = []
         for i, (level, smooth) in enumerate(zip(levels, self.smooth, strict=True)):
             x = smooth(level)

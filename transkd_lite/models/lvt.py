@@ -14,15 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from transkd_lite.models.head import (
-    AllMLPHead,
-    DropPath,
-    drop_path_rates,
-    initialise,
-    run_blocks,
-    to_map,
-    to_tokens,
-)
+from transkd_lite.models.head import AllMLPHead, DropPath, drop_path_rates, initialise, run_blocks, to_map, to_tokens
 from transkd_lite.models.output import ModelSpec, StagedModel
 
 __all__ = ["LVT"]
@@ -93,10 +85,7 @@ class RecursiveAtrousAttention(nn.Module):
 
     def queries(self, x: Tensor) -> Tensor:
         q = to_map(self.q(to_tokens(x)), (x.shape[2], x.shape[3]))
-        maps = [
-            F.silu(F.conv2d(q, self.atrous.weight, padding=d, dilation=d, groups=q.shape[1]))
-            for d in DILATIONS
-        ]
+        maps = [F.silu(F.conv2d(q, self.atrous.weight, padding=d, dilation=d, groups=q.shape[1])) for d in DILATIONS]
         return to_tokens(torch.stack(maps).sum(0)).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
 
     def attend(self, x: Tensor) -> Tensor:

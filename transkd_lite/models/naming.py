@@ -271,10 +271,7 @@ _SCHEMES: dict[str, dict[str, tuple[Rules, Callable[[Tensors], Tensors] | None]]
         "stages.0.patch_embeddings.proj.weight": (_HUGGINGFACE_STATE, _join_keys_and_values),
         "patch_embed1.proj.weight": (_SEGFORMER, None),
     },
-    "pvt": {
-        "stages.0.blocks.0.attn.q.weight": (_TIMM, None),
-        "patch_embed1.proj.weight": (_PVT, None),
-    },
+    "pvt": {"stages.0.blocks.0.attn.q.weight": (_TIMM, None), "patch_embed1.proj.weight": (_PVT, None)},
     "lvt": {"stages.0.proj.weight": ([], None), "backbone.0.0.proj.weight": (_LVT, None)},
     "timm": {"head.projections.0.weight": ([], None)},
 }

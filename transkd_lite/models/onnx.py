@@ -75,9 +75,7 @@ def export_onnx(
         raise ValueError(f"an ONNX file is named *.onnx, got {path}: write {path.with_suffix('.onnx').name}")
     if path.is_dir():
         raise ValueError(f"{path} is a folder: name a file in it")
-    pair = (
-        isinstance(size, Sequence) and len(size) == 2 and all(isinstance(n, numbers.Integral) for n in size)
-    )
+    pair = isinstance(size, Sequence) and len(size) == 2 and all(isinstance(n, numbers.Integral) for n in size)
     if not pair or min(size) < SMALLEST:
         raise ValueError(
             f"size must be two whole numbers (height, width) of at least {SMALLEST} pixels, got {size!r}: the file "
@@ -204,14 +202,10 @@ class OnnxModel(SegModel):
         options.intra_op_num_threads = threads or 0
         options.log_severity_level = 3  # errors only
         try:
-            self.session = onnxruntime.InferenceSession(
-                os.fspath(path), options, providers=["CPUExecutionProvider"]
-            )
+            self.session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:
             reason = str(error).splitlines()[0]
-            raise ValueError(
-                f"{path} is not an ONNX file that can run ({reason}): export it again"
-            ) from error
+            raise ValueError(f"{path} is not an ONNX file that can run ({reason}): export it again") from error
         text = self.session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         if text is None:
             raise ValueError(f"{path} carries no spec of this library: make it with export_onnx")
@@ -228,9 +222,7 @@ class OnnxModel(SegModel):
         wanted = self.session.get_inputs()[0].shape
         given = tuple(images.shape)
         if len(given) != 4 or any(isinstance(w, int) and w != g for w, g in zip(wanted, given, strict=True)):
-            raise ValueError(
-                f"this ONNX file takes images of shape {tuple(wanted)}, got {given}: resize them"
-            )
+            raise ValueError(f"this ONNX file takes images of shape {tuple(wanted)}, got {given}: resize them")
         (logits,) = self.session.run(["logits"], {"images": images.detach().cpu().float().numpy()})
         return SegOutput(torch.from_numpy(logits), (), ())
 
@@ -272,6 +264,4 @@ def parity(model: SegModel, onnx: SegModel | str | os.PathLike[str], images: Ten
     ours = network(images.to(next(model.parameters()).device)).logits.float().cpu()
     theirs = other(images).logits
     same = (ours.argmax(1) == theirs.argmax(1)).double()
-    return Parity(
-        float((ours - theirs).abs().max()), float(ours.abs().max()), float(same.mean()), same.numel()
-    )
+    return Parity(float((ours - theirs).abs().max()), float(ours.abs().max()), float(same.mean()), same.numel())

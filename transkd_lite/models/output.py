@@ -109,9 +109,7 @@ class ModelSpec:
             raise ValueError("a model spec must hold name, channels and options; the file is not whole")
         unknown = sorted(set(fields) - {f.name for f in dataclasses.fields(cls)})
         if unknown:
-            raise ValueError(
-                f"a model spec has no field {listed(unknown)}; it was written by a newer version, upgrade"
-            )
+            raise ValueError(f"a model spec has no field {listed(unknown)}; it was written by a newer version, upgrade")
         return cls(**_lists_to_tuples(fields | {"options": _lists_to_tuples(fields["options"])}))
 
 

@@ -235,9 +235,7 @@ def _candidates(spec: ModelSpec, backbone: Any, size: Size) -> list[list[tuple[s
     return stages
 
 
-def _run(
-    backbone: Any, images: Tensor, names: Iterable[str]
-) -> tuple[tuple[Tensor, ...], list[tuple[str, Any]]]:
+def _run(backbone: Any, images: Tensor, names: Iterable[str]) -> tuple[tuple[Tensor, ...], list[tuple[str, Any]]]:
     """The four features (N, C, H, W), and what the named modules gave, in the order of calls."""
     modules = dict(backbone.named_modules())
     calls: list[tuple[str, Any]] = []
@@ -327,9 +325,7 @@ class PVTv2(SegModel):
             tokens = embed(x)  # (N, H_i, W_i, C_i)
             size = (tokens.shape[1], tokens.shape[2])
             embeddings.append(tokens.flatten(1, 2))
-            x = stage.norm(
-                run_blocks(stage.blocks, embeddings[-1], size, recompute=self.gradient_checkpointing)
-            )
+            x = stage.norm(run_blocks(stage.blocks, embeddings[-1], size, recompute=self.gradient_checkpointing))
             x = to_map(x, size)
             features.append(x)
         return SegOutput(self.head(tuple(features)), tuple(features), tuple(embeddings))

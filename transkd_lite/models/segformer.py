@@ -14,15 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from transkd_lite.models.head import (
-    AllMLPHead,
-    DropPath,
-    drop_path_rates,
-    initialise,
-    run_blocks,
-    to_map,
-    to_tokens,
-)
+from transkd_lite.models.head import AllMLPHead, DropPath, drop_path_rates, initialise, run_blocks, to_map, to_tokens
 from transkd_lite.models.output import NUM_STAGES, ModelSpec, StagedModel
 
 __all__ = ["SEGFORMERS", "SegFormer", "Variant"]

@@ -36,15 +36,7 @@ from transkd_lite.models.naming import (
     rename,
     to_own_names,
 )
-from transkd_lite.models.output import (
-    METADATA_KEY,
-    SHOWN,
-    ModelSpec,
-    SegModel,
-    bare_network,
-    listed,
-    printable,
-)
+from transkd_lite.models.output import METADATA_KEY, SHOWN, ModelSpec, SegModel, bare_network, listed, printable
 from transkd_lite.models.segformer import NORM_EPS, NUM_HEADS, SEGFORMERS, SegFormer
 
 __all__ = [
@@ -109,9 +101,7 @@ def flatten(content: Any, origin: str = "the checkpoint") -> dict[str, Tensor]:
             seen.add(id(value))
             waiting += [(f"{path}/{key}" if path else str(key), inner) for key, inner in value.items()]
     if not tensors:
-        raise ValueError(
-            f"{origin} holds no state dict: expected tensors by name, got {type(content).__name__}"
-        )
+        raise ValueError(f"{origin} holds no state dict: expected tensors by name, got {type(content).__name__}")
     return tensors
 
 
@@ -146,9 +136,7 @@ def _read_file(path: Path) -> Any:
             return load_file(path)
     try:
         with _whole(path, "checkpoint", Exception), warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", UserWarning
-            )  # about the protocol of pickles that are refused anyway
+            warnings.simplefilter("ignore", UserWarning)  # about the protocol of pickles that are refused anyway
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = re.search(r"Unsupported \w+:? [^\n]*?(?= was not|\n|$)", str(error)) or ["no tensors"]
@@ -197,9 +185,7 @@ def _files_of(folder: Path) -> list[Path]:
         return [folder / part for part in sorted(parts)]
     files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     if not files:
-        raise FileNotFoundError(
-            f"{printable(folder, LONG)} holds neither *.safetensors nor pytorch_model*.bin"
-        )
+        raise FileNotFoundError(f"{printable(folder, LONG)} holds neither *.safetensors nor pytorch_model*.bin")
     if len(files) > 1:
         names = listed([file.name for file in files])
         raise ValueError(f"{printable(folder, LONG)} holds {names}: give the path of one")
@@ -443,11 +429,7 @@ def _read_pretrained(name: str, pretrained: str | Path) -> tuple[dict[str, Tenso
 
 
 def save_model(
-    model: nn.Module,
-    path: str | Path,
-    *,
-    dtype: torch.dtype | None = None,
-    provenance: Mapping[str, Any] | None = None,
+    model: nn.Module, path: str | Path, *, dtype: torch.dtype | None = None, provenance: Mapping[str, Any] | None = None
 ) -> Path:
     """Write a network as one safetensors file that needs no other argument to be read.
 
@@ -531,9 +513,7 @@ def read_options(name: str, config: Mapping[str, Any], origin: str) -> dict[str,
     return {"num_heads": tuple(given["num_attention_heads"]), "norm_eps": eps}
 
 
-def save_huggingface(
-    model: nn.Module, folder: str | Path, *, class_names: Sequence[str] | None = None
-) -> Path:
+def save_huggingface(model: nn.Module, folder: str | Path, *, class_names: Sequence[str] | None = None) -> Path:
     """Write config.json and model.safetensors into `folder`. Returns it.
 
     - class_names: one a class, in train-id order; "class_0" … where they are not given.
@@ -543,9 +523,7 @@ def save_huggingface(
     model = bare_network(model)
     spec = model.spec
     if not isinstance(model, SegFormer) or model.head.projection_norms is not None:
-        raise ValueError(
-            f"{spec.name} is no SegFormer with linear projections in its head, which transformers has"
-        )
+        raise ValueError(f"{spec.name} is no SegFormer with linear projections in its head, which transformers has")
     names = list(class_names or (f"class_{i}" for i in range(spec.num_classes)))
     if len(names) != spec.num_classes:
         raise ValueError(f"class_names must have {spec.num_classes} entries, got {len(names)}")

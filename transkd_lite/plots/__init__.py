@@ -16,14 +16,7 @@ from transkd_lite.plots.charts import (
     heatmap,
     methods,
 )
-from transkd_lite.plots.pictures import (
-    error_map,
-    label_legend,
-    label_maps,
-    maps,
-    principal_colours,
-    segmentations,
-)
+from transkd_lite.plots.pictures import error_map, label_legend, label_maps, maps, principal_colours, segmentations
 from transkd_lite.plots.style import COLOURS, RC, STYLES, show, to_png, to_svg
 
 __all__ = [

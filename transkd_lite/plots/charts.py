@@ -117,10 +117,7 @@ def methods(table: pd.DataFrame, *, reference: Mapping[str, float] | None = None
         axis.annotate(f"{mean:.1f}", (mean, top), ha="center", va="bottom", fontsize=8)
     for name, value in (reference or {}).items() if len(names) <= 6 else ():
         axis.axvline(100 * value, color="0.35", linestyle="--", linewidth=1)
-        place = (
-            100 * value,
-            len(names) - 0.5,
-        )  # away from the best, which is often the first and the nearest
+        place = (100 * value, len(names) - 0.5)  # away from the best, which is often the first and the nearest
         axis.annotate(f"{name} {100 * value:.1f}", place, rotation=90, ha="right", va="bottom", fontsize=8)
     axis.set_ylim(len(names) - 0.4, -0.7)
     return fig
@@ -141,12 +138,7 @@ def effects(differences: pd.DataFrame) -> Figure:
     names = rows["method"] + " − " + rows["baseline"] if several else rows["method"]
     fig, axis = row_axes(names, f"difference of mIoU {to}in percentage points", 0.32)
     thin: dict[str, Any] = {"color": COLOURS[6], "linewidth": 1, "label": "Student, 95%"}
-    thick: dict[str, Any] = {
-        "color": COLOURS[4],
-        "linewidth": 6,
-        "alpha": 0.9,
-        "label": "bootstrap over seeds, 95%",
-    }
+    thick: dict[str, Any] = {"color": COLOURS[4], "linewidth": 6, "alpha": 0.9, "label": "bootstrap over seeds, 95%"}
     axis.hlines(where, 100 * rows["low"], 100 * rows["high"], **thin)
     axis.hlines(where, 100 * rows["boot_low"], 100 * rows["boot_high"], **thick)
     for position, row in enumerate(rows.itertuples()):
@@ -208,9 +200,7 @@ def class_gains(gains: pd.DataFrame) -> Figure:
     wide = 100 * gains.pivot(index="class", columns="method", values=["mean", "low", "high"])
     wide = wide.loc[gains["class"].unique()].reindex(columns=gains["method"].unique(), level="method")
     words = wide["mean"].map("{:+.1f}".format) + np.where(excludes_zero(wide["low"], wide["high"]), "*", "")
-    return heatmap(
-        wide["mean"], unit="gain in percentage points", diverging=True, words=words, cell=(0.6, 0.25)
-    )
+    return heatmap(wide["mean"], unit="gain in percentage points", diverging=True, words=words, cell=(0.6, 0.25))
 
 
 def budget_gains(gains: pd.DataFrame) -> Figure:

@@ -82,9 +82,7 @@ def to_svg(fig: Figure, alt: str) -> str:
     return f'<svg role="img" aria-label="{html.escape(alt)}" {look}>{drawn}'
 
 
-def new_axes(
-    rows: int, columns: int, width: float, height: float, **options: Any
-) -> tuple[Figure, NDArray[Any]]:
+def new_axes(rows: int, columns: int, width: float, height: float, **options: Any) -> tuple[Figure, NDArray[Any]]:
     """A figure of `rows` x `columns` axes in the course's style; sizes in inches; options of `Figure.subplots`.
 
     pyplot does not know it: it needs no closing, and can be drawn in any thread.

@@ -277,9 +277,7 @@ def _verdict(found: Interval, claimed: float) -> str:
 # such as a pre-training, belongs to the bill.
 
 
-def score_curves(
-    history: pd.DataFrame, table: pd.DataFrame, before: Mapping[str, float] | None = None
-) -> pd.DataFrame:
+def score_curves(history: pd.DataFrame, table: pd.DataFrame, before: Mapping[str, float] | None = None) -> pd.DataFrame:
     """Mean score of every method at every step at which its runs were scored, the last one included.
 
     Args:
@@ -326,9 +324,7 @@ def time_to_reach(curves: pd.DataFrame, target: float) -> pd.DataFrame:
 COLUMNS = ["run", "method", "seed", "condition", "images", "miou"]
 
 
-def score_conditions(
-    batch: Batch, rows: pd.DataFrame | None = None, data_root: str | None = None
-) -> pd.DataFrame:
+def score_conditions(batch: Batch, rows: pd.DataFrame | None = None, data_root: str | None = None) -> pd.DataFrame:
     """Score the students of a folder of runs on each condition of their validation images ("full" protocol).
 
     A progress bar appears on stderr when it takes more than five seconds.
@@ -362,9 +358,7 @@ def score_conditions(
             break
         images = pd.Series(data["condition"]).value_counts()
         scores = evaluate_by(load_model(weights), data, normalize=experiment.normalize)
-        found += [
-            (run.run, run.method, run.seed, name, int(images[name]), own.miou) for name, own in scores.items()
-        ]
+        found += [(run.run, run.method, run.seed, name, int(images[name]), own.miou) for name, own in scores.items()]
     return pd.DataFrame(found, columns=COLUMNS)
 
 

@@ -141,9 +141,7 @@ def held_out_winner(blocks: pd.DataFrame, baseline: str) -> pd.DataFrame:
     if baseline not in complete:
         raise ValueError(f"baseline {baseline!r} is not among {', '.join(map(str, complete.columns))}")
     if len(complete) < 2:
-        raise ValueError(
-            "a winner is chosen on some blocks and measured on another: two blocks are needed, got 1"
-        )
+        raise ValueError("a winner is chosen on some blocks and measured on another: two blocks are needed, got 1")
     gains = complete.drop(columns=baseline).sub(complete[baseline], axis=0)
     rows = []
     for block, gain in gains.iterrows():
@@ -298,9 +296,7 @@ def bootstrap_images(confusions: ArrayLike, others: ArrayLike) -> Interval:
     """
     a, b = (np.asarray(matrices, np.float64) for matrices in (confusions, others))
     if a.shape != b.shape or a.ndim != 3 or not len(a):
-        raise ValueError(
-            f"both networks need matrices (N, K, K) of the same images; got {a.shape} and {b.shape}"
-        )
+        raise ValueError(f"both networks need matrices (N, K, K) of the same images; got {a.shape} and {b.shape}")
     n = len(a)
     whole = float(_miou(a.sum(0)) - _miou(b.sum(0)))
     if n < 2:

@@ -190,9 +190,7 @@ def shipped_tables() -> pd.DataFrame:
             counts = {"methods": rows["method"].nunique(), "seeds": rows["seed"].nunique(), "runs": len(rows)}
             words = {name: ", ".join(values.dropna().unique()) or "unknown" for name, values in told.items()}
             lines.append({"table": path.stem, **counts, **words})
-    return pd.DataFrame(
-        lines, columns=["table", "dataset", "methods", "seeds", "runs", "commit", "torch", "device"]
-    )
+    return pd.DataFrame(lines, columns=["table", "dataset", "methods", "seeds", "runs", "commit", "torch", "device"])
 
 
 def origin(table: pd.DataFrame) -> pd.DataFrame:
@@ -208,10 +206,7 @@ def save_tables(batch: Batch, folder: str | os.PathLike[str]) -> list[Path]:
 
     Where they are, `<batch>_networks.csv` names the trained networks, which are not shipped, with size and checksum.
     """
-    texts = {
-        "": batch.table.to_csv(index=False),
-        "_history": batch.history.to_csv(index=False, float_format="%.6g"),
-    }
+    texts = {"": batch.table.to_csv(index=False), "_history": batch.history.to_csv(index=False, float_format="%.6g")}
     if batch.root is not None:
         networks = []
         for run in batch.table["run"].unique():
@@ -241,9 +236,7 @@ def _histories(root: str | os.PathLike[str]) -> pd.DataFrame:
                 images = parameters.get("batch_size", 1) * history["step"].diff().fillna(history["step"])
                 seconds = (images / history["images_per_s"]).cumsum().round(2)
                 kept = kept.assign(val_miou=history["val_miou"], seconds=seconds)
-            parts.append(
-                kept.assign(method=parameters.get("method"), seed=parameters.get("seed"), run=run.name)
-            )
+            parts.append(kept.assign(method=parameters.get("method"), seed=parameters.get("seed"), run=run.name))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
@@ -306,9 +299,7 @@ def results_table(root: str | os.PathLike[str]) -> pd.DataFrame:
 def _finished(root: str | os.PathLike[str]) -> list[Run]:
     """The finished runs of the current batch (its `batch.json` names them), the student alone before the others."""
     named = read_json(Path(root) / BATCH_FILE).get("runs")
-    runs = [
-        run for run in list_runs(root) if run.state == "finished" and (named is None or run.name in named)
-    ]
+    runs = [run for run in list_runs(root) if run.state == "finished" and (named is None or run.name in named)]
     return sorted(runs, key=lambda run: run.info.get("parameters", {}).get("method", "none") != "none")
 
 

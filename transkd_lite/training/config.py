@@ -46,11 +46,7 @@ _RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ("epochs grad_clip", "above 0, or None", lambda v: v is None or (_is_finite(v) and v > 0)),
     ("schedule_horizon", "1 or more (a multiple of the run's length)", lambda v: _is_finite(v) and v >= 1),
     ("pad normalize compile deterministic", "True or False", lambda v: isinstance(v, bool)),
-    (
-        "betas",
-        "two numbers in [0, 1)",
-        lambda v: _are(lambda b: _is_finite(b) and 0 <= b < 1, v) and len(v) == 2,
-    ),
+    ("betas", "two numbers in [0, 1)", lambda v: _are(lambda b: _is_finite(b) and 0 <= b < 1, v) and len(v) == 2),
     (
         "crop",
         "(height, width) in pixels above 0, or None",

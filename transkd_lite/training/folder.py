@@ -42,12 +42,7 @@ __all__ = [
     "write_json",
 ]
 
-RUN_FILE, METRICS_FILE, HISTORY_FILE, STUDENT_FILE = (
-    "run.json",
-    "metrics.json",
-    "history.csv",
-    "student.safetensors",
-)
+RUN_FILE, METRICS_FILE, HISTORY_FILE, STUDENT_FILE = ("run.json", "metrics.json", "history.csv", "student.safetensors")
 BATCH_FILE = "batch.json"  # in a batch's folder: the run folders that belong to it
 _LOCK_FILE = ".lock"
 

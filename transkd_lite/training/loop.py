@@ -28,13 +28,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from transkd_lite.data.transforms import make_transform
-from transkd_lite.metrics import (
-    PROTOCOLS,
-    evaluate,
-    match_classes,
-    require_scorable,
-    resolve_precision,
-)
+from transkd_lite.metrics import PROTOCOLS, evaluate, match_classes, require_scorable, resolve_precision
 from transkd_lite.models.head import folded_heads
 from transkd_lite.models.output import SegModel
 from transkd_lite.training.checkpoint import RunFolder
@@ -390,9 +384,7 @@ def fit(
     if (teacher is None) != (method is None):
         given, missing = ("a teacher", "a method") if method is None else ("a method", "a teacher")
         advice = "method=create_method(name, student, teacher)" if method is None else "teacher=<network>"
-        raise ValueError(
-            f"teacher and method are given both or neither; got {given} without {missing}: pass {advice}"
-        )
+        raise ValueError(f"teacher and method are given both or neither; got {given} without {missing}: pass {advice}")
     # A method may hold parts that a batch does not use (a checkpoint's second squeeze layer).
     unused = DistributedDataParallelKwargs(find_unused_parameters=method is not None)
     # Without a GPU accelerate joins other processes only if it is told to use the CPU.

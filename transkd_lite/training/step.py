@@ -39,10 +39,7 @@ def label_weight(labels: Tensor, class_weights: Tensor | None) -> Tensor:
 
 
 def cross_entropy(
-    logits: Tensor,
-    labels: Tensor,
-    class_weights: Tensor | None = None,
-    total: Tensor | None = None,
+    logits: Tensor, labels: Tensor, class_weights: Tensor | None = None, total: Tensor | None = None
 ) -> Tensor:
     """Weighted mean cross entropy of logits (N, K, H, W) against labels (N, H, W) of the same size.
 

@@ -105,9 +105,7 @@ def _positions(num_samples: int, batch_size: int, seed: int, steps: range) -> It
 def _stack(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     sizes = {tuple(label.shape) for _, label in samples}
     if len(sizes) > 1:
-        raise ValueError(
-            f"the images of a batch must have one size; got {sorted(sizes)}: set crop=(height, width)"
-        )
+        raise ValueError(f"the images of a batch must have one size; got {sorted(sizes)}: set crop=(height, width)")
     images, labels = zip(*samples, strict=True)
     return torch.stack(images), torch.stack(labels)
 
@@ -130,9 +128,7 @@ def batches(
     Raises `ValueError` if the processes cannot share a batch evenly.
     """
     if batch_size % world_size:
-        raise ValueError(
-            f"batch_size must be a multiple of the {world_size} processes; got batch_size={batch_size}"
-        )
+        raise ValueError(f"batch_size must be a multiple of the {world_size} processes; got batch_size={batch_size}")
     if workers and store.keeps:  # loader processes share one copy instead of each making its own
         for index in range(len(store)):
             store[index]

@@ -152,9 +152,7 @@ def mirror(plate: Plate) -> None:
         return
     height, image = plate.canvas.camera.height, plate.image
     rows = np.clip(2 * plate.canvas.camera.horizon - np.arange(height), 0, height - 1)
-    puddle = np.clip(plate.mood.wet + plate.ground // 2, 20, 220).astype(np.int32) * (
-        plate.label <= Id.SIDEWALK
-    )
+    puddle = np.clip(plate.mood.wet + plate.ground // 2, 20, 220).astype(np.int32) * (plate.label <= Id.SIDEWALK)
     image += (image[:, rows] - image) * puddle >> 8
 
 
@@ -233,12 +231,7 @@ class Scene(NamedTuple):
 
 
 def draw_scene(
-    seed: int,
-    index: int,
-    size: tuple[int, int] = (128, 256),
-    condition: str | None = None,
-    *,
-    split: str = "train",
+    seed: int, index: int, size: tuple[int, int] = (128, 256), condition: str | None = None, *, split: str = "train"
 ) -> Scene:
     """Draw scene `index` of a split: the same arguments give the same bytes on every machine.
 
@@ -278,6 +271,4 @@ def require_size(size: Sequence[int]) -> tuple[int, int]:
 
 def require_known(value: str, known: Any, what: str) -> None:
     if value not in known:
-        raise ValueError(
-            f"a {what} of streets is one of {', '.join(known)}, got {value!r}: take one of these"
-        )
+        raise ValueError(f"a {what} of streets is one of {', '.join(known)}, got {value!r}: take one of these")

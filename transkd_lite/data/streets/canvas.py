@@ -18,20 +18,7 @@ from PIL import Image, ImageDraw
 
 from transkd_lite.data.labels import Colour, colours
 
-__all__ = [
-    "CONDITIONS",
-    "FAR",
-    "NEAR",
-    "Camera",
-    "Canvas",
-    "Dice",
-    "Face",
-    "Id",
-    "Mood",
-    "Point",
-    "draw_mood",
-    "shade",
-]
+__all__ = ["CONDITIONS", "FAR", "NEAR", "Camera", "Canvas", "Dice", "Face", "Id", "Mood", "Point", "draw_mood", "shade"]
 
 Ink: TypeAlias = tuple[int, int, int, int]
 Point: TypeAlias = tuple[int, int]
@@ -119,9 +106,7 @@ class Camera:
         pixels = []
         for x, y, z in points:
             z = z if z > NEAR else NEAR
-            pixels.append(
-                (centre + (x + bend * z * z // 25_000_000) * focal // z, horizon + (eye - y) * focal // z)
-            )
+            pixels.append((centre + (x + bend * z * z // 25_000_000) * focal // z, horizon + (eye - y) * focal // z))
         return pixels
 
     def point(self, x: int, y: int, z: int) -> Point:
@@ -149,9 +134,7 @@ class Canvas:
     def lamps(self) -> list[tuple[int, int, int, Colour, int]]:
         """Return (column, row, radius, colour, train id) of every light that nothing was painted over."""
         pixel = self.picture.getpixel
-        return [
-            (u, v, reach, colour, ink[3]) for u, v, reach, colour, ink in self.lit if pixel((u, v)) == ink
-        ]
+        return [(u, v, reach, colour, ink[3]) for u, v, reach, colour, ink in self.lit if pixel((u, v)) == ink]
 
     def ground(self, x0: int, x1: int, z0: int, z1: int, colour: Colour, label: int) -> None:
         """Paint the strip of ground between x0 and x1, from z0 to z1, that follows the road's bend."""
@@ -170,9 +153,7 @@ class Canvas:
 class Face:
     """A flat upright surface of one class: u runs along the street (`along`) or across it, v up; both in cm."""
 
-    def __init__(
-        self, canvas: Canvas, x: int, z: int, label: int, *, along: int = 0, flip: bool = False
-    ) -> None:
+    def __init__(self, canvas: Canvas, x: int, z: int, label: int, *, along: int = 0, flip: bool = False) -> None:
         """`along` is the face's length where it runs along the street: the haze is that of its first third."""
         self.canvas, self.x, self.z, self.label = canvas, x, z, label
         self.along, self.sign = along, -1 if flip else 1

@@ -18,17 +18,7 @@ from transkd_lite.data.labels import Colour, colours
 from transkd_lite.data.streets import objects
 from transkd_lite.data.streets.canvas import FAR, NEAR, Camera, Canvas, Dice, Id, Mood, shade
 
-__all__ = [
-    "FRONT",
-    "GARDEN",
-    "LANES",
-    "PARKED",
-    "PAVEMENT",
-    "Street",
-    "paint_ground",
-    "paint_street",
-    "plan_street",
-]
+__all__ = ["FRONT", "GARDEN", "LANES", "PARKED", "PAVEMENT", "Street", "paint_ground", "paint_street", "plan_street"]
 
 # --- The plan of one street: how wide its lanes and pavements are, where it is crossed, what stands where.
 #
@@ -205,12 +195,7 @@ def line_side(street: Street, side: int) -> None:
         is_open = roll >= facades
         if not is_open:
             tall = max(380, height * dice.integer(70, 130) // 100)
-            look = {
-                "height": tall,
-                "gable": tall < 1100 and dice.chance(55),
-                "night": night,
-                "exposed": exposed,
-            }
+            look = {"height": tall, "gable": tall < 1100 and dice.chance(55), "night": night, "exposed": exposed}
             street.add(FRONT, objects.facade, side * (edge + setback), z, end - 10, **look)
             roll = dice.integer(facades, 140) if setback > 120 else 100
         if roll < hedges:

@@ -209,16 +209,7 @@ def _windows(face: Face, dice: Dice, length: int, height: int, wall: Colour, nig
 
 
 def facade(
-    canvas: Canvas,
-    dice: Dice,
-    x: int,
-    z0: int,
-    z1: int,
-    *,
-    height: int,
-    gable: bool,
-    night: bool,
-    exposed: bool,
+    canvas: Canvas, dice: Dice, x: int, z0: int, z1: int, *, height: int, gable: bool, night: bool, exposed: bool
 ) -> None:
     """Paint a house from z0 to z1 whose street front stands at x (the sign of x says on which side)."""
     wall = dice.colour(PLASTER)
@@ -236,9 +227,7 @@ def facade(
     roof = dice.colour(ROOF)
     if gable:
         inner = x + (-depth // 2 if x < 0 else depth // 2)
-        slope = canvas.camera.project(
-            [(x, height, z0), (x, height, z1), (inner, ridge, z1), (inner, ridge, z0)]
-        )
+        slope = canvas.camera.project([(x, height, z0), (x, height, z1), (inner, ridge, z1), (inner, ridge, z0)])
         canvas.pen.polygon(slope, front.ink(roof))
     else:
         front.rectangle(0, height - 45, length, height, shade(wall, 125))
@@ -346,9 +335,7 @@ def _car_side(face: Face, kind: str, long: int, tall: int, paint: Colour) -> Non
         wheel(face, hub * long // 100, tall * 22 // 100)
 
 
-def _car_end(
-    canvas: Canvas, x: int, z: int, wide: int, tall: int, paint: Colour, kind: str, oncoming: bool
-) -> None:
+def _car_end(canvas: Canvas, x: int, z: int, wide: int, tall: int, paint: Colour, kind: str, oncoming: bool) -> None:
     """Paint the near end of a car: its rear, or its front when `oncoming`."""
     roof = Face(canvas, x, z + _SETBACK[kind] + (60 if oncoming and kind != "van" else 0), Id.CAR)
     half, belt = wide // 2, tall * 60 // 100
@@ -371,9 +358,7 @@ def _car_end(
     end.rectangle(-26, 40, 26, 52, (216, 216, 206))
 
 
-def car(
-    canvas: Canvas, dice: Dice, x: int, z: int, *, oncoming: bool = False, crossing: bool = False
-) -> None:
+def car(canvas: Canvas, dice: Dice, x: int, z: int, *, oncoming: bool = False, crossing: bool = False) -> None:
     """Paint a car: its near end around (x, z), or, `crossing`, in profile with its rear at x."""
     kind = dice.pick(("sedan", "hatch", "hatch", "estate", "estate", "van"))
     long = dice.integer(380, 480) + (60 if kind == "van" else 0)
