@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from transkd_lite.experiments.experiment import ParameterError, check_name, weights_file
 from transkd_lite.experiments.profile import (
     ROOT,
     Profile,
@@ -24,6 +23,7 @@ from transkd_lite.experiments.profile import (
     shrink,
     with_variant,
 )
+from transkd_lite.training.config import ParameterError, check_name
 from transkd_lite.training.folder import METRICS_FILE, RUN_FILE, caveats, read_json
 
 if TYPE_CHECKING:
@@ -206,17 +206,14 @@ def export(
 
     Example: transkd export data/weights/streets-segformer_b0-transkd-base.safetensors student.onnx --size 64 128
     """
-    weights = weights_file(source)
     from transkd_lite.data.datasets import LAYOUTS, open_dataset
     from transkd_lite.data.labels import CITYSCAPES
-    from transkd_lite.experiments.experiment import training_parameters
+    from transkd_lite.experiments.experiment import read_weights
     from transkd_lite.metrics import as_batch
     from transkd_lite.models.onnx import export_onnx, parity
-    from transkd_lite.models.weights import load_model
 
-    made = training_parameters(source, weights)
+    model, made = read_weights(source)
     normalize = bool(made.get("normalize", True))
-    model = load_model(weights)
     space = model.label_space  # of a file that has none: that of the training's data set, where it is a fixed one
     if space is None:
         layout = LAYOUTS.get(made.get("dataset", ""))
@@ -235,7 +232,7 @@ def export(
         if not found.holds:
             raise RuntimeError(f"{target} was not written: ONNX Runtime disagrees with the network: {found}")
         os.replace(file, target)
-    typer.echo(f"{model.spec.name}, {model.spec.num_classes} classes, from {weights}")
+    typer.echo(f"{model.spec.name}, {model.spec.num_classes} classes, from {source}")
     typer.echo(f"wrote {target} ({target.stat().st_size / 1e6:.1f} MB)")
     typer.echo(f"parity on {NUM_SCENES} scenes of {size[0]}x{size[1]}: {found}")
 
@@ -401,7 +398,7 @@ def evaluate(
     from transkd_lite.experiments.experiment import Experiment, evaluate_run
 
     values = parse_settings(settings or []) | ({"data_root": str(data_root)} if data_root else {})
-    Experiment.from_parameters(values)
+    Experiment.from_dict(values)
     scores = evaluate_run(source, values, split)
     typer.echo(json.dumps(scores, indent=2) if as_json else class_table(scores))
 
@@ -474,7 +471,6 @@ def notebooks(
 
     Example: transkd notebooks 01_data_and_metrics
     """
-    from transkd_lite.experiments.experiment import check_name
     from transkd_lite.experiments.notebook import refresh_notebook
 
     folder = ROOT / "notebooks"
@@ -502,7 +498,6 @@ def describe(
     """
     from transkd_lite.distill.methods import describe as print_description
     from transkd_lite.distill.methods import list_methods
-    from transkd_lite.experiments.experiment import check_name
 
     if not method:
         typer.echo("\n".join(list_methods()))

@@ -15,9 +15,9 @@ from transkd_lite.cli import run_table, score_table
 from transkd_lite.distill import list_methods
 from transkd_lite.experiments import batch, notebook
 from transkd_lite.experiments.batch import kernel_environment, reproduce
-from transkd_lite.experiments.experiment import ParameterError
 from transkd_lite.experiments.notebook import NotebookFailed, execute_notebook
 from transkd_lite.experiments.profile import PlannedRun, Profile
+from transkd_lite.training.config import ParameterError
 from transkd_lite.training.folder import lock_run, read_run
 from transkd_lite.training.interrupts import StopRequest
 

@@ -10,16 +10,9 @@ from PIL import Image
 
 from transkd_lite.data import LabelSpace, open_dataset
 from transkd_lite.data.labels import CITYSCAPES
-from transkd_lite.experiments.experiment import (
-    Experiment,
-    ParameterError,
-    evaluate_run,
-    find_file,
-    run_experiment,
-    save_half,
-)
+from transkd_lite.experiments.experiment import Experiment, evaluate_run, find_file, run_experiment, save_half
 from transkd_lite.models import create_model, load_model, save_model
-from transkd_lite.training.config import TrainConfig
+from transkd_lite.training.config import ParameterError, TrainConfig
 from transkd_lite.training.folder import read_run
 from transkd_lite.training.loop import fit
 
@@ -31,29 +24,29 @@ TINY = Experiment(train_images=4, val_images=2, height=32, width=64, steps=2, ba
     [
         ({"stepss": 3}, "did you mean steps"),
         ({"lr": "6e-5"}, "write 6.0e-5"),
-        ({"steps": -1}, "steps = -1: it must be at least 0"),
-        ({"lr": -1.0}, "lr must be above 0"),
-        ({"schedule": "pol"}, "schedule must be one of"),
+        ({"steps": -1}, "steps must be greater than or equal to 0; got steps=-1"),
+        ({"lr": -1.0}, "lr must be greater than 0; got lr=-1.0"),
+        ({"schedule": "pol"}, "schedule must be 'poly', 'cosine' or 'constant'; got"),
         ({"height": None}, "height = None, width = 128: give both, or neither"),
-        ({"train_images": 0}, "train_images = 0"),
+        ({"train_images": 0}, "train_images must be greater than 0"),
         ({"steps": 0}, "needs pretrained"),
         ({"method": "kd"}, "method 'kd' needs a teacher"),
-        ({"class_weights": "papr"}, "did you mean paper"),
+        ({"class_weights": "papr"}, "class_weights must be 'paper' or be a list"),
     ],
 )
 def test_nonsense_is_refused_by_name(parameters, message):
     with pytest.raises(ParameterError, match=message):
-        Experiment.from_parameters(parameters)
+        Experiment.from_dict(parameters)
 
 
 def test_the_record_survives_json_like_lists():
-    experiment = Experiment.from_parameters({"crop": [32, 64]})
+    experiment = Experiment.from_dict({"crop": [32, 64]})
     assert experiment.crop == (32, 64)
-    assert Experiment.from_parameters(experiment.parameters()) == experiment
+    assert Experiment.from_dict(experiment.to_dict()) == experiment
 
 
 def test_the_hash_covers_what_decides_the_result_and_nothing_else():
-    same = replace(TINY, data_root="/elsewhere", out_dir="/there", num_workers=3, checkpoint_every=7)
+    same = replace(TINY, data_root="/elsewhere", out_dir="/there", workers=3, checkpoint_every=7)
     assert same.run_id == TINY.run_id
     assert {replace(TINY, **change).run_id for change in ({"seed": 1}, {"lr": 0.1}, {"steps": 3})}.isdisjoint(
         {TINY.run_id}
@@ -116,7 +109,7 @@ def test_a_run_leaves_a_finished_folder_with_both_scores(teacher_folder):
     assert run.state == "finished"
     assert {"full", "paper", "wall_s"} <= run.metrics.keys()
     assert len(run.metrics["full"]["iou"]) == 19
-    assert Experiment.from_parameters(run.info["parameters"]).run_id == TINY.run_id
+    assert Experiment.from_dict(run.info["parameters"]).run_id == TINY.run_id
     scores = evaluate_run(teacher_folder, {})
     assert scores["full"]["miou"] == pytest.approx(run.metrics["full"]["miou"])
 
@@ -169,7 +162,7 @@ def test_shipped_weights_say_how_they_were_made(teacher_folder, tmp_path):
 
 def test_a_teacher_of_another_dataset_is_refused(teacher_folder, monkeypatch):
     student = replace(TINY, method="kd", teacher=str(teacher_folder / "student.safetensors"))
-    with pytest.raises(ParameterError, match="has 19 classes, but streets has 11"):
+    with pytest.raises(ParameterError, match="the one has 19 classes, the other 11"):
         student.build(11)
 
 

@@ -8,9 +8,9 @@ import pytest
 import yaml
 from quick import PROFILE
 
-from transkd_lite.experiments.experiment import ParameterError
 from transkd_lite.experiments.profile import list_profiles, load_profile, parse_settings, plan, shrink
 from transkd_lite.results.tables import DATA, students
+from transkd_lite.training.config import ParameterError
 
 WEIGHTS = "data/weights/streets-segformer_b1.safetensors"
 
@@ -63,15 +63,15 @@ def test_another_teacher_makes_other_students_but_not_another_student_alone(writ
         ({"paramters": {}}, "did you mean parameters"),
         ({"parameters": {"setps": 3}}, "'setps': did you mean steps"),
         ({"parameters": {"lr": "6e-5"}}, "write 6.0e-5"),
-        ({"students": {"methods": "none"}}, "methods = 'none'"),
+        ({"students": {"methods": "none"}}, "methods must be a list; got methods='none'"),
         ({"students": {"methods": ["kd"], "by_method": {"kd": {"stps": 1}}}}, "did you mean steps"),
         ({"students": {"methods": ["kd"], "variants": {"a": {"stps": 1}}}}, "variants.a 'stps': did you mean steps"),
         ({"lessons": ["leson"]}, "no notebook .*leson.ipynb; that folder has .*lesson.ipynb"),
         ({"lessons": [{"lesson": {"wrds": "x"}}]}, "parameter of lesson.ipynb 'wrds': did you mean words"),
-        ({"lessons": [{"lesson": {"words": 1}}]}, "words = 1 in lesson.ipynb is int, but must be str"),
+        ({"lessons": [{"lesson": {"words": 1}}]}, "lesson.ipynb: words must be a valid string; got words=1"),
         ({"parameters": {"augment": "flip"}}, "parameter of quick_run.ipynb 'augment'"),
-        ({"parameters": {"steps": -3}}, "profile quick, teacher: steps = -3"),
-        ({"teacher": None}, "must be dict"),
+        ({"parameters": {"steps": -3}}, "profile quick.yaml: steps must be greater than or equal to 0; got steps=-3"),
+        ({"teacher": None}, "teacher must be a mapping"),
         ({"teacher": {"setps": 1}}, "did you mean steps"),
     ],
 )

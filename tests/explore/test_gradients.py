@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from trial_bench import TERMS, TINY
 
 from transkd_lite import fit
-from transkd_lite.experiments.experiment import ParameterError
 from transkd_lite.explore.gradients import (
     GradientMoment,
     GradientRecord,
@@ -23,6 +22,7 @@ from transkd_lite.explore.gradients import (
     take_moment,
     term_gradients,
 )
+from transkd_lite.training.config import ParameterError
 
 
 @pytest.fixture(scope="module")

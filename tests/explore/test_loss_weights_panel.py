@@ -149,7 +149,7 @@ def test_an_error_in_a_callback_is_seen_and_goes_when_it_is_over(panel, monkeypa
 @pytest.mark.parametrize("choice", [*PRESETS.values(), WeightChoice(0.0, (0.0, 0.3, 0.0, 2.95), 0.05)])
 def test_yaml_is_an_experiment_with_these_weights(panel, choice):
     panel.choose(choice)
-    experiment = Experiment.from_parameters(yaml.safe_load(panel.yaml.value))
+    experiment = Experiment.from_dict(yaml.safe_load(panel.yaml.value))
     assert experiment.teacher == TEACHER
     if experiment.method == "none":
         assert not any(choice.term_weights(TERMS).values())

@@ -26,9 +26,10 @@ from typing import Any, TypeVar
 import psutil
 
 from transkd_lite.data.files import atomic_write, sweep_temporary
-from transkd_lite.experiments.experiment import ParameterError, check_parameters, read_signature
+from transkd_lite.experiments.experiment import read_signature
 from transkd_lite.experiments.notebook import NotebookFailed, NotebookInterrupted, execute_notebook, to_html
 from transkd_lite.experiments.profile import PlannedRun, Profile, plan
+from transkd_lite.training.config import ParameterError, check_parameters
 from transkd_lite.training.folder import (
     BATCH_FILE,
     METRICS_FILE,
@@ -405,7 +406,7 @@ def render_report(profile: Profile, root: Path) -> Path:
     parameters = {"run_dir": str(root)}
     if profile.parameters.get("data_root"):
         parameters["data_root"] = str(profile.parameters["data_root"])
-    check_parameters(parameters, read_signature(notebook).hints, notebook.name)
+    check_parameters(parameters, read_signature(notebook)[0], notebook.name)
     aside, target = root / ASIDE, root / "report.ipynb"
     try:
         execute_notebook(notebook, aside, parameters)

@@ -352,7 +352,7 @@ def score_conditions(batch: Batch, rows: pd.DataFrame | None = None, data_root: 
         if not weights.is_file():
             continue
         parameters = read_run(weights.parent).info["parameters"]
-        experiment = Experiment.from_parameters({**parameters, "data_root": data_root})
+        experiment = Experiment.from_dict({**parameters, "data_root": data_root})
         data = data or experiment.open_split("val", experiment.val_images)
         if "condition" not in data.column_names:
             break
@@ -425,7 +425,7 @@ def load_gallery(batch: Batch, num_images: int = 5, data_root: str | None = None
     networks = {name: path for name, path in networks.items() if path.is_file()}
     if not networks:
         return None
-    experiment = Experiment.from_parameters({**parameters, "data_root": data_root})
+    experiment = Experiment.from_dict({**parameters, "data_root": data_root})
     data = experiment.open_split("val", num_images)
     images = [sample["image"] for sample in data]
     maps = {"label": [np.asarray(sample["label"]) for sample in data]}

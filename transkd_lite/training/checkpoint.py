@@ -166,4 +166,5 @@ class RunFolder:
             raise
 
     def _write_history(self, trainer: Trainer) -> None:
-        atomic_write(self.path / HISTORY_FILE, pd.DataFrame(trainer.history).to_csv(index=False))
+        names = None if trainer.history else ["step", "epoch", "lr", "loss", "ce", "images_per_s"]
+        atomic_write(self.path / HISTORY_FILE, pd.DataFrame(trainer.history, columns=names).to_csv(index=False))

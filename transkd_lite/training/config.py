@@ -1,183 +1,186 @@
-"""The settings of one training run, checked when they are made, and the learning rate as a pure function of
-the step.
+"""The settings of one training run, checked when they are made, and the learning rate as a function of the step.
 
 Defaults are the paper's optimiser (AdamW, lr 6e-5, betas 0.9/0.999, weight decay 0.01; section IV-B and the
 authors' scripts). The authors decay once an epoch over 1500 epochs and stop at 1000: that is
 ``schedule="poly", schedule_unit="epoch", schedule_horizon=1.5``.
 """
 
-from __future__ import annotations
-
 import dataclasses
+import difflib
+import functools
+import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+import re
+import typing
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
-__all__ = ["AUGMENTATIONS", "PRECISIONS", "SCHEDULES", "TrainConfig", "learning_rate"]
+from annotated_types import Ge, Gt, Lt
+from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
-SCHEDULES = ("poly", "cosine", "constant")
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-AUGMENTATIONS = ("none", "flip", "paper", "paper-fixed", "standard")
+__all__ = ["ParameterError", "TrainConfig", "check_name", "check_parameters", "learning_rate"]
 
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+# --- Strict parameters: Python lets any type pass, papermill only warns about a name that a notebook does not have,
+# and YAML reads `6e-5` as text. Here each is an error that says what is wrong, where, and what to write instead.
 
 
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+class ParameterError(ValueError):
+    """A name, type or value that a profile, a notebook or a command line should not have; nothing has run yet."""
 
 
-def _are(fits: Callable[[Any], bool], values: Any) -> bool:
-    return isinstance(values, tuple) and all(map(fits, values))
+def check_name(name: str, valid: Iterable[str], what: str) -> str:
+    """Return `name` if it is one of `valid`, else raise a `ParameterError` that names the nearest valid ones.
+
+    >>> check_name("demo", ["demo", "smoke"], "profile")
+    'demo'
+    """
+    names = sorted(valid)
+    if name in names:
+        return name
+    near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise ParameterError(f"unknown {what} {name!r}: {hint}Valid: {', '.join(names) or '(none)'}")
 
 
-_RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
-    ("batch_size log_every", "above 0, a whole number", lambda v: _is_int(v) and v > 0),
-    ("warmup_steps seed workers cache_mb", "0 or more, a whole number", lambda v: _is_int(v) and v >= 0),
-    (
-        "steps checkpoint_every eval_every",
-        "a whole number above 0, or None",
-        lambda v: v is None or (_is_int(v) and v > 0),
-    ),
-    ("lr eps schedule_power", "above 0, a finite number", lambda v: _is_finite(v) and v > 0),
-    ("weight_decay", "0 or more, a finite number", lambda v: _is_finite(v) and v >= 0),
-    ("epochs grad_clip", "above 0, or None", lambda v: v is None or (_is_finite(v) and v > 0)),
-    ("schedule_horizon", "1 or more (a multiple of the run's length)", lambda v: _is_finite(v) and v >= 1),
-    ("pad normalize compile deterministic", "True or False", lambda v: isinstance(v, bool)),
-    ("betas", "two numbers in [0, 1)", lambda v: _are(lambda b: _is_finite(b) and 0 <= b < 1, v) and len(v) == 2),
-    (
-        "crop",
-        "(height, width) in pixels above 0, or None",
-        lambda v: v is None or (_are(lambda s: _is_int(s) and s > 0, v) and len(v) == 2),
-    ),
-    (
-        "class_weights",
-        "None or factors of 0 or more, not all 0",
-        lambda v: v is None or (_are(lambda w: _is_finite(w) and w >= 0, v) and sum(v) > 0),
-    ),
-)
-_CHOICES = {
-    "schedule": SCHEDULES,
-    "schedule_unit": ("step", "epoch"),
-    "augment": AUGMENTATIONS,
-    "supervise": ("full", "quarter"),
-    "precision": PRECISIONS,
-    "device": ("auto", "cpu"),
-    "channels_last": (None, True, False),
-}
+_adapter = functools.cache(TypeAdapter)
+
+
+def check_parameters(given: Mapping[str, Any], hints: Mapping[str, Any], where: str) -> None:
+    """Check that every given parameter exists and has the declared type and bounds.
+
+    given: values by name. hints: types by name, as `typing.get_type_hints` gives them. where: what the parameters
+    belong to, for the message. Raises `ParameterError`.
+
+    >>> check_parameters({"lr": 1, "steps": 3}, {"lr": float, "steps": int}, "08_train_transkd")
+    """
+    for name, value in given.items():
+        check_name(name, hints, f"parameter of {where}")
+        try:  # as JSON, where a list is a tuple and a whole number a float, but True is no number and "1" neither
+            _adapter(hints[name]).validate_json(json.dumps(value, default=repr), strict=True)
+        except ValidationError as error:
+            told = {"be a valid array": "be a list", "be an object": "be a mapping", "Field required": "be longer"}
+            rules = (re.sub(r".* should ", "", problem["msg"]) for problem in error.errors())
+            rules = (told.get(rule, rule) for rule in rules)
+            message = f"{where}: {name} must {' or '.join(dict.fromkeys(rules))}; got {name}={value!r}"
+            if isinstance(value, str) and (number := re.fullmatch(r"([-+]?\d+)(\.\d*)?([eE][-+]?\d+)?", value)):
+                whole, fraction, exponent = number.groups("")
+                message += f". Text is no number: write {whole}{fraction or '.0' * bool(exponent)}{exponent.lower()}"
+            raise ParameterError(message) from error
+
+
+# --- The record.
+
+Whole = Annotated[int, Ge(0)]
+Count = Annotated[int, Gt(0)]
+Positive = Annotated[FiniteFloat, Gt(0)]
+NotNegative = Annotated[FiniteFloat, Ge(0)]
+Augmentation = Literal["none", "flip", "paper", "paper-fixed", "standard"]
+Beta = Annotated[FiniteFloat, Ge(0), Lt(1)]
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Settings of `fit`. A value that makes no sense raises `ValueError` naming the parameter.
+    """Settings of `fit`. A value that makes no sense raises `ParameterError`, a `ValueError`, naming the parameter.
 
-    steps, epochs: length of the run, in optimiser steps or in passes over the data (give at most one; one
-    epoch if
-        neither). batch_size: images a step over all processes together.
+    steps, epochs: length of the run, in optimiser steps or in passes over the data (give at most one; one epoch if
+        neither); steps=0 trains nothing: the network is scored and saved as it is.
+    batch_size: images a step over all processes together.
     lr, weight_decay, betas, eps, grad_clip: AdamW; the gradient's norm is clipped to grad_clip if given.
     schedule: "poly" (power `schedule_power`), "cosine" or "constant", after a linear warm-up of warmup_steps.
-        schedule_horizon: the decay reaches zero after this multiple of the run. schedule_unit: decay a
-        "step" or an "epoch".
-    crop: (height, width) in pixels, None for the image as it is. pad: images smaller than the crop are
-    filled with void.
+        schedule_horizon: the decay reaches zero after this multiple of the run. schedule_unit: decay a "step" or an
+        "epoch".
+    crop: (height, width) in pixels, None for the image as it is. pad: images smaller than the crop are filled with
+        void.
     augment: a name of `data.transforms`.
     normalize: subtract ImageNet's mean and divide by its deviation; otherwise values are in [0, 1].
-    class_weights: one non-negative factor for each logit in the cross entropy.
-    supervise: "full" compares logits upsampled to the labels, "quarter" labels resized to the logits (the
-    paper).
+    class_weights: one non-negative factor for each logit in the cross entropy; "paper" for the authors' nineteen of
+        Cityscapes.
+    supervise: "full" compares logits upsampled to the labels, "quarter" labels resized to the logits (the paper).
     precision: "auto" takes bf16 on a GPU that has it, fp16 on an older one, fp32 on everything else.
     compile: run student and teacher through torch.compile.
     channels_last: give the networks images in this memory layout. None leaves it off: on CPUs a step took between 5%
-    more and 2% less with it. deterministic: only kernels with a reproducible result.
+        more and 2% less with it. deterministic: only kernels with a reproducible result.
     workers: loader processes. cache_mb: decoded samples are kept in memory up to this size.
-    log_every, checkpoint_every, eval_every: in steps; None means never (checkpoint: only at the end of a
-    run).
+    log_every, checkpoint_every, eval_every: in steps; None means never (checkpoint: only at the end of a run).
     device: "auto" or "cpu".
 
     >>> TrainConfig(steps=100, lr=1e-4).lr
     0.0001
     """
 
-    steps: int | None = None
-    epochs: float | None = None
-    batch_size: int = 4
-    lr: float = 6e-5
-    weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    grad_clip: float | None = None
-    schedule: str = "poly"
-    schedule_power: float = 1.0
-    schedule_horizon: float = 1.0
-    schedule_unit: str = "step"
-    warmup_steps: int = 0
-    crop: tuple[int, int] | None = None
+    steps: Whole | None = None
+    epochs: Positive | None = None
+    batch_size: Count = 4
+    lr: Positive = 6e-5
+    weight_decay: NotNegative = 0.01
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    eps: Positive = 1e-8
+    grad_clip: Positive | None = None
+    schedule: Literal["poly", "cosine", "constant"] = "poly"
+    schedule_power: Positive = 1.0
+    schedule_horizon: Annotated[FiniteFloat, Ge(1)] = 1.0
+    schedule_unit: Literal["step", "epoch"] = "step"
+    warmup_steps: Whole = 0
+    crop: tuple[Count, Count] | None = None
     pad: bool = False
-    augment: str = "flip"
+    augment: Augmentation = "flip"
     normalize: bool = True
-    class_weights: tuple[float, ...] | None = None
-    supervise: str = "full"
-    precision: str = "auto"
+    class_weights: Literal["paper"] | tuple[NotNegative, ...] | None = None
+    supervise: Literal["full", "quarter"] = "full"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     compile: bool = False
     channels_last: bool | None = None
     deterministic: bool = False
-    seed: int = 0
-    workers: int = 0
-    cache_mb: int = 1024
-    log_every: int = 10
-    checkpoint_every: int | None = 200
-    eval_every: int | None = None
-    device: str = "auto"
+    seed: Whole = 0
+    workers: Whole = 0
+    cache_mb: Whole = 1024
+    log_every: Count = 10
+    checkpoint_every: Count | None = 200
+    eval_every: Count | None = None
+    device: Literal["auto", "cpu"] = "auto"
 
     def __post_init__(self) -> None:
-        if _is_int(self.crop):
-            object.__setattr__(self, "crop", (self.crop, self.crop))
+        check_parameters(vars(self), self.hints(), type(self).__name__)
         for name in ("betas", "crop", "class_weights"):  # lists come from YAML and JSON
-            if isinstance(getattr(self, name), Iterable):
+            if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
-        for names, rule, fits in _RULES:
-            for name in names.split():
-                self._require(name, fits(getattr(self, name)), rule)
-        for name, allowed in _CHOICES.items():
-            self._require(name, getattr(self, name) in allowed, "one of " + ", ".join(map(repr, allowed)))
-        alone = self.steps is None or self.epochs is None
-        self._require("steps", alone, "None when epochs is given (give only one)")
-        if self.steps is not None:
-            self._require("warmup_steps", self.warmup_steps < self.steps, f"less than steps ({self.steps})")
-
-    def _require(self, name: str, fits: bool, rule: str) -> None:
-        if not fits:
-            raise ValueError(f"TrainConfig: {name} must be {rule}; got {name}={getattr(self, name)!r}")
+        problems = {
+            f"steps must be None when epochs is given (give only one); got steps={self.steps}, epochs={self.epochs}":
+                self.steps is not None and self.epochs is not None,
+            f"warmup_steps must be less than steps; got warmup_steps={self.warmup_steps}, steps={self.steps}":
+                bool(self.steps and self.warmup_steps >= self.steps),
+            "class_weights must not all be 0": isinstance(self.class_weights, tuple) and not any(self.class_weights),
+        }  # fmt: skip
+        for problem, found in problems.items():
+            if found:
+                raise ParameterError(f"{type(self).__name__}: {problem}")
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
-        """The config of a plain mapping (JSON, YAML).
+    def hints(cls) -> dict[str, Any]:
+        """Types of all parameters by name, in order."""
+        return typing.get_type_hints(cls, include_extras=True)
 
-        Raises `ValueError` naming an unknown parameter and listing the known ones.
-        """
-        known = [field.name for field in dataclasses.fields(cls)]
-        for name in values:
-            if name not in known:
-                raise ValueError(f"TrainConfig: unknown parameter {name!r}; known are {', '.join(known)}")
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The record of a plain mapping (JSON, YAML); an unknown or mistyped parameter raises `ParameterError`."""
+        check_parameters(values, cls.hints(), cls.__name__)
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold and `from_dict` takes back."""
-        values = dataclasses.asdict(self)
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
 
     def check_fits(self, image_size: tuple[int, int], num_classes: int) -> None:
-        """Raise `ValueError`, naming the parameter, where a setting does not fit the images (H, W) or the logits."""
+        """Raise `ParameterError`, naming the parameter, where one does not fit the images (H, W) or the logits."""
         (height, width), crop, weights = image_size, self.crop, self.class_weights
         if crop is not None and not self.pad and (crop[0] > height or crop[1] > width):
-            raise ValueError(
+            raise ParameterError(
                 f"TrainConfig: crop must fit into the image ({height}x{width}); got crop={crop}: "
                 "choose a smaller crop, larger images, or pad=True"
             )
         if weights is not None and len(weights) != num_classes:
-            raise ValueError(
+            raise ParameterError(
                 f"TrainConfig: class_weights must have one factor for each of the {num_classes} logits; "
                 f"got {len(weights)}"
             )
@@ -186,8 +189,7 @@ class TrainConfig:
         """Optimiser steps of the whole run over a dataset of num_samples images."""
         if self.steps is not None:
             return self.steps
-        epochs = 1.0 if self.epochs is None else self.epochs
-        return max(1, math.ceil(epochs * num_samples / self.batch_size))
+        return max(1, math.ceil((self.epochs or 1.0) * num_samples / self.batch_size))
 
 
 def learning_rate(config: TrainConfig, step: int, num_steps: int, steps_per_epoch: float = 1.0) -> float:

@@ -37,7 +37,6 @@ __all__ = [
     "provenance",
     "read_json",
     "read_run",
-    "run_name",
     "update_run",
     "write_json",
 ]
@@ -75,15 +74,6 @@ def hash_parameters(parameters: Mapping[str, Any]) -> str:
     """
     text = json.dumps(parameters, sort_keys=True, separators=(",", ":"), default=_plain)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def run_name(kind: str, method: str | None, seed: int, parameters: Mapping[str, Any]) -> str:
-    """Name of a run folder: ``<kind>-<method>-s<seed>-<hash of the parameters>``.
-
-    >>> run_name("student", None, 0, {"lr": 0.1})[:16]
-    'student-none-s0-'
-    """
-    return f"{kind}-{method or 'none'}-s{seed}-{hash_parameters(parameters)}"
 
 
 def _plain(value: Any) -> Any:

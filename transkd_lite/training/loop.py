@@ -142,6 +142,9 @@ class NonFiniteLossError(RuntimeError):
     """A loss term became infinite or not a number."""
 
 
+_PLAIN = ("step", "names", "seconds", "elapsed", "threads")
+
+
 class Trainer:
     """Student, method, optimiser, position and history of one run; the networks are moved to the accelerator's device.
 
@@ -178,25 +181,21 @@ class Trainer:
         )
         self.trained = [p for p in self.modules.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            self.trained,
-            lr=config.lr,
-            betas=config.betas,
-            eps=config.eps,
-            weight_decay=config.weight_decay,
+            self.trained, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay,
             fused=self.device.type in ("cpu", "cuda"),
-        )
+        )  # fmt: skip
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.modules.precision == "fp16")
-        self.prepared: nn.Module = accelerator.prepare_model(
-            self.modules, evaluation_mode=accelerator.num_processes == 1
-        )
+        alone = accelerator.num_processes == 1
+        self.prepared: nn.Module = accelerator.prepare_model(self.modules, evaluation_mode=alone)
+        # What has a state of its own, and, below, the plain values of a state.
+        self.stateful = {"student": student, "method": method, "optimizer": self.optimizer, "scaler": self.scaler}
         self.step = 0
-        self.seconds = 0.0  # of all rows of the history
+        self.seconds, self.elapsed = 0.0, 0.0  # of all rows of the history, and since the last row
         self.clock = time.monotonic()  # set it to leave out what is not training
         self.threads = [(0, torch.get_num_threads())]  # from that step on
         self.history: list[dict[str, float]] = []
         self.names: list[str] = []
-        self._pending: list[Tensor] = []  # one vector of terms for each step since the last row
-        self._elapsed = 0.0  # seconds since the last row
+        self.pending: list[Tensor] = []  # one vector of terms for each step since the last row
 
     def train_batch(self, images: Tensor, labels: Tensor) -> None:
         """One optimiser step; nothing here waits for the device."""
@@ -215,7 +214,7 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.names = list(terms)
-        self._pending.append(torch.stack([term.detach().float() for term in terms.values()]))
+        self.pending.append(torch.stack([term.detach().float() for term in terms.values()]))
         self.step += 1
         self._read_clock()
 
@@ -226,6 +225,15 @@ class Trainer:
     def is_due(self, every: int | None) -> bool:
         """Whether the step just done ends an interval of so many (None: never), and is not the run's last."""
         return every is not None and self.step % every == 0 and self.step < self.num_steps
+
+    def stops(self, stop: StopRequest) -> bool:
+        """Whether a signal came; several processes agree on it, and only where they wait for each other anyway."""
+        if self.accelerator.num_processes > 1:
+            if self.step % self.config.log_every:
+                return False
+            asked = torch.tensor(float(stop.signal or 0), device=self.device)
+            stop.signal = int(self.accelerator.gather(asked).max()) or None
+        return stop.signal is not None
 
     def log(self) -> dict[str, float]:
         """Fetch the terms since the last row (the one wait), check them, and add a row of their means."""
@@ -243,16 +251,16 @@ class Trainer:
             "loss": means.pop("total"),
             **means,
             **{f"weight_{name}": weight for name, weight in weights.items()},
-            "images_per_s": len(values) * self.config.batch_size / max(self._elapsed, 1e-9),
+            "images_per_s": len(values) * self.config.batch_size / max(self.elapsed, 1e-9),
         }
         self.history.append(row)
-        self.seconds += self._elapsed
-        self._pending, self._elapsed = [], 0.0
+        self.seconds += self.elapsed
+        self.pending, self.elapsed = [], 0.0
         return row
 
     def _read_clock(self) -> None:
         now = time.monotonic()
-        self._elapsed += now - self.clock
+        self.elapsed += now - self.clock
         self.clock = now
 
     def _fetch(self) -> Tensor:
@@ -260,7 +268,7 @@ class Trainer:
 
         Raises `NonFiniteLossError` naming the first step and term that broke.
         """
-        stacked = torch.stack(self._pending)
+        stacked = torch.stack(self.pending)
         if self.accelerator.num_processes > 1:
             stacked = self.accelerator.reduce(stacked, "mean")
         values = stacked.double().cpu()
@@ -284,7 +292,7 @@ class Trainer:
 
         Raises `NonFiniteLossError` rather than give a broken state.
         """
-        if self._pending:
+        if self.pending:
             self._fetch()
         norm = torch.stack(torch._foreach_norm([p.detach() for p in self.trained])).sum()
         if not bool(norm.isfinite()):
@@ -292,47 +300,34 @@ class Trainer:
                 f"every weight must be finite; after step {self.step - 1} some are not (the gradient "
                 "overflowed): lower lr, set grad_clip or precision='fp32'; the checkpoints before are whole"
             )
-        method = self.modules.method
-        return {
-            "step": self.step,
-            "precision": self.modules.precision,
-            "threads": self.threads,
-            "student": self.modules.student.state_dict(),
-            "method": {} if method is None else method.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "names": list(self.names),
-            "pending": [t.cpu() for t in self._pending],
-            "history": json.dumps(self.history),
-            "seconds": self.seconds,
-            "elapsed": self._elapsed,
-        }
+        state: dict[str, Any] = {name: getattr(self, name) for name in _PLAIN}
+        state |= {name: {} if part is None else part.state_dict() for name, part in self.stateful.items()}
+        state |= {"pending": [terms.cpu() for terms in self.pending], "history": json.dumps(self.history)}
+        return state | {"precision": self.modules.precision}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` gave, with as many threads as then where this machine has the cores.
 
         Warns (`UserWarning`), once for each change, where it has not: the last digits will differ.
         """
-        self.threads = list(state.get("threads", self.threads))
+        state = {"threads": self.threads, **state}
+        for name, part in self.stateful.items():
+            if part is not None:
+                part.load_state_dict(state[name])
+        for name in _PLAIN:
+            setattr(self, name, state[name])
+        self.pending = [terms.to(self.device) for terms in state["pending"]]
+        self.history = json.loads(state["history"])
         before = self.threads[-1][1]
         if before <= (os.cpu_count() or 1):
             torch.set_num_threads(before)
-        if torch.get_num_threads() != before:
-            self.threads.append((state["step"], torch.get_num_threads()))
+        if (now := torch.get_num_threads()) != before:
+            self.threads = [*self.threads, (self.step, now)]
             warnings.warn(
-                f"this run had {before} threads and goes on at step {state['step']} with the "
-                f"{torch.get_num_threads()} of this machine: its last digits are not those of a run that never stopped",
+                f"this run had {before} threads and goes on at step {self.step} with the {now} of this machine: its "
+                "last digits are not those of a run that never stopped",
                 stacklevel=2,
             )
-        self.modules.student.load_state_dict(state["student"])
-        if self.modules.method is not None:
-            self.modules.method.load_state_dict(state["method"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.names = state["names"]
-        self._pending = [t.to(self.device) for t in state["pending"]]
-        self.history = json.loads(state["history"])
-        self.seconds, self._elapsed, self.step = state["seconds"], state["elapsed"], state["step"]
 
 
 # --- `fit`: train the teacher, the student alone, or the student with any method; stop it and go on at will.
@@ -370,8 +365,7 @@ def fit(
     teacher, method: both or neither; the method is a `Distiller`, whose parts are trained along.
     out_dir: the run's folder. resume: go on from its last whole checkpoint, start where there is none, or,
     in a finished folder, load the student and return. parameters: recorded in run.json beside the config,
-    and compared on resume.
-    progress: "auto", "bar", "lines" or "none".
+    and compared on resume. progress: see `show_progress`.
 
     The total loss of a step is ce + method.combine(terms). Metrics are {"full": …, "paper": …} on val_data.
 
@@ -383,28 +377,33 @@ def fit(
     """
     if (teacher is None) != (method is None):
         given, missing = ("a teacher", "a method") if method is None else ("a method", "a teacher")
-        advice = "method=create_method(name, student, teacher)" if method is None else "teacher=<network>"
-        raise ValueError(f"teacher and method are given both or neither; got {given} without {missing}: pass {advice}")
+        raise ValueError(f"teacher and method are given both or neither; got {given} without {missing}")
     # A method may hold parts that a batch does not use (a checkpoint's second squeeze layer).
     unused = DistributedDataParallelKwargs(find_unused_parameters=method is not None)
     # Without a GPU accelerate joins other processes only if it is told to use the CPU.
     cpu = config.device == "cpu" or not torch.accelerator.is_available()
     accelerator = Accelerator(mixed_precision="no", cpu=cpu, kwargs_handlers=[unused])
-    num_classes, space = match_classes(student.spec.num_classes, None, train_data)
+    own_space = getattr(student, "label_space", None)
+    untrained = config.steps == 0  # its classes are still those of its own weights
+    num_classes, space = match_classes(student.spec.num_classes, own_space if untrained else None, train_data)
     store = SampleStore(train_data, config.cache_mb, num_classes)
-    student.label_space = space or getattr(student, "label_space", None)
+    student.label_space = space or own_space
     if val_data is not None:
         require_scorable(student, val_data, what="val_data")
     config.check_fits(store.image_size, student.spec.num_classes)
     num_steps = config.num_steps(len(store))
-    precision = resolve_precision(config.precision, accelerator.device)
     score = functools.partial(evaluate, student, val_data, normalize=config.normalize)
     folder: RunFolder | None = None
-    state: dict[str, Any] | None = None
+    state: dict[str, Any] = {"precision": resolve_precision(config.precision, accelerator.device)}
     with contextlib.ExitStack() as held, contextlib.ExitStack() as borrowed:
         if out_dir is not None:
-            own = dict(parameters or {})
-            identity = _identity(student, teacher, method, config, own, len(store))
+            # What must be the same for a run to be gone on with.
+            identity: dict[str, Any] = {f"config.{k}": v for k, v in config.to_dict().items() if k not in _FREE}
+            identity |= {f"parameters.{name}": value for name, value in (parameters or {}).items()}
+            identity |= {"student": student.spec.to_json(), "train_images": len(store), "teacher": None, "method": None}
+            if teacher is not None:
+                identity |= {"teacher": teacher.spec.to_json(), "method": method.name}
+                identity |= {f"weight.{name}": float(weight) for name, weight in method.weights.items()}
             folder = RunFolder(Path(out_dir), identity, accelerator.is_main_process)
             held.enter_context(folder.lock())
             folder.check(resume)
@@ -412,32 +411,26 @@ def fit(
                 history, metrics = folder.load_finished(student)
                 student.to(accelerator.device).eval()
                 return FitResult(history, metrics, int(metrics.get("steps", num_steps)), folder.path)
-            state = folder.load_checkpoint() if resume else None
-            if state is not None and config.precision == "auto":
-                precision = state.get("precision", precision)
+            state |= (folder.load_checkpoint() if resume else None) or {}
             folder.begin(
                 {
-                    "parameters": own or config.to_dict(),
-                    "config": config.to_dict(),
-                    "seed": config.seed,
-                    "num_steps": num_steps,
-                    "precision": precision,
-                    "device": device_name(accelerator.device),
-                    "processes": accelerator.num_processes,
+                    "parameters": dict(parameters or config.to_dict()), "config": config.to_dict(),
+                    "seed": config.seed, "num_steps": num_steps, "precision": state["precision"],
+                    "device": device_name(accelerator.device), "processes": accelerator.num_processes,
                     "threads": str(torch.get_num_threads()),
                 }
-            )
+            )  # fmt: skip
             held.enter_context(folder.noting_failure())
             accelerator.wait_for_everyone()
         begun = time.monotonic()
         borrowed.enter_context(own_random_state(accelerator.device))
         borrowed.enter_context(determinism(config.deterministic))
         borrowed.callback(torch.set_num_threads, torch.get_num_threads())
-        config = dataclasses.replace(config, precision=precision)
+        config = dataclasses.replace(config, precision=state["precision"])
         trainer = Trainer(student, teacher, method, config, accelerator, len(store))
-        if state is not None:
+        if "step" in state:
             trainer.load_state_dict(state)
-        resumed_from, stopping = trainer.step, False
+        resumed_from = trainer.step
         if accelerator.num_processes > 1:
             borrowed.enter_context(SyncedBatchNorm(accelerator.num_processes))
         borrowed.enter_context(folded_heads(student, teacher))
@@ -458,6 +451,7 @@ def fit(
         )
         trainer.modules.train()
         trainer.clock = time.monotonic()
+        stopping = False
         try:
             for images, labels in loader:
                 trainer.train_batch(images, labels)
@@ -467,7 +461,7 @@ def fit(
                     if scoring:
                         row["val_miou"] = score(protocol="full").miou
                     show(trainer.step, loss=row["loss"], images_per_s=row["images_per_s"])
-                stopping = _stops(stop, trainer)
+                stopping = trainer.stops(stop)
                 if folder is not None and (stopping or trainer.is_due(config.checkpoint_every)):
                     folder.save(trainer)
                 if stopping:
@@ -482,44 +476,12 @@ def fit(
             stop.leave()
         student.eval()
         metrics = {} if val_data is None else {name: score(protocol=name).to_dict() for name in PROTOCOLS}
-        metrics |= {
-            "loss": trainer.history[-1]["loss"],
-            "steps": trainer.step,
-            "wall_s": trainer.seconds,
-            "session_s": time.monotonic() - begun,
-            "peak_mb": peak_mb(accelerator.device),
-        }
+        metrics |= {"steps": trainer.step, "wall_s": trainer.seconds, "session_s": time.monotonic() - begun}
+        metrics |= {"peak_mb": peak_mb(accelerator.device)}
+        if trainer.history:
+            metrics["loss"] = trainer.history[-1]["loss"]
         if folder is not None:
             folder.finish(student, trainer, metrics)
         accelerator.wait_for_everyone()
         where = None if folder is None else folder.path
         return FitResult(pd.DataFrame(trainer.history), metrics, resumed_from, where)
-
-
-def _identity(
-    student: SegModel,
-    teacher: SegModel | None,
-    method: Any,
-    config: TrainConfig,
-    parameters: Mapping[str, Any],
-    train_images: int,
-) -> dict[str, Any]:
-    """What must be the same for a run to be gone on with."""
-    values = {f"config.{k}": v for k, v in config.to_dict().items() if k not in _FREE}
-    values |= {f"parameters.{k}": v for k, v in parameters.items()}
-    values |= {"student": student.spec.to_json(), "train_images": train_images}
-    values |= {"teacher": None, "method": None}
-    if teacher is not None:
-        values |= {"teacher": teacher.spec.to_json(), "method": method.name}
-        values |= {f"weight.{name}": float(w) for name, w in method.weights.items()}
-    return values
-
-
-def _stops(stop: StopRequest, trainer: Trainer) -> bool:
-    """Whether a signal came; several processes agree on it, and only where they wait for each other anyway."""
-    if trainer.accelerator.num_processes > 1:
-        if trainer.step % trainer.config.log_every:
-            return False
-        asked = torch.tensor(float(stop.signal or 0), device=trainer.device)
-        stop.signal = int(trainer.accelerator.gather(asked).max()) or None
-    return stop.signal is not None
