@@ -54,6 +54,21 @@ def test_the_hash_covers_what_decides_the_result_and_nothing_else():
     assert TINY.folder_name("teacher") == f"teacher-none-s0-{TINY.run_id}"
 
 
+def test_run_folders_of_earlier_versions_are_recognised():
+    """These names are on people's disks: a parameter that came later counts only where it is not as usual."""
+    assert Experiment().folder_name() == "student-none-s0-69042958"
+    assert Experiment(epochs=2, steps=None, crop=(32, 64), seed=3).folder_name() == "student-none-s3-93dfcb14"
+    assert replace(TINY, workers=2, log_every=1, cache_mb=0).run_id == TINY.run_id
+    assert replace(TINY, grad_clip=1.0).run_id != TINY.run_id
+
+
+def test_a_notebook_gives_its_parameters_in_one_line():
+    found = Experiment.from_notebook({"steps": 3, "words": "other", "lr": 0.5}, lr=0.1, method="none")
+    assert found == Experiment(steps=3, lr=0.1)
+    with pytest.raises(ParameterError, match="did you mean steps"):
+        Experiment.from_notebook({}, stepss=3)
+
+
 def test_weights_count_by_content_and_a_teacher_only_where_one_is_used(tmp_path):
     first, second, other = (tmp_path / name for name in ("a", "b", "c"))
     first.write_bytes(b"weights"), second.write_bytes(b"weights"), other.write_bytes(b"retrained")
