@@ -86,8 +86,8 @@ def progress_line(number: int, total: int, root: Path, run: PlannedRun, error: s
     if error:
         return f"{head} FAILED: {error}"
     miou, wall_s = miou_of(root / run.folder), read_json(root / run.folder / METRICS_FILE).get("wall_s")
-    parts = [f"{head} finished", *([] if wall_s is None else [f"{wall_s:.0f} s"])]
-    return ", ".join([*parts, *([] if miou is None else [f"mIoU {100 * miou:.1f} %"])])
+    told = {f"{wall_s or 0:.0f} s": wall_s, f"mIoU {100 * (miou or 0):.1f} %": miou}
+    return ", ".join([f"{head} finished", *(text for text, value in told.items() if value is not None)])
 
 
 def miou_of(folder: Path) -> float | None:
@@ -162,16 +162,12 @@ _LOCK_PATIENCE_S = 60.0
 def preflight(pending: Sequence[PlannedRun]) -> None:
     """Check what the plan could not check without torch: names of networks and methods, method options, data."""
     experiments = {run.folder: run.experiment for run in pending if run.experiment is not None}
-    checked: set[str] = set()
     for run in pending:
-        if run.experiment is None:
-            continue
-        teacher = experiments.get(run.needs or "")
-        run.experiment.check_names(teacher.network if teacher else None)
-        data = hash_parameters({key: getattr(run.experiment, key) for key in ("dataset", "data_root")})
-        if data not in checked:
-            run.experiment.check_data()
-            checked.add(data)
+        if run.experiment is not None:
+            teacher = experiments.get(run.needs or "")
+            run.experiment.check_names(teacher.network if teacher else None)
+    for experiment in {(e.dataset, e.data_root): e for e in experiments.values()}.values():
+        experiment.check_data()
 
 
 # glibc gives memory back to the system at every large free unless told otherwise, and a Dask worker tells it to do so
@@ -189,11 +185,9 @@ def kernel_environment(threads: int | None) -> Iterator[None]:
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        for name in wanted:
+            del os.environ[name]
+        os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
 def execute(run: PlannedRun, root: Path, threads: int | None = None, needed: str | None = None) -> str:
@@ -374,14 +368,15 @@ def _report(profile: Profile, outcome: Outcome) -> None:
         return
     root = outcome.root
     folders = dict.fromkeys(run.folder for run in (*plan(profile), *outcome.runs) if run.experiment)
-    inputs = {folder: _stamp(root / folder / METRICS_FILE) for folder in folders}
-    inputs["notebook"] = _stamp(profile.notebooks / f"{profile.report}.ipynb")
+    files = [root / folder / METRICS_FILE for folder in folders] + [profile.notebooks / f"{profile.report}.ipynb"]
+    # What the report is made of.
+    inputs = {str(file): hash_parameters({"text": file.read_text("utf-8")}) for file in files if file.is_file()}
     outcome.report = root / "report.html"
     if outcome.report.is_file() and read_json(root / REPORT_FILE) == inputs:
         return
     write_json(root / BATCH_FILE, {"profile": profile.name, "about": profile.about, "runs": list(folders)})
     try:
-        if not any(stamp for folder, stamp in inputs.items() if folder.startswith("student-")):
+        if not any(is_finished(root / folder) for folder in folders if folder.startswith("student-")):
             raise NotebookFailed("not rendered: no student has finished")
         render_report(profile, root)
     except Exception as error:
@@ -389,11 +384,6 @@ def _report(profile: Profile, outcome: Outcome) -> None:
         return
     outcome.report_rendered = True
     write_json(root / REPORT_FILE, inputs)
-
-
-def _stamp(path: Path) -> str:
-    """What a file holds, shortly; "" if there is none."""
-    return hash_parameters({"text": path.read_text(encoding="utf-8")}) if path.is_file() else ""
 
 
 def render_report(profile: Profile, root: Path) -> Path:

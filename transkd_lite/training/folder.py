@@ -8,7 +8,6 @@ or the new one.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import os
@@ -77,15 +76,7 @@ def hash_parameters(parameters: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
-    if isinstance(value, Mapping):
-        return dict(value)
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if hasattr(value, "tolist"):  # numpy and torch values
-        return value.tolist()
-    raise TypeError(f"{type(value).__name__} cannot be written as JSON: {value!r}")
+    return value.tolist() if hasattr(value, "tolist") else os.fspath(value)  # of numpy or torch; or a path
 
 
 @contextlib.contextmanager

@@ -21,34 +21,26 @@ from transkd_lite.data.labels import VOID
 from transkd_lite.distill.distiller import Distiller
 from transkd_lite.metrics import autocast, match_sizes
 
-__all__ = ["SyncedBatchNorm", "TrainStep", "cross_entropy", "label_weight"]
+__all__ = ["SyncedBatchNorm", "TrainStep", "cross_entropy"]
 
 # --- The supervised part of the loss: cross entropy, at the size of the labels or of the logits.
 #
 # The paper's scripts resize labels to a quarter ("quarter"); most later work upsamples the logits ("full").
 
 
-def label_weight(labels: Tensor, class_weights: Tensor | None) -> Tensor:
-    """Sum of the class weights over all pixels that are not void (their number where weights are None); a
-    scalar.
-    """
-    valid = labels != VOID
-    if class_weights is None:
-        return valid.sum().float()
-    return (class_weights[labels.masked_fill(~valid, 0)] * valid).sum()
-
-
-def cross_entropy(
-    logits: Tensor, labels: Tensor, class_weights: Tensor | None = None, total: Tensor | None = None
-) -> Tensor:
+def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None = None, world_size: int = 1) -> Tensor:
     """Weighted mean cross entropy of logits (N, K, H, W) against labels (N, H, W) of the same size.
 
-    The sum over pixels is divided by `total`, the sum of the pixels' class weights (taken over this batch
-    if None). Without any valid pixel the loss is 0 and still has a gradient, where PyTorch's mean would be
-    0 / 0.
+    The sum over pixels is divided by the class weights of all pixels that are not void, their number where weights are
+    None (with several processes, their mean over processes). Without any valid pixel the loss is 0 and still has a
+    gradient, where PyTorch's mean would be 0 / 0.
     """
-    if total is None:
-        total = label_weight(labels, class_weights)
+    valid = labels != VOID
+    weights = valid if class_weights is None else class_weights[labels.masked_fill(~valid, 0)] * valid
+    total = weights.sum().float()
+    if world_size > 1:
+        dist.all_reduce(total)
+        total = total / world_size
     summed = F.cross_entropy(logits.float(), labels, class_weights, ignore_index=VOID, reduction="sum")
     return summed / total.clamp(min=torch.finfo(torch.float32).tiny)
 
@@ -107,11 +99,7 @@ class TrainStep(nn.Module):
     def supervised(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Cross entropy of logits (n, K, h, w) with labels (n, H, W), as the step takes it."""
         logits, labels = match_sizes(logits.float(), labels, self.supervise)
-        weight = label_weight(labels, self.class_weights)
-        if self.world_size > 1:
-            dist.all_reduce(weight)
-            weight = weight / self.world_size
-        return cross_entropy(logits, labels, self.class_weights, weight)
+        return cross_entropy(logits, labels, self.class_weights, self.world_size)
 
 
 class SyncedBatchNorm(TorchFunctionMode):
