@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -56,13 +57,15 @@ def _digest(content: bytes) -> str:
 class RunFolder:
     """What a training run keeps on disk: checkpoints while it is unfinished, then the student, history and metrics.
 
-    writes: whether this process is the one that writes; the others that share the run's batches read, and know
-    which folder it is. identity: what must be the same for the run to be gone on with.
+    path: None keeps nothing. identity: what must be the same for the run to be gone on with.
+    writes: whether this process is the one that writes; the others that share the run's batches only read.
     """
 
-    def __init__(self, path: Path, identity: Mapping[str, Any], writes: bool = True) -> None:
-        self.path, self.identity, self.writes = path, identity, writes
-        self.checkpoints = path / "checkpoint"
+    def __init__(self, path: str | os.PathLike[str] | None, identity: Mapping[str, Any], writes: bool = True) -> None:
+        self.path = Path(path or os.devnull)  # which holds nothing
+        self.kept, self.identity = path is not None, identity
+        self.writes = writes and self.kept
+        self.checkpoints = self.path / "checkpoint"
 
     def lock(self) -> contextlib.AbstractContextManager[None]:
         """Hold the folder while the run lasts."""
@@ -79,11 +82,8 @@ class RunFolder:
             )
         before, now = read_json(self.path / RUN_FILE).get("identity", {}), self.identity
         # A name that only one version of this library knows tells nothing.
-        changed = [
-            f"{name}: {before[name]!r} there, {now[name]!r} now"
-            for name in sorted(before.keys() & now.keys())
-            if before[name] != now[name]
-        ]
+        known = sorted(before.keys() & now.keys())
+        changed = [f"{k}: {before[k]!r} there, {now[k]!r} now" for k in known if before[k] != now[k]]
         if changed:
             raise ValueError(
                 f"a run is resumed with the parameters it began with; in {self.path} these differ: "
@@ -123,6 +123,8 @@ class RunFolder:
 
         Raises `OSError` naming the file if it cannot be written; the checkpoints before it stay.
         """
+        if not self.kept:
+            return
         state = trainer.state_dict()  # on every process, since they check the losses together
         if not self.writes:
             return

@@ -393,35 +393,33 @@ def fit(
     config.check_fits(store.image_size, student.spec.num_classes)
     num_steps = config.num_steps(len(store))
     score = functools.partial(evaluate, student, val_data, normalize=config.normalize)
-    folder: RunFolder | None = None
-    state: dict[str, Any] = {"precision": resolve_precision(config.precision, accelerator.device)}
+    # What must be the same for a run to be gone on with.
+    identity: dict[str, Any] = {f"config.{k}": v for k, v in config.to_dict().items() if k not in _FREE}
+    identity |= {f"parameters.{name}": value for name, value in (parameters or {}).items()}
+    identity |= {"student": student.spec.to_json(), "train_images": len(store), "teacher": None, "method": None}
+    if teacher is not None:
+        identity |= {"teacher": teacher.spec.to_json(), "method": method.name}
+        identity |= {f"weight.{name}": float(weight) for name, weight in method.weights.items()}
+    folder = RunFolder(out_dir, identity, accelerator.is_main_process)
+    where = folder.path if folder.kept else None
     with contextlib.ExitStack() as held, contextlib.ExitStack() as borrowed:
-        if out_dir is not None:
-            # What must be the same for a run to be gone on with.
-            identity: dict[str, Any] = {f"config.{k}": v for k, v in config.to_dict().items() if k not in _FREE}
-            identity |= {f"parameters.{name}": value for name, value in (parameters or {}).items()}
-            identity |= {"student": student.spec.to_json(), "train_images": len(store), "teacher": None, "method": None}
-            if teacher is not None:
-                identity |= {"teacher": teacher.spec.to_json(), "method": method.name}
-                identity |= {f"weight.{name}": float(weight) for name, weight in method.weights.items()}
-            folder = RunFolder(Path(out_dir), identity, accelerator.is_main_process)
-            held.enter_context(folder.lock())
-            folder.check(resume)
-            if is_finished(folder.path):
-                history, metrics = folder.load_finished(student)
-                student.to(accelerator.device).eval()
-                return FitResult(history, metrics, int(metrics.get("steps", num_steps)), folder.path)
-            state |= (folder.load_checkpoint() if resume else None) or {}
-            folder.begin(
-                {
-                    "parameters": dict(parameters or config.to_dict()), "config": config.to_dict(),
-                    "seed": config.seed, "num_steps": num_steps, "precision": state["precision"],
-                    "device": device_name(accelerator.device), "processes": accelerator.num_processes,
-                    "threads": str(torch.get_num_threads()),
-                }
-            )  # fmt: skip
-            held.enter_context(folder.noting_failure())
-            accelerator.wait_for_everyone()
+        held.enter_context(folder.lock())
+        folder.check(resume)
+        if is_finished(folder.path):
+            history, metrics = folder.load_finished(student)
+            student.to(accelerator.device).eval()
+            return FitResult(history, metrics, int(metrics.get("steps", num_steps)), where)
+        state: dict[str, Any] = {"precision": resolve_precision(config.precision, accelerator.device)}
+        state |= (folder.load_checkpoint() if resume else None) or {}
+        folder.begin(
+            {
+                "parameters": dict(parameters or config.to_dict()), "config": config.to_dict(), "seed": config.seed,
+                "num_steps": num_steps, "precision": state["precision"], "device": device_name(accelerator.device),
+                "processes": accelerator.num_processes, "threads": str(torch.get_num_threads()),
+            }
+        )  # fmt: skip
+        held.enter_context(folder.noting_failure())
+        accelerator.wait_for_everyone()
         begun = time.monotonic()
         borrowed.enter_context(own_random_state(accelerator.device))
         borrowed.enter_context(determinism(config.deterministic))
@@ -462,13 +460,13 @@ def fit(
                         row["val_miou"] = score(protocol="full").miou
                     show(trainer.step, loss=row["loss"], images_per_s=row["images_per_s"])
                 stopping = trainer.stops(stop)
-                if folder is not None and (stopping or trainer.is_due(config.checkpoint_every)):
+                if stopping or trainer.is_due(config.checkpoint_every):
                     folder.save(trainer)
                 if stopping:
                     break
                 trainer.clock = time.monotonic()  # scoring and saving are not counted as training
         except UnreadableSampleError:
-            if folder is not None and trainer.step > resumed_from:
+            if trainer.step > resumed_from:
                 folder.save(trainer)  # a sample that vanished does not cost the steps before it
             raise
         borrowed.close()
@@ -480,8 +478,6 @@ def fit(
         metrics |= {"peak_mb": peak_mb(accelerator.device)}
         if trainer.history:
             metrics["loss"] = trainer.history[-1]["loss"]
-        if folder is not None:
-            folder.finish(student, trainer, metrics)
+        folder.finish(student, trainer, metrics)
         accelerator.wait_for_everyone()
-        where = None if folder is None else folder.path
         return FitResult(pd.DataFrame(trainer.history), metrics, resumed_from, where)
