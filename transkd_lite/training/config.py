@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 from annotated_types import Ge, Gt, Lt
-from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
 __all__ = ["ParameterError", "TrainConfig", "check_name", "check_parameters", "learning_rate"]
 
@@ -43,7 +42,11 @@ def check_name(name: str, valid: Iterable[str], what: str) -> str:
     raise ParameterError(f"unknown {what} {name!r}: {hint}Valid: {', '.join(names) or '(none)'}")
 
 
-_adapter = functools.cache(TypeAdapter)
+@functools.cache
+def _adapter(hint: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(hint)
 
 
 def check_parameters(given: Mapping[str, Any], hints: Mapping[str, Any], where: str) -> None:
@@ -58,9 +61,10 @@ def check_parameters(given: Mapping[str, Any], hints: Mapping[str, Any], where: 
         check_name(name, hints, f"parameter of {where}")
         try:  # as JSON, where a list is a tuple and a whole number a float, but True is no number and "1" neither
             _adapter(hints[name]).validate_json(json.dumps(value, default=repr), strict=True)
-        except ValidationError as error:
+        except ValueError as error:  # pydantic's
+            problems: Any = error
             told = {"be a valid array": "be a list", "be an object": "be a mapping", "Field required": "be longer"}
-            rules = (re.sub(r".* should ", "", problem["msg"]) for problem in error.errors())
+            rules = (re.sub(r".* should ", "", problem["msg"]) for problem in problems.errors())
             rules = (told.get(rule, rule) for rule in rules)
             message = f"{where}: {name} must {' or '.join(dict.fromkeys(rules))}; got {name}={value!r}"
             if isinstance(value, str) and (number := re.fullmatch(r"([-+]?\d+)(\.\d*)?([eE][-+]?\d+)?", value)):
@@ -73,10 +77,10 @@ def check_parameters(given: Mapping[str, Any], hints: Mapping[str, Any], where: 
 
 Whole = Annotated[int, Ge(0)]
 Count = Annotated[int, Gt(0)]
-Positive = Annotated[FiniteFloat, Gt(0)]
-NotNegative = Annotated[FiniteFloat, Ge(0)]
+Positive = Annotated[float, Gt(0), Lt(math.inf)]
+NotNegative = Annotated[float, Ge(0), Lt(math.inf)]
 Augmentation = Literal["none", "flip", "paper", "paper-fixed", "standard"]
-Beta = Annotated[FiniteFloat, Ge(0), Lt(1)]
+Beta = Annotated[float, Ge(0), Lt(1)]
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,7 @@ class TrainConfig:
     grad_clip: Positive | None = None
     schedule: Literal["poly", "cosine", "constant"] = "poly"
     schedule_power: Positive = 1.0
-    schedule_horizon: Annotated[FiniteFloat, Ge(1)] = 1.0
+    schedule_horizon: Annotated[float, Ge(1), Lt(math.inf)] = 1.0
     schedule_unit: Literal["step", "epoch"] = "step"
     warmup_steps: Whole = 0
     crop: tuple[Count, Count] | None = None
