@@ -1,6 +1,8 @@
 """Protects: one record names its run folder, rejects nonsense by name, and leaves folders that are whole."""
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from transkd_lite.data import LabelSpace, open_dataset
 from transkd_lite.data.labels import CITYSCAPES
 from transkd_lite.experiments.experiment import Experiment, evaluate_run, find_file, run_experiment, save_half
 from transkd_lite.models import create_model, load_model, save_model
+from transkd_lite.results.tables import load_batch
 from transkd_lite.training.config import ParameterError, TrainConfig
 from transkd_lite.training.folder import read_run
 from transkd_lite.training.loop import fit
@@ -60,6 +63,21 @@ def test_run_folders_of_earlier_versions_are_recognised():
     assert Experiment(epochs=2, steps=None, crop=(32, 64), seed=3).folder_name() == "student-none-s3-93dfcb14"
     assert replace(TINY, workers=2, log_every=1, cache_mb=0).run_id == TINY.run_id
     assert replace(TINY, grad_clip=1.0).run_id != TINY.run_id
+
+
+def test_a_finished_folder_of_an_earlier_version_is_read_and_not_trained_again(tmp_path):
+    """Its records as they were written before a run noted its threads; the weights are made here to keep them small."""
+    old = Path(__file__).parent / "old_runs" / "student-none-s0-9f7bd06e"
+    folder = shutil.copytree(old, tmp_path / old.name)
+    run = read_run(folder)
+    experiment = Experiment.from_dict(run.info["parameters"])
+    assert (experiment.folder_name(), run.state) == (old.name, "finished")
+    save_model(create_model("segformer_b0", 19), folder / "student.safetensors")
+    assert run_experiment(experiment, folder) == run.metrics
+    table = load_batch(tmp_path).table
+    assert table["miou"].iloc[0] == run.metrics["full"]["miou"]
+    with pytest.raises(ValueError, match=r"these differ: config\.lr"):
+        run_experiment(replace(experiment, lr=0.1), folder)
 
 
 def test_a_notebook_gives_its_parameters_in_one_line():
