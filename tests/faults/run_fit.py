@@ -22,7 +22,8 @@ import torch
 from transkd_lite.distill import create_method
 from transkd_lite.models import create_model
 from transkd_lite.training.config import TrainConfig
-from transkd_lite.training.loop import Trainer, fit
+from transkd_lite.training.loop import fit
+from transkd_lite.training.step import Trainer
 
 SIZE, NUM_CLASSES = 32, 3
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.truncate")

@@ -19,8 +19,8 @@ from transkd_lite.training import loop
 from transkd_lite.training.checkpoint import RunFolder, list_checkpoints
 from transkd_lite.training.config import TrainConfig
 from transkd_lite.training.folder import read_run
-from transkd_lite.training.loop import NonFiniteLossError, fit
-from transkd_lite.training.step import TrainStep, cross_entropy
+from transkd_lite.training.loop import fit
+from transkd_lite.training.step import NonFiniteLossError, TrainStep, cross_entropy
 from transkd_lite.training.stream import SampleStore, batches
 
 QUICK = {"steps": 4, "batch_size": 2, "lr": 1e-3, "log_every": 2, "precision": "fp32", "augment": "none"}

@@ -42,8 +42,8 @@ from transkd_lite.experiments.experiment import Experiment, ParameterError, find
 from transkd_lite.models.head import folded_heads
 from transkd_lite.models.weights import load_model
 from transkd_lite.training.folder import provenance
-from transkd_lite.training.loop import Trainer, determinism, device_name, own_random_state
-from transkd_lite.training.step import TrainStep
+from transkd_lite.training.loop import determinism, device_name, own_random_state
+from transkd_lite.training.step import Trainer, TrainStep
 from transkd_lite.training.stream import SampleStore, batches
 
 __all__ = [

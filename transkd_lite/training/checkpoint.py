@@ -37,7 +37,7 @@ from transkd_lite.training.folder import (
 )
 
 if TYPE_CHECKING:
-    from transkd_lite.training.loop import Trainer
+    from transkd_lite.training.step import Trainer
 
 __all__ = ["RunFolder", "list_checkpoints"]
 
