@@ -109,7 +109,7 @@ def test_bad_input_is_named() -> None:
         evaluate(model, [sample], batch_size=0)
     with pytest.raises(ValueError, match=r"precision must be one of .*; got 'fp8'"):
         evaluate(model, [sample], precision="fp8")
-    with pytest.raises(ValueError, match=r"one size; got \(32, 32\) and \(16, 32\)"):
+    with pytest.raises(ValueError, match=r"of one size; got .*\(3, 32, 32\) and .*\(16, 32\)"):
         evaluate(model, [{"image": sample["image"], "label": label[:16]}])
 
 
@@ -145,7 +145,7 @@ def test_labels_without_a_class_have_no_score() -> None:
         evaluate(Unused(3), [sample, sample])
     label[0, 0] = 0  # one pixel, which a quarter of the size does not show
     assert evaluate(Quarter(3), [sample], normalize=False).pixel_accuracy == 1.0
-    with pytest.raises(ValueError, match="at the size of protocol 'paper' all of data are void"):
+    with pytest.raises(ValueError, match="at the size of protocol 'paper' all are void"):
         evaluate(Quarter(3), [sample], protocol="paper", normalize=False)
 
 
@@ -181,7 +181,7 @@ def test_network_and_data_have_the_same_classes() -> None:
     for model in (other, torch.compile(other)):
         with pytest.raises(ValueError, match="class 0 is 'sidewalk' in the one and 'road' in the other"):
             evaluate(model, data)
-    with pytest.raises(ValueError, match="here 19 have names, got 11"):
+    with pytest.raises(ValueError, match="got 11 for 19"):
         evaluate(Unused(19), data, num_classes=11)
 
 
@@ -198,7 +198,7 @@ def test_the_number_of_classes_fits_labels_of_8_bits_and_is_no_single_one() -> N
     sample = {"image": picture(truth % 255), "label": truth}
     assert evaluate(Quarter(255), [sample], normalize=False).confusion.sum() == 3 * 32 * 32
     for num_classes in (1, 256, 1000):
-        with pytest.raises(ValueError, match=f"num_classes must be 2 to 255, got {num_classes}"):
+        with pytest.raises(ValueError, match=f"num_classes must be 2 to 255.*got {num_classes} "):
             evaluate(Unused(num_classes), [sample])
 
 

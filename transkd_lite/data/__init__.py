@@ -7,4 +7,6 @@ from transkd_lite.data.datasets import DATASETS, open_dataset
 from transkd_lite.data.files import DataError
 from transkd_lite.data.labels import VOID, LabelSpace, label_space
 
-__all__ = ["DATASETS", "VOID", "DataError", "LabelSpace", "label_space", "open_dataset"]
+__all__ = ["AUGMENTATIONS", "DATASETS", "VOID", "DataError", "LabelSpace", "label_space", "open_dataset"]
+
+AUGMENTATIONS = ("none", "flip", "paper", "paper-fixed", "standard")  # see `data.transforms`
