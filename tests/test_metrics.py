@@ -225,5 +225,5 @@ def test_scores_by_condition_add_up_to_the_whole():
     assert list(groups) == ["clear", "fog", "night", "rain", "snow"]
     whole = tk.evaluate(model, data, batch_size=1)
     assert torch.equal(sum(scores.confusion for scores in groups.values()), whole.confusion)
-    with pytest.raises(ValueError, match=r"column 'weather' is not in this table.*condition"):
+    with pytest.raises(ValueError, match="'weather' doesn't exist"):
         tk.evaluate_by(model, data, "weather")

@@ -216,8 +216,6 @@ def evaluate_by(model: nn.Module, data: Any, column: str = "condition", **option
     Raises `ValueError` if the table has no such column, and, before any group is scored, for one whose labels are
     all void: leave it out with `filter`.
     """
-    if column not in data.column_names:
-        raise ValueError(f"column {column!r} is not in this table; it has {', '.join(data.column_names)}")
     values = data[column][:]
     groups = {value: data.select([k for k, v in enumerate(values) if v == value]) for value in sorted(set(values))}
     for value, group in groups.items():

@@ -18,24 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from transkd_lite.data import labels as tables
-from transkd_lite.data.files import (
-    DataError,
-    Decoder,
-    Listing,
-    Size,
-    cached,
-    existing_folder,
-    list_files,
-    read_lines,
-    read_list,
-    verify,
-)
+from transkd_lite.data.files import DataError, Decoder, Listing, Size, cached, list_files, read_lines, read_list, verify
 from transkd_lite.data.labels import VOID, LabelSpace, lookup_table, voc_palette
 
 if TYPE_CHECKING:
     import datasets
 
-__all__ = ["DATASETS", "LAYOUTS", "Layout", "find_layout", "folder_splits", "open_dataset", "read_classes"]
+__all__ = ["DATASETS", "LAYOUTS", "Layout", "find_layout", "open_dataset", "read_classes"]
 
 # --- The folders that the official archives unpack to, one function a dataset.
 #
@@ -93,8 +82,8 @@ def nyuv2(root: Path, split: str) -> Listing:
     then make the folders in ROOT: see transkd data prepare --help.
     """
     ids = {0: VOID} | {value: value - 1 for value in range(1, 41)}
-    keys = read_list(root / ("train.txt" if split == "train" else "test.txt"))
-    return list_files(root, "images", "labels40", ids=ids).only(keys)
+    names = root / ("train.txt" if split == "train" else "test.txt")
+    return list_files(root, "images", "labels40", ids=ids).only(read_list(names))
 
 
 def voc2012(root: Path, split: str) -> Listing:
@@ -162,23 +151,13 @@ DATASETS = ("streets", *LAYOUTS, "hub:<repo id>")
 
 
 def find_layout(name: str, root: str | Path | None) -> tuple[Layout, Path, LabelSpace]:
-    """The layout of a dataset in folders, its root as a folder that exists, and its classes.
-
-    Raises ValueError for an unknown name or no root, FileNotFoundError for one that is no folder.
-    """
+    """The layout of a dataset in folders, its root and its classes; ValueError for an unknown name or no root."""
     if name not in LAYOUTS:
         raise ValueError(f"a dataset is one of {', '.join(DATASETS)}, got {name!r}: choose one of these")
     if root is None:
         raise ValueError(f"{name} needs root=, the folder of its files: `transkd data fetch {name}` says what is in it")
-    home = existing_folder(Path(root).expanduser(), f"the files of {name}")
+    home = Path(root).expanduser()
     return LAYOUTS[name], home, LAYOUTS[name].space or read_classes(home / "classes.txt")
-
-
-def folder_splits(root: Path) -> list[str]:
-    """The splits of a ``folder`` root: those of train, val and test that it has, or all that is there."""
-    names = ("train", "val", "test")
-    found = [name for name in names if (root / f"{name}.txt").exists() or (root / "images" / name).is_dir()]
-    return found or ["all"]
 
 
 def read_classes(path: Path) -> LabelSpace:

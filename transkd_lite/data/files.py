@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     import datasets
 
 __all__ = [
-    "DataError", "Decoder", "Listing", "Row", "Size", "atomic_write", "cached", "existing_folder", "list_files",
-    "over_rows", "read_lines", "read_list", "sweep_temporary", "target_size", "verify",
+    "DataError", "Decoder", "Listing", "Row", "Size", "atomic_write", "cached", "list_files", "over_rows",
+    "read_lines", "read_list", "sweep_temporary", "target_size", "verify",
 ]  # fmt: skip
 
 _TEMPORARY = ".tmp-"
@@ -117,14 +117,12 @@ class Decoder:
         Raises DataError for a file that cannot be read, images of 16 bits, labels that are not 8-bit numbers stored
         exactly, sizes that differ, and a value where ``table`` holds ``ILLEGAL``.
         """
-        pictures: dict[str, Image.Image] = {}
-        names = {
-            kind: row[kind].get("path") or "a file inside the dataset" for kind in ("image", "label") if kind in row
-        }
+        pictures: Row = {}
+        names = {kind: row[kind].get("path") or "a file in the table" for kind in ("image", "label") if kind in row}
         for kind, name in names.items():
             data = row[kind].get("bytes")
             try:
-                picture = Image.open(name if data is None else io.BytesIO(data))
+                pictures[kind] = picture = Image.open(name if data is None else io.BytesIO(data))
                 picture.load()
             except Exception as error:  # Pillow has many for a file that is not what it should be
                 reason = f"{type(error).__name__}: {error}"
@@ -135,27 +133,24 @@ class Decoder:
             if kind == "label" and (picture.mode not in ("1", "L", "P") or picture.format in ("JPEG", "WEBP")):
                 rule = "labels are 8-bit class numbers, stored exactly"
                 raise DataError(f"{rule}, but {found}: give the file of ids, as grey or palette PNG", "label")
-            pictures[kind] = picture
         if len({picture.size for picture in pictures.values()}) > 1:
             sizes = " and ".join("{} is {}x{}".format(names[kind], *pictures[kind].size) for kind in names)
             advice = "resize the label with nearest neighbour, or remove both"
             raise DataError(f"image and label have one size, but {sizes} (width x height): {advice}", "size")
-        for kind, picture in pictures.items():
-            wanted = target_size(self.size, *picture.size)
-            if kind == "image":
-                pictures[kind] = picture.convert("RGB").resize(wanted, Image.Resampling.BILINEAR)
-                continue
-            values = np.asarray(picture.resize(wanted, Image.Resampling.NEAREST), dtype=np.uint8).tobytes()
+        if image := pictures.get("image"):
+            wanted = target_size(self.size, *image.size)
+            pictures["image"] = image.convert("RGB").resize(wanted, Image.Resampling.BILINEAR)
+        if label := pictures.get("label"):
+            label = label.resize(target_size(self.size, *label.size), Image.Resampling.NEAREST)
+            values = np.asarray(label, dtype=np.uint8).tobytes()
             train_ids = values.translate(self.table)
             if ILLEGAL in train_ids:
                 value = max(value for value in set(values) if self.table[value] == ILLEGAL)
                 legal = [value for value in range(VOID) if self.table[value] != ILLEGAL]
                 numbers = f"{legal[0]}-{legal[-1]}" if len(legal) > legal[-1] - legal[0] else str(legal)
-                advice = (
-                    "pass label_ids=True for labelIds (cityscapes, acdc), label_map={value: train id} (folder, hub)"
-                )
-                raise DataError(f"label {value} in {names[kind]}: ids are {numbers} and {VOID}; {advice}", "label")
-            pictures[kind] = Image.frombytes("L", wanted, train_ids)
+                hint = "pass label_ids=True (labelIds of cityscapes, acdc) or label_map={value: train id} (folder, hub)"
+                raise DataError(f"label {value} in {names['label']}: ids are {numbers} and {VOID}; {hint}", "label")
+            pictures["label"] = Image.frombytes("L", label.size, train_ids)
         return row | pictures
 
 
@@ -201,15 +196,6 @@ class Listing:
         return replace(self, images=images, labels=labels)
 
 
-def existing_folder(path: Path, what: str) -> Path:
-    """``path`` when it is a folder; otherwise FileNotFoundError that says what should be there."""
-    if path.is_dir():
-        return path
-    raise FileNotFoundError(
-        f"{what} should be in {path}, but that is no folder: `transkd data fetch` says what to unpack"
-    )
-
-
 def list_files(
     root: Path,
     images: str,
@@ -251,8 +237,11 @@ def list_files(
                 found[key] = path
         return found
 
-    photos, drawn = existing_folder(root / images, "images"), existing_folder(root / labels, "labels")
-    return Listing(by_key(photos, endings[0]), by_key(drawn, endings[1]), photos, ids)
+    for kind, folder in (("images", root / images), ("labels", root / labels)):
+        if not folder.is_dir():
+            advice = "`transkd data fetch` says what to unpack"
+            raise FileNotFoundError(f"{kind} should be in {folder}, but that is no folder: {advice}")
+    return Listing(by_key(root / images, endings[0]), by_key(root / labels, endings[1]), root / images, ids)
 
 
 def read_lines(path: Path, what: str) -> list[str]:

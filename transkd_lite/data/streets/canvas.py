@@ -125,16 +125,11 @@ class Canvas:
         self.pen = ImageDraw.Draw(self.picture)
         self.shadow = Image.new("L", size)
         self.shadow_pen = ImageDraw.Draw(self.shadow)
-        self.lit: list[tuple[int, int, int, Colour, Ink]] = []
+        self.lit: list[tuple[int, int, int, Colour, Ink]] = []  # column, row, reach, colour and ink of every light
 
     def mist(self, z: int) -> int:
         """Return how much (256ths) the haze between tints what is `z` cm away."""
         return 256 * z // (z + self.visibility)
-
-    def lamps(self) -> list[tuple[int, int, int, Colour, int]]:
-        """Return (column, row, radius, colour, train id) of every light that nothing was painted over."""
-        pixel = self.picture.getpixel
-        return [(u, v, reach, colour, ink[3]) for u, v, reach, colour, ink in self.lit if pixel((u, v)) == ink]
 
     def ground(self, x0: int, x1: int, z0: int, z1: int, colour: Colour, label: int) -> None:
         """Paint the strip of ground between x0 and x1, from z0 to z1, that follows the road's bend."""

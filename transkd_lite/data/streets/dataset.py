@@ -49,7 +49,7 @@ def open_streets(
     size: tuple[int, int] | int | None = (128, 256),
     num: int | None = None,
     seed: int = 0,
-    conditions: Sequence[str] = CONDITIONS,
+    conditions: Sequence[str] | str | None = None,
 ) -> datasets.Dataset:
     """Open `num` scenes as a table with the columns image, label and condition.
 
@@ -58,7 +58,7 @@ def open_streets(
         size: (height, width); an int n means (n, 2n); None means (128, 256).
         num: how many scenes; None takes 2000, 200 or 500 for train, val and test.
         seed: which family of scenes.
-        conditions: keep to these, in turn.
+        conditions: keep to these, in turn; None takes all five.
 
     Returns: a `datasets.Dataset`; a row is {"image": PIL RGB, "label": PIL "L", "condition": str}.
 
@@ -70,13 +70,12 @@ def open_streets(
     num = NUM_SCENES[split] if num is None else num
     if num < 1 or seed < 0:
         raise ValueError(f"streets need num >= 1 and seed >= 0, got num={num} and seed={seed}: mend these")
-    if isinstance(conditions, str) or not conditions:
-        raise ValueError(f'conditions is a list of names, got {conditions!r}: pass for example ("fog", "snow")')
-    for condition in conditions:
+    chosen = (conditions,) if isinstance(conditions, str) else tuple(conditions or CONDITIONS)
+    for condition in chosen:
         require_known(condition, CONDITIONS, "condition")
-    decoder = SceneDecoder(seed, split, require_size((size, 2 * size) if isinstance(size, int) else size or (128, 256)))
-    weather = [conditions[index % len(conditions)] for index in range(num)]
+    wanted = require_size((size, 2 * size) if isinstance(size, int) else size or (128, 256))
+    weather = [chosen[index % len(chosen)] for index in range(num)]
     keys = [index * len(CONDITIONS) + CONDITIONS.index(name) for index, name in enumerate(weather)]
     info = datasets.DatasetInfo(CITYSCAPES.to_json(dataset="streets", split=split))
     table = datasets.Dataset.from_dict({"image": keys, "label": keys, "condition": weather}, info=info)
-    return table.with_transform(decoder)
+    return table.with_transform(SceneDecoder(seed, split, wanted))

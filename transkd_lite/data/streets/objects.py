@@ -9,24 +9,9 @@ from transkd_lite.data.labels import Colour, colours
 from transkd_lite.data.streets.canvas import Canvas, Dice, Face, Id, Point, shade
 
 __all__ = [
-    "bicycle",
-    "bush",
-    "car",
-    "facade",
-    "fence",
-    "hedge",
-    "motorcycle",
-    "person",
-    "sign",
-    "skyline",
-    "street_lamp",
-    "traffic_light",
-    "tram",
-    "tree",
-    "truck_or_bus",
-    "wall",
-    "wheel",
-]
+    "bush", "car", "facade", "fence", "hedge", "person", "sign", "skyline", "street_lamp", "traffic_light", "tram",
+    "tree", "truck_or_bus", "two_wheeler", "wall",
+]  # fmt: skip
 
 # --- What stands beside a road: hedges, trees, bushes, lamps, traffic lights, signs. Sizes are in cm.
 #
@@ -504,50 +489,41 @@ def _rider_from_behind(face: Face, dice: Dice, seat: int) -> None:
     face.label = label
 
 
-def bicycle(canvas: Canvas, dice: Dice, x: int, z: int, *, ridden: bool, crossing: bool) -> None:
-    """Paint a bicycle, in profile (`crossing`) or from behind, with or without a rider."""
-    face = Face(canvas, x, z, Id.BICYCLE, flip=dice.chance(50))
-    paint = dice.colour(LIVERY + PAINT)
-    if not crossing:
-        if ridden:
-            _rider_from_behind(face, dice, 92)
-        face.rectangle(-5, 0, 5, 68, RUBBER)
-        face.rectangle(-26, 96, 26, 102, (60, 60, 62))
-        face.rectangle(-8, 62, 8, 92, paint)
-        return
-    for hub in (-52, 52):
-        face.oval(hub, 34, 34, 34, RUBBER)
-        face.oval(hub, 34, 26, 26, dice.pick(((92, 94, 96), (130, 132, 132))))
-        face.oval(hub, 34, 5, 5, CHROME)
-    face.line(((-52, 34), (-14, 76), (38, 74), (-6, 32), (-14, 84)), 6, paint)
-    face.line(((52, 34), (36, 88), (46, 102)), 6, paint)
-    face.line(((-52, 34), (-6, 32)), 6, paint)
-    face.rectangle(-26, 84, -2, 92, RUBBER)
-    if dice.chance(30):
-        face.rectangle(40, 74, 72, 100, (120, 92, 60))
-    if ridden:
-        _rider(face, dice, 92, dice.integer(4, 26), 44)
-
-
-def motorcycle(canvas: Canvas, dice: Dice, x: int, z: int, *, ridden: bool, crossing: bool) -> None:
-    """Paint a motorcycle or scooter, in profile (`crossing`) or from behind."""
-    face = Face(canvas, x, z, Id.MOTORCYCLE, flip=dice.chance(50))
-    paint = dice.colour(PAINT)
-    if not crossing:
-        if ridden:
-            _rider_from_behind(face, dice, 80)
+def two_wheeler(canvas: Canvas, dice: Dice, x: int, z: int, *, motor: bool, ridden: bool, crossing: bool) -> None:
+    """Paint a bicycle or (`motor`) a motorcycle, in profile (`crossing`) or from behind, with or without a rider."""
+    face = Face(canvas, x, z, Id.MOTORCYCLE if motor else Id.BICYCLE, flip=dice.chance(50))
+    paint = dice.colour(PAINT if motor else LIVERY + PAINT)
+    if ridden and not crossing:
+        _rider_from_behind(face, dice, 80 if motor else 92)
+    if motor and crossing:
+        for hub in (-68, 68):
+            wheel(face, hub, 32)
+        face.polygon(((-70, 66), (-20, 78), (34, 92), (58, 60), (30, 26), (-36, 26), (-50, 52)), paint)
+        face.polygon(((-76, 76), (2, 74), (4, 86), (-70, 88)), RUBBER)
+        face.line(((68, 32), (42, 98), (30, 106)), 9, CHROME)
+        face.rectangle(-40, 24, 24, 44, (70, 70, 72))
+        face.oval(52, 88, 9, 9, WHITE_LIGHT)
+    elif motor:
         face.rectangle(-9, 0, 9, 60, RUBBER)
         face.mirrored(((22, 34), (17, 84)), paint)
         face.rectangle(-38, 92, 38, 99, (50, 50, 52))
         face.rectangle(-8, 62, 8, 72, RED_LIGHT)
         face.lamp(0, 67, 40, RED_LIGHT)
-        return
-    for hub in (-68, 68):
-        wheel(face, hub, 32)
-    face.polygon(((-70, 66), (-20, 78), (34, 92), (58, 60), (30, 26), (-36, 26), (-50, 52)), paint)
-    face.polygon(((-76, 76), (2, 74), (4, 86), (-70, 88)), RUBBER)
-    face.line(((68, 32), (42, 98), (30, 106)), 9, CHROME)
-    face.rectangle(-40, 24, 24, 44, (70, 70, 72))
-    face.oval(52, 88, 9, 9, WHITE_LIGHT)
-    if ridden:
-        _rider(face, dice, 84, dice.integer(6, 24), 34)
+    elif crossing:
+        for hub in (-52, 52):
+            face.oval(hub, 34, 34, 34, RUBBER)
+            face.oval(hub, 34, 26, 26, dice.pick(((92, 94, 96), (130, 132, 132))))
+            face.oval(hub, 34, 5, 5, CHROME)
+        face.line(((-52, 34), (-14, 76), (38, 74), (-6, 32), (-14, 84)), 6, paint)
+        face.line(((52, 34), (36, 88), (46, 102)), 6, paint)
+        face.line(((-52, 34), (-6, 32)), 6, paint)
+        face.rectangle(-26, 84, -2, 92, RUBBER)
+        if dice.chance(30):
+            face.rectangle(40, 74, 72, 100, (120, 92, 60))
+    else:
+        face.rectangle(-5, 0, 5, 68, RUBBER)
+        face.rectangle(-26, 96, 26, 102, (60, 60, 62))
+        face.rectangle(-8, 62, 8, 92, paint)
+    if ridden and crossing:
+        seat, lean, bar = (84, (6, 24), 34) if motor else (92, (4, 26), 44)
+        _rider(face, dice, seat, dice.integer(*lean), bar)
