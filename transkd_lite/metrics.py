@@ -151,7 +151,7 @@ def evaluate(
             images, labels = images.to(device), labels.to(device)
             with autocast(device, resolve_precision(precision, device)):
                 logits = _require_finite(model(images).logits)
-            _require_logits(logits.shape[1], num_classes)
+            match_classes(logits.shape[1], None, data, num_classes)
             logits, labels = match_sizes(logits.float(), labels, "full" if protocol == "full" else "quarter")
             matrix.update(logits.argmax(1), labels)
         whole = matrix.compute().cpu()
@@ -198,15 +198,10 @@ def match_classes(
     if known is None or not 2 <= known <= VOID or num_classes not in (None, known):
         rule = f"num_classes must be 2 to {VOID}, and the number of names where classes have names"
         raise ValueError(f"{rule}; got {given} for {known}: one class (void is none) leaves nothing to tell apart")
-    if num_logits is not None:
-        _require_logits(num_logits, known)
+    if num_logits not in (None, known, known + 1):
+        rule = f"a network for {known} classes has {known} logits, or one more for void"
+        raise ValueError(f"{rule}; got {num_logits}: take the data that it was made for, or create another")
     return known, space
-
-
-def _require_logits(given: int, num_classes: int) -> None:
-    if given not in (num_classes, num_classes + 1):
-        rule = f"a network for {num_classes} classes has {num_classes} logits, or one more for void"
-        raise ValueError(f"{rule}; got {given}: take the data that it was made for, or create another")
 
 
 def evaluate_by(model: nn.Module, data: Any, column: str = "condition", **options: Any) -> dict[str, SegMetrics]:

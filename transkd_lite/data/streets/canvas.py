@@ -158,19 +158,13 @@ class Face:
 
     def ink(self, colour: Colour) -> Ink:
         """Return the RGBA value of `colour` seen through the haze, with the label."""
-        mist, clear, top = self.mist, 256 - self.mist, self.canvas.ceiling
-        red, green, blue = colour
+        mist, keep, top = self.mist, 256 - self.mist, self.canvas.ceiling
+        (red, green, blue), (r, g, b) = colour, self.canvas.haze
         if top < 255:
             if red == 255:  # it shines: neither haze nor night takes it away
                 return red, green, blue, self.label
             red, green, blue = min(red, top), min(green, top), min(blue, top)
-        haze = self.canvas.haze
-        return (
-            (red * clear + haze[0] * mist) >> 8,
-            (green * clear + haze[1] * mist) >> 8,
-            (blue * clear + haze[2] * mist) >> 8,
-            self.label,
-        )
+        return (red * keep + r * mist) >> 8, (green * keep + g * mist) >> 8, (blue * keep + b * mist) >> 8, self.label
 
     def pixels(self, *points: Point) -> list[Point]:
         """Return the pixels (column, row) of (u, v) points."""

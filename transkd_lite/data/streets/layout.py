@@ -43,8 +43,7 @@ class Street:
 
     def add(self, column: int, draw: Callable[..., None], x: int, z: int, *far: int, **options: Any) -> None:
         """Plan one thing at (x, z), or from z to `far`; it gets dice of its own."""
-        dice = self.dice.fork()
-        thing = partial(draw, self.canvas, dice, x, z, *far, **options)
+        thing = partial(draw, self.canvas, self.dice.fork(), x, z, *far, **options)
         self.things.append((column, -z, len(self.things), thing))
 
     def stand(self, column: int, draw: Callable[..., None], x: int, z: int, **options: Any) -> None:
@@ -194,13 +193,10 @@ def line_side(street: Street, side: int) -> None:
 
 def _grove(street: Street, dice: Dice, side: int, edge: int, setback: int, z0: int, z1: int) -> None:
     """Plant trees and bushes on open ground."""
-    bare = street.mood.condition == "snow" and dice.chance(60)
+    tree = partial(objects.tree, bare=street.mood.condition == "snow" and dice.chance(60))
     for z in range(z0 + 100, z1, dice.integer(350, 800)):
         x = side * (edge + dice.integer(80, 300 + setback // 2))
-        if dice.chance(60):
-            street.stand(GARDEN, objects.tree, x, z, bare=bare)
-        else:
-            street.stand(GARDEN, objects.bush, x, z)
+        street.stand(GARDEN, tree if dice.chance(60) else objects.bush, x, z)
 
 
 def furnish(street: Street, side: int) -> None:
