@@ -157,8 +157,7 @@ def evaluate(
         whole = matrix.compute().cpu()
     if not whole.any():
         raise ValueError(f"at least one pixel must have a class; at the size of protocol {protocol!r} all are void")
-    hits, missed = whole[:num_classes, :num_classes], whole[:num_classes, num_classes]
-    return SegMetrics(hits, missed, space.names if space else ())
+    return SegMetrics(whole[:-1, :-1], whole[:-1, -1], space.names if space else ())
 
 
 def require_scorable(

@@ -56,8 +56,7 @@ def acdc(
     """
     chosen = (conditions,) if isinstance(conditions, str) else tuple(conditions)
     if not chosen or not set(chosen) <= set(ACDC_CONDITIONS):
-        known = ", ".join(ACDC_CONDITIONS)
-        raise ValueError(f"conditions are some of {known}, got {chosen!r}: choose among these")
+        raise ValueError(f"conditions are some of {', '.join(ACDC_CONDITIONS)}, got {chosen!r}: choose among these")
     prefixes = tuple(f"{condition}/{split}/" for condition in chosen)
     return replace(_by_ids(root, "rgb_anon", "gt", label_ids, prefixes), by_condition=True)
 
@@ -238,14 +237,12 @@ def open_folders(
 
     layout, home, space = find_layout(name, root)
     if layout.counts and split not in layout.counts:
-        known = ", ".join(layout.counts)
-        raise ValueError(f"{name} has the splits {known}, got {split!r}: choose one of these")
+        raise ValueError(f"{name} has the splits {', '.join(layout.counts)}, got {split!r}: choose one of these")
     if split in layout.hidden:
         raise ValueError(f"the labels of {name}'s {split} are on its makers' server only: open train or val")
     listing = layout.find(home, split if fold is None else "train", **options)
     if unpaired := listing.unpaired():
-        more = f" (and {len(unpaired) - 1} more files)" if len(unpaired) > 1 else ""
-        raise DataError(unpaired[0] + more, "pair")
+        raise DataError(f"{unpaired[0]} ({len(unpaired)} such files)", "pair")
     rows = listing.rows()
     if not rows:
         raise DataError(f"a split has at least one image, but {listing.where} holds none: unpack its files")
@@ -261,11 +258,10 @@ def open_folders(
     decoder = Decoder(lookup_table(space.num_classes, listing.ids), size)
     if check:
         verify(rows, decoder.table)
-    features: dict[str, Any] = {"image": datasets.Image(decode=False), "label": datasets.Image(decode=False)}
-    if listing.by_condition:
-        features["condition"] = datasets.Value("string")
-    info = datasets.DatasetInfo(space.to_json(dataset=name, split=split), features=datasets.Features(features))
-    table = datasets.Dataset.from_list(rows, features=info.features, info=info)
+    file, text = datasets.Image(decode=False), datasets.Value("string")
+    features = datasets.Features({column: text if column == "condition" else file for column in rows[0]})
+    info = datasets.DatasetInfo(space.to_json(dataset=name, split=split), features=features)
+    table = datasets.Dataset.from_list(rows, features=features, info=info)
     return cached(table, rows, decoder, cache) if cache else table.with_transform(decoder)
 
 
@@ -302,9 +298,8 @@ def open_hub(
     columns = {image_column: "image", label_column: "label"}
     for column in columns:
         if not isinstance(table.features.get(column), datasets.Image):
-            known = ", ".join(f"{name} ({type(kind).__name__})" for name, kind in table.features.items())
             rule = "image_column and label_column name columns of images"
-            raise ValueError(f"{rule}, got {column!r}: name two of {known}")
+            raise ValueError(f"{rule}, got {column!r}: name two of {table.features}")
     table = table.select_columns(list(columns)).rename_columns(columns)
     for column in columns.values():
         table = table.cast_column(column, datasets.Image(decode=False))

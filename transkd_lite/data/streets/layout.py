@@ -186,17 +186,12 @@ def line_side(street: Street, side: int) -> None:
             kind = objects.wall if roll < walls else objects.fence if roll < fences else objects.hedge
             street.add(GARDEN, kind, side * (edge + 10), z, end)
         elif roll < 100 or setback > 400:
-            _grove(street, dice, side, edge, setback, z, end)
+            tree = partial(objects.tree, bare=street.mood.condition == "snow" and dice.chance(60))
+            for near in range(z + 100, end, dice.integer(350, 800)):
+                x = side * (edge + dice.integer(80, 300 + setback // 2))
+                street.stand(GARDEN, tree if dice.chance(60) else objects.bush, x, near)
         exposed = is_open or dice.chance(25)
         z = end + (dice.integer(100, 700) if exposed else 0)
-
-
-def _grove(street: Street, dice: Dice, side: int, edge: int, setback: int, z0: int, z1: int) -> None:
-    """Plant trees and bushes on open ground."""
-    tree = partial(objects.tree, bare=street.mood.condition == "snow" and dice.chance(60))
-    for z in range(z0 + 100, z1, dice.integer(350, 800)):
-        x = side * (edge + dice.integer(80, 300 + setback // 2))
-        street.stand(GARDEN, tree if dice.chance(60) else objects.bush, x, z)
 
 
 def furnish(street: Street, side: int) -> None:

@@ -465,27 +465,24 @@ def person(canvas: Canvas, dice: Dice, x: int, z: int) -> None:
     face.oval(0, tall - head * 6 // 10, head * 85 // 100, head * 7 // 10, hair)
 
 
-def _rider(face: Face, dice: Dice, seat: int, lean: int, bar: int) -> None:
-    """Paint a rider in profile: seated at (0, seat), hands at (bar, seat + 12)."""
-    face.label = Id.RIDER
-    coat, trousers = dice.colour(CLOTH), dice.colour(CLOTH)
-    face.line(((-6, seat), (24, seat - 26), (6, seat - 66)), 15, trousers)
-    face.polygon(((-16, seat - 4), (12, seat - 4), (lean + 16, seat + 56), (lean - 12, seat + 60)), coat)
-    face.line(((lean + 4, seat + 52), (lean + 22, seat + 26), (bar, seat + 14)), 10, shade(coat, 80))
-    face.oval(lean + 10, seat + 74, 11, 14, dice.colour(SKIN, 8))
-    face.oval(lean + 8, seat + 80, 13, 10, dice.colour((*CLOTH, (230, 230, 230))))
-
-
-def _rider_from_behind(face: Face, dice: Dice, seat: int) -> None:
+def _rider(face: Face, dice: Dice, seat: int, lean: int | None = None, bar: int = 0) -> None:
+    """Paint a rider seated at (0, seat): from behind, or in profile with this `lean` and hands at (bar, seat + 14)."""
     label, face.label = face.label, Id.RIDER
     coat, trousers = dice.colour(CLOTH), dice.colour(CLOTH)
-    for foot in (-15, 13):
-        face.rectangle(foot - 6, 28, foot + 8, seat + 6, trousers)
-    face.mirrored(((18, seat - 4), (24, seat + 58)), coat)
-    for hand, shoulder in ((-28, -22), (28, 22)):
-        face.line(((shoulder, seat + 52), (hand, seat + 16)), 10, shade(coat, 82))
-    face.oval(0, seat + 74, 11, 14, dice.colour(SKIN, 8))
-    face.oval(0, seat + 80, 13, 11, dice.colour(CLOTH))
+    if lean is None:
+        for foot in (-15, 13):
+            face.rectangle(foot - 6, 28, foot + 8, seat + 6, trousers)
+        face.mirrored(((18, seat - 4), (24, seat + 58)), coat)
+        for hand, shoulder in ((-28, -22), (28, 22)):
+            face.line(((shoulder, seat + 52), (hand, seat + 16)), 10, shade(coat, 82))
+        head, cap, brim, hats = 0, 0, 11, CLOTH
+    else:
+        face.line(((-6, seat), (24, seat - 26), (6, seat - 66)), 15, trousers)
+        face.polygon(((-16, seat - 4), (12, seat - 4), (lean + 16, seat + 56), (lean - 12, seat + 60)), coat)
+        face.line(((lean + 4, seat + 52), (lean + 22, seat + 26), (bar, seat + 14)), 10, shade(coat, 80))
+        head, cap, brim, hats = lean + 10, lean + 8, 10, (*CLOTH, (230, 230, 230))
+    face.oval(head, seat + 74, 11, 14, dice.colour(SKIN, 8))
+    face.oval(cap, seat + 80, 13, brim, dice.colour(hats))
     face.label = label
 
 
@@ -494,7 +491,7 @@ def two_wheeler(canvas: Canvas, dice: Dice, x: int, z: int, *, motor: bool, ridd
     face = Face(canvas, x, z, Id.MOTORCYCLE if motor else Id.BICYCLE, flip=dice.chance(50))
     paint = dice.colour(PAINT if motor else LIVERY + PAINT)
     if ridden and not crossing:
-        _rider_from_behind(face, dice, 80 if motor else 92)
+        _rider(face, dice, 80 if motor else 92)
     if motor and crossing:
         for hub in (-68, 68):
             wheel(face, hub, 32)
