@@ -188,10 +188,7 @@ def open_dataset(
     Args:
         name: streets, cityscapes, acdc, nyuv2, voc2012, camvid, folder or ``hub:<repo id>``.
         split: train, val or test; also trainaug (voc2012) and whatever a folder or a hub repository has.
-        root: the folder with the files. cityscapes, acdc: the one that holds leftImg8bit / rgb_anon; voc2012:
-            the one that holds JPEGImages, or either of the two above it; nyuv2: images, labels40, train.txt
-            and test.txt; camvid: train and trainannot; folder: images, labels and classes.txt. streets and
-            hub have none.
+        root: the folder with the files; ``transkd data fetch NAME`` says what it holds. streets and hub have none.
         size: (height, width), or an int for the length of the shorter side, or None for the size of the file.
             Images are resized bilinearly with antialiasing, labels by nearest neighbour.
         options: ``label_ids`` (cityscapes, acdc: True reads labelIds, False labelTrainIds, None what is

@@ -25,8 +25,6 @@ __all__ = ["CONDITIONS", "NUM_SCENES", "SPLITS", "Scene", "develop", "draw_scene
 
 # --- From a painted canvas to a photograph: sky, snow, texture, reflections, shadows, haze, exposure, lamps, rain.
 #
-# Part of the synthetic `streets` data. Source: this project's own.
-#
 # All arithmetic is on integers, so images are the same on every machine. Labels are read here and never changed.
 
 Ints = NDArray[np.int32]

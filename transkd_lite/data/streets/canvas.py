@@ -22,6 +22,7 @@ __all__ = ["CONDITIONS", "FAR", "NEAR", "Camera", "Canvas", "Dice", "Face", "Id"
 
 Ink: TypeAlias = tuple[int, int, int, int]
 Point: TypeAlias = tuple[int, int]
+Leaf: TypeAlias = tuple[int, int, int]  # three integers in -128..127
 T = TypeVar("T")
 
 NEAR = 150  # cm; nearer points are moved here, which keeps projections finite
@@ -59,7 +60,7 @@ class Dice:
         """Return an integer in [low, high], both included."""
         return low + self._roll() % (high - low + 1)
 
-    def spread(self, count: int) -> list[tuple[int, int, int]]:
+    def spread(self, count: int) -> list[Leaf]:
         """Return `count` triples of integers in -128..127, from one draw each."""
         words = [self._roll() for _ in range(count)]
         return [((word & 255) - 128, (word >> 8 & 255) - 128, (word >> 16 & 255) - 128) for word in words]
@@ -213,13 +214,16 @@ class Face:
         ((column, row),), a, b = self.pixels((u, v)), self.span(width), self.span(height)
         self.canvas.pen.ellipse((column - a, row - b, column + a, row + b), self.ink(colour))
 
-    def crown(self, blobs: Sequence[tuple[int, int, int]], colour: Colour) -> None:
-        """Fill many flat ellipses (u, v, half width), as foliage has them (on a face across the street)."""
-        ink, centres = self.ink(colour), self.pixels(*((u, v) for u, v, _ in blobs))
-        for (column, row), (_, _, wide) in zip(centres, blobs, strict=True):
+    def crown(self, leaves: Sequence[Leaf], heart: Point, reach: int, lift: int, size: int, colour: Colour) -> None:
+        """Fill a flat ellipse for each of `leaves`, as foliage has them (on a face across the street).
+
+        They lie around `heart`, `reach` cm to the sides and `lift` / 20 up and down, and are `size` % of `reach` wide.
+        """
+        ink, half = self.ink(colour), [reach * (size * 128 + 14 * w) // 12_800 for _, _, w in leaves]
+        centres = self.pixels(*((heart[0] + reach * u // 128, heart[1] + lift * v // 2560) for u, v, _ in leaves))
+        for (column, row), wide in zip(centres, half, strict=True):
             a = wide * self.focal // self.depth
-            b = a * 4 // 5
-            self.canvas.pen.ellipse((column - a, row - b, column + a, row + b), ink)
+            self.canvas.pen.ellipse((column - a, row - a * 4 // 5, column + a, row + a * 4 // 5), ink)
 
     def line(self, points: Sequence[Point], thickness: int, colour: Colour) -> None:
         """Draw a polyline `thickness` cm (at least a pixel) thick."""
@@ -243,8 +247,6 @@ def _clip(value: int) -> int:
 
 
 # --- The light and air of a street scene, drawn before anything is painted: one `Mood` a scene.
-#
-# Part of the synthetic `streets` data. Source: this project's own.
 
 BLUE, DARK = colours("568ace 6ea0d8 4678be"), colours("0a0e22 1a1e34 302622")
 CONDITIONS = ("clear", "fog", "night", "rain", "snow")

@@ -20,8 +20,6 @@ from transkd_lite.data.streets.canvas import FAR, NEAR, Camera, Canvas, Dice, Id
 __all__ = ["FRONT", "GARDEN", "LANES", "PARKED", "PAVEMENT", "Street", "paint_ground", "paint_street"]
 
 # --- The plan of one street: how wide its lanes and pavements are, where it is crossed, what stands where.
-#
-# Part of the synthetic `streets` data. Source: this project's own.
 
 # Columns from the outside to the inside: what stands in a later one is painted over the earlier.
 FRONT, GARDEN, PAVEMENT, PARKED, LANES = range(5)
@@ -61,8 +59,6 @@ class Street:
 
 
 # --- The ground of a street: verge, pavement, kerb, road, and what is painted on the road.
-#
-# Part of the synthetic `streets` data. Source: this project's own.
 
 ASPHALT = colours("5c5c5e 4c4e52 706e6a 645e5c 7e7a76")
 PAVING = colours("8a8480 767270 9c928a 827068 6a6a6e")

@@ -14,8 +14,6 @@ __all__ = [
 ]  # fmt: skip
 
 # --- What stands beside a road: hedges, trees, bushes, lamps, traffic lights, signs. Sizes are in cm.
-#
-# Part of the synthetic `streets` data. Source: this project's own.
 
 LEAVES = colours("46622e 345228 587034 3a5c3e 687030 2c4626")
 AUTUMN = colours("a06e2c 8e5226 b08c38 706430")
@@ -59,16 +57,12 @@ def tree(canvas: Canvas, dice: Dice, x: int, z: int, *, bare: bool = False) -> N
             face.line(((0, fork), elbow, (tip, rise)), dice.integer(4, 12), bark)
         return
     middle, rise = (fork + tall) // 2 + 40, (tall - fork) // 2
-    face.crown([(0, middle, spread * 7 // 10)], shade(leaf, 58))
+    face.crown([(0, 0, 0)], (0, middle), spread, 0, 70, shade(leaf, 58))
     tones = ((74, -6), (104, 10)) if face.span(spread) < 7 else ((58, -12), (80, 0), (104, 14), (124, 26))
     for tone, drop in tones:
         # The brighter, the nearer to the light: smaller, to the right and higher.
         reach, heart = spread * (100 - drop) // 100, middle + rise * drop // 60
-        blobs = [
-            (reach * u // 128 + drop, heart + rise * v * 7 // 1280, reach * (38 * 128 + 14 * w) // 12_800)
-            for u, v, w in dice.spread(5)
-        ]
-        face.crown(blobs, shade(leaf, tone))
+        face.crown(dice.spread(5), (drop, heart), reach, rise * 14, 38, shade(leaf, tone))
 
 
 def bush(canvas: Canvas, dice: Dice, x: int, z: int) -> None:
@@ -76,11 +70,7 @@ def bush(canvas: Canvas, dice: Dice, x: int, z: int) -> None:
     face, leaf = Face(canvas, x, z, Id.VEGETATION), dice.colour(LEAVES)
     wide, tall = dice.integer(50, 160), dice.integer(50, 150)
     for tone in (60, 84, 108):
-        blobs = [
-            (wide * u // 128, tall // 2 + tall * v // 512, wide * (50 * 128 + 14 * w) // 12_800)
-            for u, v, w in dice.spread(4)
-        ]
-        face.crown(blobs, shade(leaf, tone))
+        face.crown(dice.spread(4), (0, tall // 2), wide, tall * 5, 50, shade(leaf, tone))
 
 
 def street_lamp(canvas: Canvas, dice: Dice, x: int, z: int, *, night: bool) -> None:
@@ -148,8 +138,6 @@ def sign(canvas: Canvas, dice: Dice, x: int, z: int) -> None:
 
 
 # --- What is built along a street: houses, walls, fences, and the skyline that closes the view. Sizes are in cm.
-#
-# Part of the synthetic `streets` data. Source: this project's own.
 
 PLASTER = colours("c4b69c b4a694 965642 844a3c a8a8a4 cec8bc c6aa6e 787c82 929ca4 b28874 6c6056 d6d2cc")
 STONE = colours("96928a 7e7a74 965c48 b0aa9e 686a6a c4bcaa")
@@ -270,8 +258,6 @@ def skyline(canvas: Canvas, dice: Dice) -> None:
 
 
 # --- Cars, trucks, buses and trams: a side along the street, an end across it. Sizes are in cm.
-#
-# Part of the synthetic `streets` data. Source: this project's own.
 
 PAINT = colours("181a1e 34373c 767a80 b2b6ba e2e4e4 901c1e 1e3878 22523e c4a82c 7e6046 466e96 dee0de")
 LIVERY = colours("ce3c2c e4be3c 3c7854 dededa 325c96 969ca0 c48232")
@@ -424,8 +410,6 @@ def tram(canvas: Canvas, dice: Dice, x: int, z: int) -> None:
 
 
 # --- People on foot and on two wheels: pedestrians, riders, bicycles, motorcycles. Sizes are in cm.
-#
-# Part of the synthetic `streets` data. Source: this project's own.
 
 SKIN = colours("e2b89c c49474 96684c 604232")
 HAIR = colours("281e18 5a4028 967846 787878")
