@@ -181,7 +181,7 @@ def test_network_and_data_have_the_same_classes() -> None:
     for model in (other, torch.compile(other)):
         with pytest.raises(ValueError, match="class 0 is 'sidewalk' in the one and 'road' in the other"):
             evaluate(model, data)
-    with pytest.raises(ValueError, match="got 11 for 19"):
+    with pytest.raises(ValueError, match=r"got 11: .*\(19\)"):
         evaluate(Unused(19), data, num_classes=11)
 
 
@@ -198,7 +198,7 @@ def test_the_number_of_classes_fits_labels_of_8_bits_and_is_no_single_one() -> N
     sample = {"image": picture(truth % 255), "label": truth}
     assert evaluate(Quarter(255), [sample], normalize=False).confusion.sum() == 3 * 32 * 32
     for num_classes in (1, 256, 1000):
-        with pytest.raises(ValueError, match=f"num_classes must be 2 to 255.*got {num_classes} "):
+        with pytest.raises(ValueError, match=f"num_classes must be 2 to 255, got {num_classes}"):
             evaluate(Unused(num_classes), [sample])
 
 

@@ -195,8 +195,8 @@ def match_classes(
     given = num_logits if num_classes is None else num_classes
     known = space.num_classes if space else given
     if known is None or not 2 <= known <= VOID or num_classes not in (None, known):
-        rule = f"num_classes must be 2 to {VOID}, and the number of names where classes have names"
-        raise ValueError(f"{rule}; got {given} for {known}: one class (void is none) leaves nothing to tell apart")
+        advice = f"with names it is their number ({known}), and one class alone leaves nothing to tell apart"
+        raise ValueError(f"num_classes must be 2 to {VOID}, got {given}: {advice}")
     if num_logits not in (None, known, known + 1):
         rule = f"a network for {known} classes has {known} logits, or one more for void"
         raise ValueError(f"{rule}; got {num_logits}: take the data that it was made for, or create another")

@@ -1,12 +1,9 @@
 """``open_dataset``: one table of images and labels, whatever the dataset and however its files lie.
 
-A dataset is a Hugging Face ``datasets.Dataset`` with the columns ``image`` and ``label`` (and ``condition``
-for ``streets`` and ``acdc``). The table holds file names; pixels are decoded when a row is looked at:
-``image`` becomes a PIL image in RGB, ``label`` a PIL image of 8-bit train ids with 255 for void. Class names
-and palette travel in ``dataset.info.description``; `label_space` reads them.
-
-Every file is looked at once before a dataset is handed out, so that a damaged one is an error before training
-starts; the verdict is remembered for as long as the files do not change (`verify`).
+A dataset is a Hugging Face ``datasets.Dataset`` with the columns ``image`` and ``label`` (and ``condition`` for
+``streets`` and ``acdc``). The table holds file names; pixels are decoded when a row is looked at. Class names and
+palette travel in ``dataset.info.description``; `label_space` reads them. Every file is looked at once before a dataset
+is handed out, so that a damaged one is an error before training starts (`verify`).
 """
 
 from __future__ import annotations
@@ -280,8 +277,7 @@ def open_hub(
         classes: names in train-id order, always needed: repositories do not say them in a common way.
         image_column, label_column: what the repository calls its two image columns.
         palette: one colour a class; without it the VOC colours.
-        label_map: {value in the files: train id}; without it they hold train ids. 255 is void
-            unless the map says otherwise.
+        label_map: {value in the files: train id}; without it they hold train ids.
         load_options: for ``datasets.load_dataset``, such as ``revision`` or ``name``.
 
     Raises ValueError without classes, and for a column that is not there or holds no images.

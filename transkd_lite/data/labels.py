@@ -66,10 +66,8 @@ class LabelSpace:
 
     def difference(self, other: LabelSpace) -> str:
         """The first class that is not the same in both, in words, or "" where all are; colours may differ."""
-        for index, names in enumerate(zip_longest(self.names, other.names)):
-            if names[0] != names[1]:
-                return f"class {index} is {names[0]!r} in the one and {names[1]!r} in the other"
-        return ""
+        pairs = enumerate(zip_longest(self.names, other.names))
+        return next((f"class {k} is {a!r} in the one and {b!r} in the other" for k, (a, b) in pairs if a != b), "")
 
     def to_json(self, **extra: str) -> str:
         """The text that ``open_dataset`` keeps in ``dataset.info.description``; ``extra`` rides along."""

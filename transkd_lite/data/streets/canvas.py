@@ -1,10 +1,8 @@
 """What a street scene is painted with: integer dice, a pinhole camera, a canvas whose pixels carry their label.
 
-Part of the synthetic `streets` data, which stand in for Cityscapes (TransKD, Section IV-A). Source: this project's own.
-
 Everything that decides geometry is an integer (centimetres, pixels, draws of `Dice`), so labels are the same bytes
 on every machine. The canvas is one RGBA picture whose fourth channel holds the train id: a brush stroke writes
-colour and label at once, so the two cannot disagree by a pixel.
+colour and label at once, so the two cannot disagree by a pixel. Source: this project's own.
 """
 
 from __future__ import annotations
@@ -215,9 +213,8 @@ class Face:
         self.canvas.pen.ellipse((column - a, row - b, column + a, row + b), self.ink(colour))
 
     def crown(self, leaves: Sequence[Leaf], heart: Point, reach: int, lift: int, size: int, colour: Colour) -> None:
-        """Fill a flat ellipse for each of `leaves`, as foliage has them (on a face across the street).
-
-        They lie around `heart`, `reach` cm to the sides and `lift` / 20 up and down, and are `size` % of `reach` wide.
+        """Fill a flat ellipse for each of `leaves` (on a face across the street): `size` % of `reach` (cm) wide, around
+        `heart`, `reach` cm to the sides and `lift` / 20 up and down.
         """
         ink, half = self.ink(colour), [reach * (size * 128 + 14 * w) // 12_800 for _, _, w in leaves]
         centres = self.pixels(*((heart[0] + reach * u // 128, heart[1] + lift * v // 2560) for u, v, _ in leaves))
