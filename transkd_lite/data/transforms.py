@@ -90,9 +90,6 @@ def normalized(images: Tensor) -> Tensor:
     return F.normalize(images, list(IMAGENET_MEAN), list(IMAGENET_STD))
 
 
-MAX_CLASS_SHARE = 0.75  # of the labelled pixels of a crop, as in the SegFormer recipe
-CROP_TRIES = 10
-MAX_SHIFT = 2  # pixels, the authors' translation
 JITTER = (
     (F.adjust_brightness, 0.7, 1.3),
     (F.adjust_contrast, 0.7, 1.3),
@@ -157,7 +154,7 @@ def _transform(
     if augment != "none" and torch.rand((), generator=generator) < 0.5:
         image, label = F.horizontal_flip(image), F.horizontal_flip(label)
     if augment in ("paper", "paper-fixed"):
-        right, down = torch.randint(-MAX_SHIFT, MAX_SHIFT + 1, (2,), generator=generator).tolist()
+        right, down = torch.randint(-2, 3, (2,), generator=generator).tolist()
         image = translate(image, right, down, fill=0)
         if augment == "paper":
             quarter = resize_labels(label, (max((height + 2) // 4, 1), max((width + 2) // 4, 1)))
@@ -191,16 +188,16 @@ def translate(image: Tensor, right: int, down: int, fill: int, fill_beyond: int 
 def _random_crop(
     image: Tensor, label: Tensor, size: tuple[int, int], generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """A window of ``size``, preferably one where no class covers more than ``MAX_CLASS_SHARE`` of what is labelled."""
+    """A window of ``size``, within ten tries one where no class covers more than 3/4 of what is labelled (SegFormer)."""
     below, beside = (max(wanted - has, 0) for wanted, has in zip(size, label.shape[-2:], strict=True))
     if below or beside:
         padding = [beside // 2, below // 2, beside - beside // 2, below - below // 2]
         image, label = F.pad(image, padding, fill=0), F.pad(label, padding, fill=VOID)
     room = (label.shape[-2] - size[0], label.shape[-1] - size[1])
-    for _ in range(CROP_TRIES if any(room) else 1):
+    for _ in range(10 if any(room) else 1):
         top, left = (int(torch.randint(r + 1, (), generator=generator)) for r in room)
         window = F.crop(label, top, left, *size)
         counts = torch.bincount(window.flatten(), minlength=256)[:VOID]
-        if counts.max() < MAX_CLASS_SHARE * counts.sum():
+        if counts.max() < 0.75 * counts.sum():
             break
     return F.crop(image, top, left, *size), window
