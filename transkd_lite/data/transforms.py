@@ -188,7 +188,7 @@ def translate(image: Tensor, right: int, down: int, fill: int, fill_beyond: int 
 def _random_crop(
     image: Tensor, label: Tensor, size: tuple[int, int], generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """A window of ``size``, within ten tries one where no class covers more than 3/4 of what is labelled (SegFormer)."""
+    """A window of ``size``, within ten tries one where no class covers over 3/4 of what is labelled (SegFormer)."""
     below, beside = (max(wanted - has, 0) for wanted, has in zip(size, label.shape[-2:], strict=True))
     if below or beside:
         padding = [beside // 2, below // 2, beside - beside // 2, below - below // 2]
