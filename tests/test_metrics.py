@@ -109,7 +109,7 @@ def test_bad_input_is_named() -> None:
         evaluate(model, [sample], batch_size=0)
     with pytest.raises(ValueError, match=r"precision must be one of .*; got 'fp8'"):
         evaluate(model, [sample], precision="fp8")
-    with pytest.raises(ValueError, match=r"one size; got \(32, 32\) and \(16, 32\)"):
+    with pytest.raises(ValueError, match=r"of one size; got .*\(3, 32, 32\) and .*\(16, 32\)"):
         evaluate(model, [{"image": sample["image"], "label": label[:16]}])
 
 
@@ -145,7 +145,7 @@ def test_labels_without_a_class_have_no_score() -> None:
         evaluate(Unused(3), [sample, sample])
     label[0, 0] = 0  # one pixel, which a quarter of the size does not show
     assert evaluate(Quarter(3), [sample], normalize=False).pixel_accuracy == 1.0
-    with pytest.raises(ValueError, match="at the size of protocol 'paper' all of data are void"):
+    with pytest.raises(ValueError, match="at the size of protocol 'paper' all are void"):
         evaluate(Quarter(3), [sample], protocol="paper", normalize=False)
 
 
@@ -181,7 +181,7 @@ def test_network_and_data_have_the_same_classes() -> None:
     for model in (other, torch.compile(other)):
         with pytest.raises(ValueError, match="class 0 is 'sidewalk' in the one and 'road' in the other"):
             evaluate(model, data)
-    with pytest.raises(ValueError, match="here 19 have names, got 11"):
+    with pytest.raises(ValueError, match=r"got 11: .*\(19\)"):
         evaluate(Unused(19), data, num_classes=11)
 
 
@@ -225,5 +225,5 @@ def test_scores_by_condition_add_up_to_the_whole():
     assert list(groups) == ["clear", "fog", "night", "rain", "snow"]
     whole = tk.evaluate(model, data, batch_size=1)
     assert torch.equal(sum(scores.confusion for scores in groups.values()), whole.confusion)
-    with pytest.raises(ValueError, match=r"column 'weather' is not in this table.*condition"):
+    with pytest.raises(ValueError, match="'weather' doesn't exist"):
         tk.evaluate_by(model, data, "weather")

@@ -39,7 +39,7 @@ def test_sizes_may_differ_and_the_mode_is_kept(model):
 
 
 def test_a_batch_has_one_size():
-    with pytest.raises(ValueError, match=r"\(40, 72\), \(64, 96\)"):
+    with pytest.raises(ValueError, match=r"pictures of one size.*\(40, 72, 3\).*\(64, 96, 3\)"):
         tk.as_batch([picture(64, 96), picture(40, 72)])
     assert tk.as_batch([picture(64, 96)] * 2).shape == (2, 3, 64, 96)
 
@@ -63,5 +63,5 @@ def test_classes_that_a_map_of_8_bits_cannot_tell_from_void_are_refused():
 
 def test_pictures_are_8_bit_rgb():
     for wrong in (picture(32, 32) / 255, picture(32, 32)[..., 0]):
-        with pytest.raises(ValueError, match=r"pictures are uint8 RGB \(H, W, 3\); got"):
+        with pytest.raises(ValueError, match=r"uint8 RGB \(H, W, 3\); got"):
             tk.as_batch([wrong])

@@ -161,9 +161,10 @@ def data_fetch(
 
     Example: transkd data fetch camvid --root datasets/camvid
     """
-    from transkd_lite.data.tools import INSTRUCTIONS, fetch
+    from transkd_lite.data.datasets import LAYOUTS
+    from transkd_lite.data.tools import fetch
 
-    typer.echo(fetch(check_name(name, ("camvid", *INSTRUCTIONS), "dataset to fetch"), root or Path(name)))
+    typer.echo(fetch(check_name(name, LAYOUTS, "dataset to fetch"), root or Path(name)))
 
 
 @data_app.command("prepare")

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby, islice
 from typing import Any
 
 import numpy as np
@@ -21,27 +23,15 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torchvision.transforms.v2 import functional
 
-from transkd_lite.data.labels import VOID, LabelSpace, find_label_space, require_train_ids
-from transkd_lite.data.transforms import IMAGENET_MEAN, IMAGENET_STD, make_transform, require_labelled, to_tensors
-from transkd_lite.distill.losses import resize_labels
+from transkd_lite.data.labels import VOID, LabelSpace, label_space, require_train_ids
+from transkd_lite.data.transforms import make_transform, normalized, require_labelled, resize_labels, to_tensors
 from transkd_lite.models.output import SegModel
 
 __all__ = [
-    "PROTOCOLS",
-    "SegMetrics",
-    "as_batch",
-    "autocast",
-    "evaluate",
-    "evaluate_by",
-    "match_classes",
-    "match_sizes",
-    "predict",
-    "require_finite",
-    "require_scorable",
-    "resolve_precision",
-]
+    "PROTOCOLS", "SegMetrics", "as_batch", "autocast", "evaluate", "evaluate_by", "evaluating", "match_classes",
+    "match_sizes", "predict", "require_scorable", "resolve_precision",
+]  # fmt: skip
 
 
 def match_sizes(logits: Tensor, labels: Tensor, supervise: str) -> tuple[Tensor, Tensor]:
@@ -53,8 +43,7 @@ def match_sizes(logits: Tensor, labels: Tensor, supervise: str) -> tuple[Tensor,
     return logits, labels
 
 
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-PRECISIONS = ("auto", "fp32", *_DTYPES)
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
@@ -68,7 +57,18 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Mixed precision of the forward pass; does nothing for fp32."""
-    return torch.autocast(device.type, _DTYPES.get(precision), enabled=precision in _DTYPES)
+    return torch.autocast(device.type, _DTYPES[precision], enabled=precision != "fp32")
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[torch.device]:
+    """The network as it is deployed, on its device: afterwards it is in the mode (training or not) in which it was."""
+    was_training = model.training
+    try:
+        model.eval()
+        yield next(model.parameters()).device
+    finally:
+        model.train(was_training)
 
 
 # --- How a segmentation is scored: mean intersection over union, by two protocols.
@@ -80,8 +80,7 @@ PROTOCOLS = ("full", "paper")
 class SegMetrics:
     """Scores in [0, 1] from a confusion matrix (rows true, columns predicted).
 
-    confusion: (K, K) pixel counts. missed: (K,) pixels of a class for which no class of the data was
-    predicted.
+    confusion: (K, K) pixel counts. missed: (K,) pixels of a class for which no class of the data was predicted.
     iou: (K,), nan where a class is neither present nor predicted. miou: mean over the others.
     pixel_accuracy: share of labelled pixels that are right (nan without any).
 
@@ -96,9 +95,9 @@ class SegMetrics:
     @property
     def iou(self) -> Tensor:
         """Intersection over union of every class."""
-        hits = self.confusion.diagonal().double()
-        union = self.confusion.sum(0) + self.confusion.sum(1) + self.missed - self.confusion.diagonal()
-        return hits / union  # 0 / 0 is nan
+        hits = self.confusion.diagonal()
+        union = self.confusion.sum(0) + self.confusion.sum(1) + self.missed - hits
+        return hits.double() / union  # 0 / 0 is nan
 
     @property
     def miou(self) -> float:
@@ -108,8 +107,7 @@ class SegMetrics:
     @property
     def pixel_accuracy(self) -> float:
         """Share of the labelled pixels that are right."""
-        labelled = self.confusion.sum() + self.missed.sum()
-        return float(self.confusion.diagonal().sum() / labelled)
+        return float(self.confusion.diagonal().sum() / (self.confusion.sum() + self.missed.sum()))
 
     def to_dict(self) -> dict[str, Any]:
         """miou, pixel_accuracy and {class: IoU} as JSON holds them (None for nan)."""
@@ -138,39 +136,28 @@ def evaluate(
     """
     from torchmetrics.classification import MulticlassConfusionMatrix
 
-    for name, value, known in (("protocol", protocol, PROTOCOLS), ("precision", precision, PRECISIONS)):
+    for name, value, known in (("protocol", protocol, PROTOCOLS), ("precision", precision, ("auto", *_DTYPES))):
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}; got {value!r}")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1; got {batch_size}")
     num_classes, space = require_scorable(model, data, num_classes)
-    device = next(model.parameters()).device
-    chosen = resolve_precision(precision, device)
-    supervise = "full" if protocol == "full" else "quarter"
-    # The last class is void as a prediction. It sums over processes in compute(); labels are checked here, with an
-    # error that names the label.
-    matrix: Any = MulticlassConfusionMatrix(num_classes + 1, ignore_index=VOID, validate_args=False).to(device)
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            for images, labels in _batches(data, batch_size, normalize):
-                require_train_ids(labels, num_classes, "the data")
-                images, labels = images.to(device), labels.to(device)
-                with autocast(device, chosen):
-                    logits = require_finite(model(images).logits)
-                _require_logits(logits.shape[1], num_classes)
-                logits, labels = match_sizes(logits.float(), labels, supervise)
-                matrix.update(logits.argmax(1), labels)
+    with evaluating(model) as device, torch.no_grad():
+        # The last class is void as a prediction. It sums over processes in compute(); labels are checked here, with an
+        # error that names the label.
+        matrix: Any = MulticlassConfusionMatrix(num_classes + 1, ignore_index=VOID, validate_args=False).to(device)
+        for images, labels in _batches(data, batch_size, normalize):
+            require_train_ids(labels, num_classes, "the data")
+            images, labels = images.to(device), labels.to(device)
+            with autocast(device, resolve_precision(precision, device)):
+                logits = _require_finite(model(images).logits)
+            match_classes(logits.shape[1], None, data, num_classes)
+            logits, labels = match_sizes(logits.float(), labels, "full" if protocol == "full" else "quarter")
+            matrix.update(logits.argmax(1), labels)
         whole = matrix.compute().cpu()
-    finally:
-        model.train(was_training)
     if not whole.any():
-        raise ValueError(
-            f"at least one pixel must have a class; at the size of protocol {protocol!r} all of data are void"
-        )
-    names = () if space is None else space.names
-    return SegMetrics(whole[:num_classes, :num_classes], whole[:num_classes, num_classes], names)
+        raise ValueError(f"at least one pixel must have a class; at the size of protocol {protocol!r} all are void")
+    return SegMetrics(whole[:-1, :-1], whole[:-1, -1], space.names if space else ())
 
 
 def require_scorable(
@@ -196,36 +183,24 @@ def match_classes(
     num_logits, own: the network's, None where they are not known. num_classes: K of data without a label space.
     Raises `ValueError` where these contradict each other, see the head of this module, and unless 2 <= K <= 255.
     """
-    space = find_label_space(data)
+    try:
+        space = label_space(data)
+    except (AttributeError, ValueError):  # a list of samples, or a table that was made elsewhere
+        space = own  # type: ignore[assignment]
     if space and own and (difference := own.difference(space)):
-        raise ValueError(
-            f"network and data must have the same classes in the same order; {difference}: take the data that the "
-            "network was trained on (or, where only the spelling differs, set its label_space to None)"
+        advice = (
+            "take the data that the network was trained on, or set its label_space to None if only spelling differs"
         )
-    space = space or own
-    if space and num_classes not in (None, space.num_classes):
-        raise ValueError(
-            f"num_classes is for classes without names; here {space.num_classes} have names, got {num_classes}: "
-            "leave it out"
-        )
+        raise ValueError(f"network and data must have the same classes in the same order; {difference}: {advice}")
     given = num_logits if num_classes is None else num_classes
-    num_classes = space.num_classes if space else given
-    if num_classes is None or not 2 <= num_classes <= VOID:
-        raise ValueError(
-            f"num_classes must be 2 to {VOID}, got {num_classes}: one class alone (void is not scored) leaves "
-            "nothing to tell apart, and labels have 8 bits"
-        )
-    if num_logits is not None:
-        _require_logits(num_logits, num_classes)
-    return num_classes, space
-
-
-def _require_logits(given: int, num_classes: int) -> None:
-    if given not in (num_classes, num_classes + 1):
-        raise ValueError(
-            f"a network for {num_classes} classes has {num_classes} logits, or one more for void; got {given}: "
-            f"take the data that it was made for, or create it with num_classes={num_classes}"
-        )
+    known = space.num_classes if space else given
+    if known is None or not 2 <= known <= VOID or num_classes not in (None, known):
+        advice = f"with names it is their number ({known}), and one class alone leaves nothing to tell apart"
+        raise ValueError(f"num_classes must be 2 to {VOID}, got {given}: {advice}")
+    if num_logits not in (None, known, known + 1):
+        rule = f"a network for {known} classes has {known} logits, or one more for void"
+        raise ValueError(f"{rule}; got {num_logits}: take the data that it was made for, or create another")
+    return known, space
 
 
 def evaluate_by(model: nn.Module, data: Any, column: str = "condition", **options: Any) -> dict[str, SegMetrics]:
@@ -235,31 +210,22 @@ def evaluate_by(model: nn.Module, data: Any, column: str = "condition", **option
     Raises `ValueError` if the table has no such column, and, before any group is scored, for one whose labels are
     all void: leave it out with `filter`.
     """
-    if column not in data.column_names:
-        raise ValueError(f"column {column!r} is not in this table; it has {', '.join(data.column_names)}")
-    values = data.select_columns([column])[column]
-    rows = {value: [k for k, v in enumerate(values) if v == value] for value in sorted(set(values))}
-    groups = {value: data.select(chosen) for value, chosen in rows.items()}
+    values = data[column][:]
+    groups = {value: data.select([k for k, v in enumerate(values) if v == value]) for value in sorted(set(values))}
     for value, group in groups.items():
         require_labelled((to_tensors(row)[1] for row in group), f"the labels with {column} {value!r}")
     return {value: evaluate(model, group, **options) for value, group in groups.items()}
 
 
-def _batches(data: Any, batch_size: int, normalize: bool) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(data: Any, batch_size: int, normalize: bool) -> Iterator[tuple[Tensor, ...]]:
     """This process's share in batches of neighbours of one size; a sample of another size begins a new batch."""
-    transform = make_transform(augment="none", normalize=normalize)
-    generator = torch.Generator()
-    held: list[tuple[Tensor, Tensor]] = []
+    transform, generator = make_transform(normalize=normalize), torch.Generator()
     shared = torch.distributed.is_available() and torch.distributed.is_initialized()
     first, every = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if shared else (0, 1)
-    for index in range(first, len(data), every):
-        sample = transform(*to_tensors(data[index]), generator)
-        if held and (len(held) == batch_size or sample[0].shape != held[0][0].shape):
-            yield torch.stack([i for i, _ in held]), torch.stack([y for _, y in held])
-            held = []
-        held.append(sample)
-    if held:
-        yield torch.stack([i for i, _ in held]), torch.stack([y for _, y in held])
+    samples = (transform(*to_tensors(data[k]), generator) for k in range(first, len(data), every))
+    for _, neighbours in groupby(samples, key=lambda sample: sample[0].shape):
+        while batch := list(islice(neighbours, batch_size)):
+            yield tuple(map(torch.stack, zip(*batch, strict=True)))
 
 
 # --- Pictures in, label maps out: what a user of a trained network calls.
@@ -276,24 +242,20 @@ def as_batch(images: Sequence[Any], *, normalize: bool = True) -> Tensor:
         ValueError: the pictures differ in size, or do not hold 8-bit RGB.
     """
     arrays = [np.asarray(image) for image in images]
-    for array in arrays:
-        if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
-            raise ValueError(f"pictures are uint8 RGB (H, W, 3); got {array.dtype} {array.shape}: convert them first")
-    sizes = sorted({array.shape[:2] for array in arrays})
-    if len(sizes) != 1:
-        raise ValueError(f"a batch holds pictures of one size, got {sizes}: pass size=(height, width) to open_dataset")
+    found = sorted({(str(array.dtype), array.shape) for array in arrays})
+    if len(found) != 1 or found[0][0] != "uint8" or found[0][1][2:] != (3,):
+        rule = "a batch holds pictures of one size, uint8 RGB (H, W, 3)"
+        raise ValueError(f"{rule}; got {found}: convert them, or pass size=(height, width) to open_dataset")
     batch = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
-    return functional.normalize(batch, list(IMAGENET_MEAN), list(IMAGENET_STD)) if normalize else batch
+    return normalized(batch) if normalize else batch
 
 
-def require_finite(logits: Tensor) -> Tensor:
+def _require_finite(logits: Tensor) -> Tensor:
     """The logits; ValueError where some are not finite, since the class of the largest would be an accident."""
     broken = logits.numel() - int(logits.isfinite().sum())
     if broken:
-        raise ValueError(
-            f"every logit must be finite; {broken} of {logits.numel()} are not: the network's weights are broken or "
-            "its precision is too low (precision='fp32')"
-        )
+        advice = "the network's weights are broken or its precision is too low (precision='fp32')"
+        raise ValueError(f"every logit must be finite; {broken} of {logits.numel()} are not: {advice}")
     return logits
 
 
@@ -313,20 +275,14 @@ def predict(model: SegModel, images: Sequence[Any], *, normalize: bool = True) -
         ValueError: logits that are not finite, or more of them than the 255 classes that a map of 8 bits can tell
             from void (a network on its own may have any number).
     """
-    was_training, device = model.training, next(model.parameters()).device
-    model.eval()
     maps = []
-    try:
+    with evaluating(model) as device:
         for image in images:
             batch = as_batch([image], normalize=normalize).to(device)
-            logits = require_finite(model(batch).logits.float())
+            logits = _require_finite(model(batch).logits.float())
             if logits.shape[1] > VOID:
-                raise ValueError(
-                    f"label maps are uint8, with {VOID} for void, so predict takes up to {VOID} logits; "
-                    f"got {logits.shape[1]}: take the argmax of the network's own logits"
-                )
+                rule = f"label maps are uint8, with {VOID} for void, so predict takes up to {VOID} logits"
+                raise ValueError(f"{rule}; got {logits.shape[1]}: take the argmax of the network's own")
             logits = F.interpolate(logits, size=batch.shape[2:], mode="bilinear")
             maps.append(logits.argmax(1)[0].to(torch.uint8).cpu().numpy())
-    finally:
-        model.train(was_training)
     return maps

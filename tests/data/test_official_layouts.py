@@ -65,7 +65,7 @@ def test_folds_share_train_out_among_themselves_in_the_order_of_the_frames(trees
 
 @pytest.mark.parametrize("fold", [(2, 2), (-1, 2), (0, 1), (0,), "ab", (0.0, 2), 3, (0, 4)])
 def test_a_fold_that_does_not_exist_is_refused(trees, tmp_path, fold):
-    with pytest.raises(ValueError, match=r"fold is|too few for 4 folds"):
+    with pytest.raises(ValueError, match="fold is"):
         open_dataset("camvid", "train", root=trees.camvid(tmp_path), fold=fold)
 
 
@@ -136,7 +136,7 @@ def test_camvid_in_any_image_format(trees, tmp_path, suffix):
 
 def test_camvid_without_test_is_no_fault_until_asked_for(trees, tmp_path):
     root = trees.camvid(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"CamVid's test images should be in .*test"):
+    with pytest.raises(FileNotFoundError, match=r"images should be in .*test"):
         open_dataset("camvid", "test", root=root)
     trees.camvid(tmp_path, ["test"])
     assert len(open_dataset("camvid", "test", root=root)) == 3
@@ -242,10 +242,10 @@ def test_hub_dataset_from_a_local_repository(trees, tmp_path):
     assert set(np.unique(np.asarray(data[1]["label"]))) <= {0, 1, 255}
     assert data[0]["image"].size == (10, 6)
     assert label_space(data).names == ("a", "b")
-    with pytest.raises(ValueError, match="needs classes"):
+    with pytest.raises(ValueError, match="2 to 254 different classes, got 0"):
         open_dataset(f"hub:{repo}", "train")
     columns |= {"label_column": "id"}
-    with pytest.raises(ValueError, match=r"label_column names a column of images, got 'id'.*mask \(Image\)"):
+    with pytest.raises(ValueError, match=r"label_column name columns of images, got 'id'.*'mask': Image"):
         open_dataset(f"hub:{repo}", "train", classes=("a", "b"), **columns)
 
 
@@ -275,12 +275,10 @@ def test_wrong_names_are_explained(trees, tmp_path):
     assert all(name in str(error.value) for name in DATASETS)
     with pytest.raises(ValueError, match="splits train, val, test, got 'trian'"):
         open_dataset("camvid", "trian", root=root)
-    with pytest.raises(ValueError, match="got 'label_idz'"):
+    with pytest.raises(TypeError, match="label_idz"):
         open_dataset("cityscapes", "train", root=root, label_idz=True)
     with pytest.raises(ValueError, match=r"size is None.*got \(0, 5\)"):
         open_dataset("camvid", "train", root=root, size=(0, 5))
-    with pytest.raises(ValueError, match="check is one of files, headers, none"):
-        open_dataset("camvid", "train", root=root, check="all")
     with pytest.raises(ValueError, match="camvid needs root="):
         open_dataset("camvid", "train")
 
@@ -290,7 +288,7 @@ def test_camvid_photographs():
     root = Path(os.environ["TRANSKD_CAMVID_ROOT"])
     data = open_dataset("camvid", "val", root=root, size=(180, 240))
     assert len(data) == 101
-    assert len(open_dataset("camvid", "train", root=root, check="headers")) == 367
+    assert len(open_dataset("camvid", "train", root=root, check=False)) == 367
     pixels = sum(np.bincount(np.asarray(row["label"]).ravel(), minlength=256) for row in data.select(range(0, 101, 10)))
     assert pixels[11:255].sum() == 0
     assert pixels[:11].argmax() in (1, 3), "building or road covers most of a street"

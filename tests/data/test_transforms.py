@@ -1,5 +1,7 @@
 """The joint transforms: image and label stay together, and all randomness comes from the generator given."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from transkd_lite.data.transforms import AUGMENTATIONS, make_transform, translate
+from transkd_lite.data import Augmentation
+from transkd_lite.data.transforms import make_transform, translate
 
 H, W = 24, 40
 
@@ -22,7 +25,7 @@ def coded_sample(height: int = H, width: int = W) -> tuple[torch.Tensor, torch.T
     return torch.stack([label, label, label]), label
 
 
-@pytest.mark.parametrize("augment", sorted(AUGMENTATIONS))
+@pytest.mark.parametrize("augment", sorted(get_args(Augmentation)))
 @pytest.mark.parametrize("crop", [None, (16, 32), (32, 64)])
 def test_shapes_types_and_repeatability(augment, crop):
     image, label = coded_sample()
@@ -137,15 +140,12 @@ def test_crop_of_void_only_still_returns():
     assert make_transform(crop=(4, 4))(image, label, generator())[1].shape == (4, 4)
 
 
-def test_normalization_and_ignore_index():
+def test_normalization():
     image, label = coded_sample()
-    label[0, 0] = 255
     plain, _ = make_transform()(image, label, generator())
-    x, y = make_transform(normalize=True, ignore_index=19)(image, label, generator())
+    x, _ = make_transform(normalize=True)(image, label, generator())
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     torch.testing.assert_close(x, (plain - mean[:, None, None]) / std[:, None, None])
-    assert y[0, 0] == 19
-    assert 255 not in y
 
 
 @pytest.mark.parametrize(
@@ -166,5 +166,5 @@ def test_wrong_samples_are_explained():
     image, label = coded_sample()
     with pytest.raises(ValueError, match="image must be uint8"):
         transform(image.float(), label, generator())
-    with pytest.raises(ValueError, match="label must be uint8"):
+    with pytest.raises(ValueError, match="label uint8"):
         transform(image, label[:-1], generator())

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CAMVID", "CITYSCAPES", "CITYSCAPES_CLASS_WEIGHTS", "CITYSCAPES_ID_TO_TRAIN_ID", "ILLEGAL", "NYU40", "VOC", "VOID",
-    "Colour", "LabelSpace", "colours", "find_label_space", "label_space", "lookup_table",
+    "Colour", "LabelSpace", "colours", "label_space", "lookup_table",
     "require_train_ids", "voc_palette",
 ]  # fmt: skip
 
@@ -48,16 +48,10 @@ class LabelSpace:
     palette: tuple[Colour, ...]
 
     def __post_init__(self) -> None:
-        if len(self.names) != len(self.palette):
-            raise ValueError(
-                f"every class needs one colour, but there are {len(self.names)} names and "
-                f"{len(self.palette)} colours: give a palette of {len(self.names)} RGB triples"
-            )
-        if not 2 <= len(set(self.names)) == len(self.names) <= ILLEGAL:
-            raise ValueError(
-                f"a label space names 2 to {ILLEGAL} different classes, got {len(self.names)} (first "
-                f"{self.names[:3]}): name each once, and a background too, since void is not scored"
-            )
+        if not 2 <= len(set(self.names)) == len(self.names) == len(self.palette) <= ILLEGAL:
+            got = f"{len(self.names)} (first {self.names[:3]}) and {len(self.palette)} colours"
+            advice = "name each once, and a background too, and give each its colour"
+            raise ValueError(f"a label space names 2 to {ILLEGAL} different classes, got {got}: {advice}")
 
     @property
     def num_classes(self) -> int:
@@ -72,10 +66,8 @@ class LabelSpace:
 
     def difference(self, other: LabelSpace) -> str:
         """The first class that is not the same in both, in words, or "" where all are; colours may differ."""
-        for index, names in enumerate(zip_longest(self.names, other.names)):
-            if names[0] != names[1]:
-                return f"class {index} is {names[0]!r} in the one and {names[1]!r} in the other"
-        return ""
+        pairs = enumerate(zip_longest(self.names, other.names))
+        return next((f"class {k} is {a!r} in the one and {b!r} in the other" for k, (a, b) in pairs if a != b), "")
 
     def to_json(self, **extra: str) -> str:
         """The text that ``open_dataset`` keeps in ``dataset.info.description``; ``extra`` rides along."""
@@ -88,7 +80,8 @@ class LabelSpace:
             fields = json.loads(text)["label_space"]
             return cls(tuple(fields["names"]), tuple((r, g, b) for r, g, b in fields["palette"]))
         except (json.JSONDecodeError, KeyError, TypeError):
-            raise ValueError(f"no label space in {text[:60]!r}: make it with LabelSpace.to_json") from None
+            advice = "open data with open_dataset, or set their info.description = LabelSpace(names, palette).to_json()"
+            raise ValueError(f"a description carries no class names: it is {text[:60]!r}; {advice}") from None
 
 
 def label_space(dataset: datasets.Dataset) -> LabelSpace:
@@ -96,22 +89,7 @@ def label_space(dataset: datasets.Dataset) -> LabelSpace:
 
     Raises ValueError for a dataset that was not made by ``open_dataset``.
     """
-    try:
-        return LabelSpace.from_json(dataset.info.description)
-    except ValueError:
-        raise ValueError(
-            "this dataset carries no class names: its info.description holds "
-            f"{dataset.info.description[:60]!r}; open it with open_dataset, or set "
-            "dataset.info.description = LabelSpace(names, palette).to_json()"
-        ) from None
-
-
-def find_label_space(data: Any) -> LabelSpace | None:
-    """The label space of data, or None where they carry none, as a list of samples does."""
-    try:
-        return label_space(data)
-    except (AttributeError, ValueError):
-        return None
+    return LabelSpace.from_json(dataset.info.description)
 
 
 def colours(digits: str) -> tuple[Colour, ...]:
@@ -134,8 +112,8 @@ def voc_palette(num_colours: int) -> tuple[Colour, ...]:
     return tuple((red, green, blue) for red, green, blue in np.asarray(levels).tolist())
 
 
-def lookup_table(num_classes: int, ids: dict[int, int] | None = None) -> np.ndarray:
-    """A (256,) uint8 table from a file's value to its train id; ``ILLEGAL`` where the file may not go.
+def lookup_table(num_classes: int, ids: dict[int, int] | None = None) -> bytes:
+    """The train id of each of the 256 values of a file, for `bytes.translate`; ``ILLEGAL`` for one that may not occur.
 
     Without ``ids`` the file holds train ids already. 255 is void, unless ``ids`` say otherwise, as for masks of 0
     and 255. Raises ValueError for ids that no 8-bit file can hold, and for train ids beyond ``num_classes``.
@@ -145,59 +123,51 @@ def lookup_table(num_classes: int, ids: dict[int, int] | None = None) -> np.ndar
         if value not in range(256) or train_id not in (*range(num_classes), VOID):
             rule = f"ids map values 0-255 to train ids 0-{num_classes - 1} or {VOID}"
             raise ValueError(f"{rule}; got {value!r}: {train_id!r}")
-    table = np.full(256, ILLEGAL, dtype=np.uint8)
-    table[VOID] = VOID
-    table[list(ids)] = list(ids.values())
-    return table
+    return bytes((dict.fromkeys(range(256), ILLEGAL) | {VOID: VOID} | ids).values())
 
 
 def require_train_ids(labels: Tensor, num_classes: int, where: str) -> None:
     """Raise `ValueError` naming the first label that is neither a train id nor void."""
     wrong = labels[(labels < 0) | ((labels >= num_classes) & (labels != VOID))]
     if wrong.numel():
-        raise ValueError(
-            f"train ids are 0-{num_classes - 1} and {VOID}; got label {int(wrong[0])} in {where}: "
-            "map the labels to train ids, or give the network more classes"
-        )
+        rule = f"train ids are 0-{num_classes - 1} and {VOID}; got label {int(wrong[0])} in {where}"
+        raise ValueError(f"{rule}: map the labels to train ids, or give the network more classes")
 
 
 def _space(names: str, palette: tuple[Colour, ...]) -> LabelSpace:
     return LabelSpace(tuple(name.strip() for name in names.split(",")), palette)
 
 
-_CITYSCAPES_NAMES = """
-    road, sidewalk, building, wall, fence, pole, traffic light, traffic sign, vegetation, terrain, sky,
-    person, rider, car, truck, bus, train, motorcycle, bicycle
-"""
-_CITYSCAPES_COLOURS = """
-    804080 f423e8 464646 66669c be9999 999999 faaa1e dcdc00 6b8e23 98fb98 4682b4 dc143c ff0000 00008e
-    000046 003c64 005064 0000e6 770b20
-"""
-CITYSCAPES = _space(_CITYSCAPES_NAMES, colours(_CITYSCAPES_COLOURS))
-
+CITYSCAPES = _space(
+    """road, sidewalk, building, wall, fence, pole, traffic light, traffic sign, vegetation, terrain, sky, person,
+    rider, car, truck, bus, train, motorcycle, bicycle""",
+    colours(
+        """804080 f423e8 464646 66669c be9999 999999 faaa1e dcdc00 6b8e23 98fb98 4682b4 dc143c ff0000 00008e 000046
+        003c64 005064 0000e6 770b20"""
+    ),
+)
 # Of the 34 ids that a *_labelIds.png may hold, 19 are scored; the rest (ego vehicle, parking ...) is void.
 _SCORED_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
-CITYSCAPES_ID_TO_TRAIN_ID: dict[int, int] = dict.fromkeys(range(34), VOID) | {
-    label_id: train_id for train_id, label_id in enumerate(_SCORED_IDS)
-}
+CITYSCAPES_ID_TO_TRAIN_ID = dict.fromkeys(range(34), VOID) | {value: k for k, value in enumerate(_SCORED_IDS)}
 
-_CAMVID_NAMES = "sky, building, pole, road, pavement, tree, sign, fence, car, pedestrian, bicyclist"
-_CAMVID_COLOURS = "808080 800000 c0c080 804080 0000c0 808000 c08080 404080 400080 404000 0080c0"
-CAMVID = _space(_CAMVID_NAMES, colours(_CAMVID_COLOURS))
+CAMVID = _space(
+    "sky, building, pole, road, pavement, tree, sign, fence, car, pedestrian, bicyclist",
+    colours("808080 800000 c0c080 804080 0000c0 808000 c08080 404080 400080 404000 0080c0"),
+)
 
-_VOC_NAMES = """
-    background, aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, diningtable, dog, horse,
-    motorbike, person, pottedplant, sheep, sofa, train, tvmonitor
-"""
-VOC = _space(_VOC_NAMES, voc_palette(21))
+VOC = _space(
+    """background, aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, diningtable, dog, horse,
+    motorbike, person, pottedplant, sheep, sofa, train, tvmonitor""",
+    voc_palette(21),
+)
 
-_NYU_NAMES = """
-    wall, floor, cabinet, bed, chair, sofa, table, door, window, bookshelf, picture, counter, blinds, desk,
-    shelves, curtain, dresser, pillow, mirror, floor mat, clothes, ceiling, books, refrigerator, television,
-    paper, towel, shower curtain, box, whiteboard, person, night stand, toilet, sink, lamp, bathtub, bag,
-    other structure, other furniture, other prop
-"""
-NYU40 = _space(_NYU_NAMES, voc_palette(41)[1:])
+NYU40 = _space(
+    """wall, floor, cabinet, bed, chair, sofa, table, door, window, bookshelf, picture, counter, blinds, desk, shelves,
+    curtain, dresser, pillow, mirror, floor mat, clothes, ceiling, books, refrigerator, television, paper, towel,
+    shower curtain, box, whiteboard, person, night stand, toilet, sink, lamp, bathtub, bag, other structure,
+    other furniture, other prop""",
+    voc_palette(41)[1:],
+)
 
 # Class weights of the supervised loss in the authors' Cityscapes training script, in train-id order: rare
 # classes weigh up to four times as much as road.

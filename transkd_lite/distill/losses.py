@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from transkd_lite.data.labels import VOID
+from transkd_lite.data.transforms import resize_labels
 
 __all__ = ["at", "cirkd", "cwd", "dist", "dkd", "hcl", "ifvd", "kd", "mgd", "mse", "resize_labels", "skd"]
 
@@ -88,27 +89,6 @@ def resize_tokens(tokens: Tensor, size: tuple[int, int], new_size: tuple[int, in
         return tokens
     grid = tokens.transpose(1, 2).unflatten(2, size)
     return resize_map(grid, new_size).flatten(2).transpose(1, 2)
-
-
-def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Nearest-neighbour resize of integer labels (N, h, w) to (N, *size), as int64.
-
-    A position takes the label of the pixel in the middle of its cell: pixel 4i + 2 at a quarter of the size, 32i + 16
-    at 1/32. So do Pillow and with it the authors' data loader. This is the one rule for losses, methods and scores.
-    Raises ValueError for another shape.
-
-    >>> resize_labels(torch.arange(8).view(1, 1, 8), (1, 2))
-    tensor([[[2, 6]]])
-    """
-    if labels.ndim != 3:
-        raise ValueError(f"labels must have shape (N, h, w), got {tuple(labels.shape)}")
-    if tuple(labels.shape[1:]) == tuple(size):
-        return labels.long()
-    rows, columns = (
-        (2 * torch.arange(new, device=labels.device) + 1) * old // (2 * new)
-        for old, new in zip(labels.shape[1:], size, strict=True)
-    )
-    return labels[:, rows[:, None], columns].long()
 
 
 def valid_pixels(labels: Tensor | None, like: Tensor) -> Tensor:

@@ -201,14 +201,16 @@ class Experiment(TrainConfig):
             raise ParameterError(f"options of method {self.method}: {error}") from error
 
     def check_data(self) -> None:
-        """Open both splits as far as the names of their files; `ParameterError` says what is missing."""
+        """Open both splits, which looks into every file once; the runs need not do so again.
+
+        Raises `ParameterError`: unknown dataset, missing folder or file, with what to do.
+        """
         if self.data_root is None and self.dataset in LAYOUTS:
             raise ParameterError(f"dataset {self.dataset} needs its files: pass --data-root DIR (data_root=...)")
-        headers = {"check": "headers"} if self.dataset in LAYOUTS else {}
         try:
             for split in ("train", "val"):
-                self.open_split(split, 1, **headers)
-        except (OSError, ValueError) as error:
+                self.open_split(split, 1)
+        except (OSError, TypeError, ValueError) as error:
             raise ParameterError(f"dataset {self.dataset}: {error}") from error
 
     @property
@@ -227,9 +229,9 @@ class Experiment(TrainConfig):
         """The training and the validation images."""
         return self.open_split("train", self.train_images), self.open_split("val", self.val_images)
 
-    def open_split(self, split: str, num: int | None, **options: Any) -> "Dataset":
+    def open_split(self, split: str, num: int | None) -> "Dataset":
         """The first `num` images of a split (None: all)."""
-        options |= self.data_options
+        options = dict(self.data_options)
         if "label_map" in options:  # JSON and papermill turn the keys into text
             options["label_map"] = {int(value): train_id for value, train_id in options["label_map"].items()}
         if self.dataset == "streets":
@@ -378,7 +380,7 @@ def evaluate_run(source: str | Path, settings: Mapping[str, Any], split: str = "
     try:
         data = experiment.open_split(split, experiment.val_images)
         require_scorable(model, data)
-    except (OSError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         raise ParameterError(f"{source} on {experiment.dataset}, split {split}: {error}") from error
     scores = {p: evaluate(model, data, protocol=p, normalize=experiment.normalize) for p in PROTOCOLS}
     shown = {"dataset": experiment.dataset, "split": split, "images": len(data), "normalize": experiment.normalize}

@@ -18,6 +18,8 @@ from typing import Annotated, Any, Literal, Self
 
 from annotated_types import Ge, Gt, Lt
 
+from transkd_lite.data import Augmentation
+
 __all__ = ["ParameterError", "TrainConfig", "check_name", "check_parameters", "learning_rate"]
 
 # --- Strict parameters: Python lets any type pass, papermill only warns about a name that a notebook does not have,
@@ -79,7 +81,6 @@ Whole = Annotated[int, Ge(0)]
 Count = Annotated[int, Gt(0)]
 Positive = Annotated[float, Gt(0), Lt(math.inf)]
 NotNegative = Annotated[float, Ge(0), Lt(math.inf)]
-Augmentation = Literal["none", "flip", "paper", "paper-fixed", "standard"]
 Beta = Annotated[float, Ge(0), Lt(1)]
 
 

@@ -18,14 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transkd_lite.data.labels import Colour
-from transkd_lite.data.streets.canvas import CONDITIONS, FAR, Camera, Canvas, Dice, Id, Mood, draw_mood
+from transkd_lite.data.streets.canvas import CONDITIONS, FAR, Canvas, Dice, Id, Mood, draw_mood
 from transkd_lite.data.streets.layout import paint_street
 
 __all__ = ["CONDITIONS", "NUM_SCENES", "SPLITS", "Scene", "develop", "draw_scene"]
 
 # --- From a painted canvas to a photograph: sky, snow, texture, reflections, shadows, haze, exposure, lamps, rain.
-#
-# Part of the synthetic `streets` data. Source: this project's own.
 #
 # All arithmetic is on integers, so images are the same on every machine. Labels are read here and never changed.
 
@@ -69,8 +67,8 @@ class Plate:
         zoom, tile = max(1, height // 128), _noise(radius)
         top, left = self.dice.integer(0, 127), self.dice.integer(0, 127)
         bottom, right = top - (-height // zoom), left - (-width // zoom)
-        if max(bottom, right) > _TILE:
-            tile = tile[np.arange(bottom) % _TILE][:, np.arange(right) % _TILE]
+        if right > _TILE:
+            tile = tile[:, np.arange(right) % _TILE]
         window = tile[top:bottom, left:right]
         return window if zoom == 1 else window.repeat(zoom, 0).repeat(zoom, 1)[:height, :width]
 
@@ -80,7 +78,13 @@ def develop(canvas: Canvas, mood: Mood, dice: Dice) -> tuple[NDArray[np.uint8], 
     painted = np.array(canvas.picture)
     image = np.ascontiguousarray(painted[..., :3].transpose(2, 0, 1)).astype(np.int32)
     label = np.ascontiguousarray(painted[..., 3])
-    plate = Plate(canvas, mood, dice, image, label, *_lie_flat(canvas.camera))
+    camera, top = canvas.camera, canvas.camera.horizon
+    below = np.maximum(np.arange(camera.height, dtype=np.int32) - top, 1)
+    depth = np.minimum(camera.eye * camera.focal // below, FAR)[:, None].astype(np.int32)
+    across = (np.arange(camera.width, dtype=np.int32) - camera.centre)[None] * depth[top:] // (3 * camera.focal)
+    ground = np.zeros(label.shape, np.int16)  # noise that lies flat
+    ground[top:] = _noise(2)[(depth[top:] >> 2) % _TILE, across % _TILE]
+    plate = Plate(canvas, mood, dice, image, label, depth, ground)
     for process in (paint_sky, lay_snow, texture, mirror, shade_ground, expose, shine, precipitate):
         process(plate)
     plate.image += plate.grain(0) * np.int16(mood.grain) >> 5
@@ -96,17 +100,6 @@ def _noise(radius: int) -> Noise:
     for axis in (0, 1):
         tile = np.sum([np.roll(tile, shift, axis) for shift in range(-radius, radius + 1)], axis=0)
     return np.clip(tile * 32 // max(int(np.abs(tile).sum()) // tile.size, 1), -96, 96).astype(np.int16)
-
-
-def _lie_flat(camera: Camera) -> tuple[Ints, Noise]:
-    """Return each row's ground distance (H, 1) in cm, and noise (H, W) that lies flat on the ground."""
-    below = np.maximum(np.arange(camera.height, dtype=np.int32) - camera.horizon, 1)
-    depth = np.minimum(camera.eye * camera.focal // below, FAR)[:, None].astype(np.int32)
-    ground = np.zeros((camera.height, camera.width), np.int16)
-    near = depth[camera.horizon :]
-    across = (np.arange(camera.width, dtype=np.int32) - camera.centre)[None] * near // (3 * camera.focal)
-    ground[camera.horizon :] = _noise(2)[(near >> 2) % _TILE, across % _TILE]
-    return depth, ground
 
 
 def _plane(colour: Colour) -> Ints:
@@ -191,8 +184,9 @@ def shine(plate: Plate) -> None:
     """Add the halo of every lamp that is not hidden: all at night, those of traffic also in fog and rain."""
     power = {"night": 230, "rain": 90, "fog": 90}.get(plate.mood.condition, 0)
     height, width = plate.label.shape
-    for column, row, reach, colour, owner in plate.canvas.lamps() if power else ():
-        if owner == Id.POLE and not plate.mood.night:
+    for column, row, reach, colour, ink in plate.canvas.lit if power else ():
+        hidden = plate.canvas.picture.getpixel((column, row)) != ink  # something was painted over it
+        if hidden or (ink[3] == Id.POLE and not plate.mood.night):
             continue
         radius = max(2, min(reach, height // 3))
         top, left = max(0, row - radius), max(0, column - radius)
@@ -219,7 +213,6 @@ def precipitate(plate: Plate) -> None:
 
 SPLITS = {"train": 0, "val": 1, "test": 2}
 NUM_SCENES = {"train": 2000, "val": 200, "test": 500}
-MIN_SIZE, MAX_SIZE = 32, 2048
 
 
 class Scene(NamedTuple):
@@ -244,7 +237,7 @@ def draw_scene(
 
     Returns: a `Scene`. Its arrays are the caller's own.
 
-    Raises: ValueError for a size, condition or split that is not one of these.
+    Raises: ValueError for a size, condition or split that is not one of these, and for a negative seed or index.
 
     >>> scene = draw_scene(0, 3, size=(64, 128))
     >>> scene.image.shape, scene.label.shape, scene.condition
@@ -254,8 +247,6 @@ def draw_scene(
     require_known(condition, CONDITIONS, "condition")
     require_known(split, SPLITS, "split")
     size = require_size(size)
-    if seed < 0 or index < 0:
-        raise ValueError(f"seed and index are 0 or more, got seed={seed} and index={index}: mend these")
     dice = Dice(seed, SPLITS[split], index)
     mood, light = draw_mood(condition, dice.fork()), dice.fork()
     image, label = develop(paint_street(size, mood, dice), mood, light)
@@ -263,9 +254,8 @@ def draw_scene(
 
 
 def require_size(size: Sequence[int]) -> tuple[int, int]:
-    if len(size) != 2 or not all(MIN_SIZE <= side <= MAX_SIZE for side in size):
-        bounds = f"each {MIN_SIZE}..{MAX_SIZE} pixels"
-        raise ValueError(f"size is (height, width), {bounds}, got {tuple(size)}: try (128, 256)")
+    if len(size) != 2 or not all(32 <= side <= 2048 for side in size):
+        raise ValueError(f"size is (height, width), each 32..2048 pixels, got {tuple(size)}: try (128, 256)")
     return size[0], size[1]
 
 

@@ -1,10 +1,8 @@
 """What a street scene is painted with: integer dice, a pinhole camera, a canvas whose pixels carry their label.
 
-Part of the synthetic `streets` data, which stand in for Cityscapes (TransKD, Section IV-A). Source: this project's own.
-
 Everything that decides geometry is an integer (centimetres, pixels, draws of `Dice`), so labels are the same bytes
 on every machine. The canvas is one RGBA picture whose fourth channel holds the train id: a brush stroke writes
-colour and label at once, so the two cannot disagree by a pixel.
+colour and label at once, so the two cannot disagree by a pixel. Source: this project's own.
 """
 
 from __future__ import annotations
@@ -22,6 +20,7 @@ __all__ = ["CONDITIONS", "FAR", "NEAR", "Camera", "Canvas", "Dice", "Face", "Id"
 
 Ink: TypeAlias = tuple[int, int, int, int]
 Point: TypeAlias = tuple[int, int]
+Leaf: TypeAlias = tuple[int, int, int]  # three integers in -128..127
 T = TypeVar("T")
 
 NEAR = 150  # cm; nearer points are moved here, which keeps projections finite
@@ -59,7 +58,7 @@ class Dice:
         """Return an integer in [low, high], both included."""
         return low + self._roll() % (high - low + 1)
 
-    def spread(self, count: int) -> list[tuple[int, int, int]]:
+    def spread(self, count: int) -> list[Leaf]:
         """Return `count` triples of integers in -128..127, from one draw each."""
         words = [self._roll() for _ in range(count)]
         return [((word & 255) - 128, (word >> 8 & 255) - 128, (word >> 16 & 255) - 128) for word in words]
@@ -125,16 +124,11 @@ class Canvas:
         self.pen = ImageDraw.Draw(self.picture)
         self.shadow = Image.new("L", size)
         self.shadow_pen = ImageDraw.Draw(self.shadow)
-        self.lit: list[tuple[int, int, int, Colour, Ink]] = []
+        self.lit: list[tuple[int, int, int, Colour, Ink]] = []  # column, row, reach, colour and ink of every light
 
     def mist(self, z: int) -> int:
         """Return how much (256ths) the haze between tints what is `z` cm away."""
         return 256 * z // (z + self.visibility)
-
-    def lamps(self) -> list[tuple[int, int, int, Colour, int]]:
-        """Return (column, row, radius, colour, train id) of every light that nothing was painted over."""
-        pixel = self.picture.getpixel
-        return [(u, v, reach, colour, ink[3]) for u, v, reach, colour, ink in self.lit if pixel((u, v)) == ink]
 
     def ground(self, x0: int, x1: int, z0: int, z1: int, colour: Colour, label: int) -> None:
         """Paint the strip of ground between x0 and x1, from z0 to z1, that follows the road's bend."""
@@ -163,19 +157,13 @@ class Face:
 
     def ink(self, colour: Colour) -> Ink:
         """Return the RGBA value of `colour` seen through the haze, with the label."""
-        mist, clear, top = self.mist, 256 - self.mist, self.canvas.ceiling
-        red, green, blue = colour
+        mist, keep, top = self.mist, 256 - self.mist, self.canvas.ceiling
+        (red, green, blue), (r, g, b) = colour, self.canvas.haze
         if top < 255:
             if red == 255:  # it shines: neither haze nor night takes it away
                 return red, green, blue, self.label
             red, green, blue = min(red, top), min(green, top), min(blue, top)
-        haze = self.canvas.haze
-        return (
-            (red * clear + haze[0] * mist) >> 8,
-            (green * clear + haze[1] * mist) >> 8,
-            (blue * clear + haze[2] * mist) >> 8,
-            self.label,
-        )
+        return (red * keep + r * mist) >> 8, (green * keep + g * mist) >> 8, (blue * keep + b * mist) >> 8, self.label
 
     def pixels(self, *points: Point) -> list[Point]:
         """Return the pixels (column, row) of (u, v) points."""
@@ -224,13 +212,15 @@ class Face:
         ((column, row),), a, b = self.pixels((u, v)), self.span(width), self.span(height)
         self.canvas.pen.ellipse((column - a, row - b, column + a, row + b), self.ink(colour))
 
-    def crown(self, blobs: Sequence[tuple[int, int, int]], colour: Colour) -> None:
-        """Fill many flat ellipses (u, v, half width), as foliage has them (on a face across the street)."""
-        ink, centres = self.ink(colour), self.pixels(*((u, v) for u, v, _ in blobs))
-        for (column, row), (_, _, wide) in zip(centres, blobs, strict=True):
+    def crown(self, leaves: Sequence[Leaf], heart: Point, reach: int, lift: int, size: int, colour: Colour) -> None:
+        """Fill a flat ellipse for each of `leaves` (on a face across the street): `size` % of `reach` (cm) wide, around
+        `heart`, `reach` cm to the sides and `lift` / 20 up and down.
+        """
+        ink, half = self.ink(colour), [reach * (size * 128 + 14 * w) // 12_800 for _, _, w in leaves]
+        centres = self.pixels(*((heart[0] + reach * u // 128, heart[1] + lift * v // 2560) for u, v, _ in leaves))
+        for (column, row), wide in zip(centres, half, strict=True):
             a = wide * self.focal // self.depth
-            b = a * 4 // 5
-            self.canvas.pen.ellipse((column - a, row - b, column + a, row + b), ink)
+            self.canvas.pen.ellipse((column - a, row - a * 4 // 5, column + a, row + a * 4 // 5), ink)
 
     def line(self, points: Sequence[Point], thickness: int, colour: Colour) -> None:
         """Draw a polyline `thickness` cm (at least a pixel) thick."""
@@ -254,8 +244,6 @@ def _clip(value: int) -> int:
 
 
 # --- The light and air of a street scene, drawn before anything is painted: one `Mood` a scene.
-#
-# Part of the synthetic `streets` data. Source: this project's own.
 
 BLUE, DARK = colours("568ace 6ea0d8 4678be"), colours("0a0e22 1a1e34 302622")
 CONDITIONS = ("clear", "fog", "night", "rain", "snow")

@@ -9,7 +9,6 @@ side of it can only hide, never be hidden. So columns go outside to inside, and 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate
 from typing import Any
@@ -18,36 +17,31 @@ from transkd_lite.data.labels import Colour, colours
 from transkd_lite.data.streets import objects
 from transkd_lite.data.streets.canvas import FAR, NEAR, Camera, Canvas, Dice, Id, Mood, shade
 
-__all__ = ["FRONT", "GARDEN", "LANES", "PARKED", "PAVEMENT", "Street", "paint_ground", "paint_street", "plan_street"]
+__all__ = ["FRONT", "GARDEN", "LANES", "PARKED", "PAVEMENT", "Street", "paint_ground", "paint_street"]
 
 # --- The plan of one street: how wide its lanes and pavements are, where it is crossed, what stands where.
-#
-# Part of the synthetic `streets` data. Source: this project's own.
 
 # Columns from the outside to the inside: what stands in a later one is painted over the earlier.
 FRONT, GARDEN, PAVEMENT, PARKED, LANES = range(5)
 
 
-@dataclass
 class Street:
     """The plan of one scene; lengths in cm, x from the camera; `things` are (column, -z, order, draw)."""
 
-    canvas: Canvas
-    dice: Dice
-    mood: Mood
-    style: str
-    left: int = 0
-    right: int = 0
-    parking: tuple[bool, bool] = (False, False)
-    pavement: tuple[int, int] = (200, 200)
-    crossing: int = 0
-    cross_width: int = 0
-    things: list[tuple[int, int, int, Callable[[], None]]] = field(default_factory=list)
+    def __init__(self, canvas: Canvas, dice: Dice, mood: Mood) -> None:
+        self.canvas, self.dice, self.mood = canvas, dice, mood
+        self.things: list[tuple[int, int, int, Callable[[], None]]] = []
+        self.style = dice.pick(("city", "city", "city", "avenue", "avenue", "suburb", "suburb", "industry", "park"))
+        self.parking = dice.chance(45), dice.chance(48)
+        self.left = -(170 + 330 * dice.pick((1, 1, 1, 2)) + 230 * self.parking[0] + dice.integer(0, 80))
+        self.right = 170 + 330 * dice.pick((0, 0, 0, 1)) + 230 * self.parking[1] + dice.integer(0, 80)
+        self.pavement = dice.integer(180, 620), dice.integer(180, 620)
+        crossed = dice.chance(45)
+        self.crossing, self.cross_width = (dice.integer(1100, 5000), dice.integer(650, 1100)) if crossed else (0, 0)
 
     def add(self, column: int, draw: Callable[..., None], x: int, z: int, *far: int, **options: Any) -> None:
         """Plan one thing at (x, z), or from z to `far`; it gets dice of its own."""
-        dice = self.dice.fork()
-        thing = partial(draw, self.canvas, dice, x, z, *far, **options)
+        thing = partial(draw, self.canvas, self.dice.fork(), x, z, *far, **options)
         self.things.append((column, -z, len(self.things), thing))
 
     def stand(self, column: int, draw: Callable[..., None], x: int, z: int, **options: Any) -> None:
@@ -64,21 +58,7 @@ class Street:
         return bool(self.crossing) and z0 < self.crossing + self.cross_width and z1 > self.crossing
 
 
-def plan_street(canvas: Canvas, dice: Dice, mood: Mood) -> Street:
-    style = dice.pick(("city", "city", "city", "avenue", "avenue", "suburb", "suburb", "industry", "park"))
-    street = Street(canvas, dice, mood, style)
-    street.parking = dice.chance(45), dice.chance(48)
-    street.left = -(170 + 330 * dice.pick((1, 1, 1, 2)) + 230 * street.parking[0] + dice.integer(0, 80))
-    street.right = 170 + 330 * dice.pick((0, 0, 0, 1)) + 230 * street.parking[1] + dice.integer(0, 80)
-    street.pavement = dice.integer(180, 620), dice.integer(180, 620)
-    if dice.chance(45):
-        street.crossing, street.cross_width = dice.integer(1100, 5000), dice.integer(650, 1100)
-    return street
-
-
 # --- The ground of a street: verge, pavement, kerb, road, and what is painted on the road.
-#
-# Part of the synthetic `streets` data. Source: this project's own.
 
 ASPHALT = colours("5c5c5e 4c4e52 706e6a 645e5c 7e7a76")
 PAVING = colours("8a8480 767270 9c928a 827068 6a6a6e")
@@ -161,7 +141,7 @@ STYLES = {
 def paint_street(size: tuple[int, int], mood: Mood, dice: Dice) -> Canvas:
     """Return a canvas of `size` (height, width) with one street painted on it."""
     canvas = Canvas(Camera(size, dice), mood.haze, mood.visibility, mood.ceiling)
-    street = plan_street(canvas, dice, mood)
+    street = Street(canvas, dice, mood)
     paint_ground(street)
     objects.skyline(canvas, dice.fork())
     for side in (-1, 1):
@@ -202,20 +182,12 @@ def line_side(street: Street, side: int) -> None:
             kind = objects.wall if roll < walls else objects.fence if roll < fences else objects.hedge
             street.add(GARDEN, kind, side * (edge + 10), z, end)
         elif roll < 100 or setback > 400:
-            _grove(street, dice, side, edge, setback, z, end)
+            tree = partial(objects.tree, bare=street.mood.condition == "snow" and dice.chance(60))
+            for near in range(z + 100, end, dice.integer(350, 800)):
+                x = side * (edge + dice.integer(80, 300 + setback // 2))
+                street.stand(GARDEN, tree if dice.chance(60) else objects.bush, x, near)
         exposed = is_open or dice.chance(25)
         z = end + (dice.integer(100, 700) if exposed else 0)
-
-
-def _grove(street: Street, dice: Dice, side: int, edge: int, setback: int, z0: int, z1: int) -> None:
-    """Plant trees and bushes on open ground."""
-    bare = street.mood.condition == "snow" and dice.chance(60)
-    for z in range(z0 + 100, z1, dice.integer(350, 800)):
-        x = side * (edge + dice.integer(80, 300 + setback // 2))
-        if dice.chance(60):
-            street.stand(GARDEN, objects.tree, x, z, bare=bare)
-        else:
-            street.stand(GARDEN, objects.bush, x, z)
 
 
 def furnish(street: Street, side: int) -> None:
@@ -241,8 +213,8 @@ def furnish(street: Street, side: int) -> None:
         street.stand(PAVEMENT, objects.person, x, z)
     for _ in range(dice.pick((0, 0, 0, 1, 2, 4))):
         z, x = dice.integer(600, 2600), side * (kerb + dice.integer(30, 110))
-        kind = objects.motorcycle if dice.chance(22) else objects.bicycle
-        street.stand(PAVEMENT, kind, x, z, ridden=False, crossing=dice.chance(65))
+        look = {"motor": dice.chance(22), "ridden": False, "crossing": dice.chance(65)}
+        street.stand(PAVEMENT, objects.two_wheeler, x, z, **look)
 
 
 def park(street: Street, side: int) -> None:
@@ -285,9 +257,9 @@ def _vehicle(street: Street, dice: Dice, x: int, z: int, *, oncoming: bool = Fal
     elif roll < 83:
         street.add(LANES, objects.tram, x, z)
     elif roll < 90:
-        street.stand(LANES, objects.motorcycle, x + 90, z, ridden=dice.chance(90), crossing=False)
+        street.stand(LANES, objects.two_wheeler, x + 90, z, motor=True, ridden=dice.chance(90), crossing=False)
     else:
-        street.stand(LANES, objects.bicycle, x + 110, z, ridden=True, crossing=False)
+        street.stand(LANES, objects.two_wheeler, x + 110, z, motor=False, ridden=True, crossing=False)
 
 
 def cross(street: Street) -> None:
@@ -301,8 +273,8 @@ def cross(street: Street) -> None:
             street.stand(LANES, objects.person, dice.integer(left, right), z)
         if dice.chance(34):
             z = where + dice.integer(-150, 250)
-            kind = objects.motorcycle if dice.chance(25) else objects.bicycle
-            street.stand(LANES, kind, dice.integer(left, right), z, ridden=True, crossing=True)
+            motor, x = dice.chance(25), dice.integer(left, right)
+            street.stand(LANES, objects.two_wheeler, x, z, motor=motor, ridden=True, crossing=True)
     if street.crossing and dice.chance(45):
         z = street.crossing + street.cross_width // 3
         street.add(LANES, objects.car, dice.integer(-1200, 900), z, crossing=True)

@@ -9,28 +9,11 @@ from transkd_lite.data.labels import Colour, colours
 from transkd_lite.data.streets.canvas import Canvas, Dice, Face, Id, Point, shade
 
 __all__ = [
-    "bicycle",
-    "bush",
-    "car",
-    "facade",
-    "fence",
-    "hedge",
-    "motorcycle",
-    "person",
-    "sign",
-    "skyline",
-    "street_lamp",
-    "traffic_light",
-    "tram",
-    "tree",
-    "truck_or_bus",
-    "wall",
-    "wheel",
-]
+    "bush", "car", "facade", "fence", "hedge", "person", "sign", "skyline", "street_lamp", "traffic_light", "tram",
+    "tree", "truck_or_bus", "two_wheeler", "wall",
+]  # fmt: skip
 
 # --- What stands beside a road: hedges, trees, bushes, lamps, traffic lights, signs. Sizes are in cm.
-#
-# Part of the synthetic `streets` data. Source: this project's own.
 
 LEAVES = colours("46622e 345228 587034 3a5c3e 687030 2c4626")
 AUTUMN = colours("a06e2c 8e5226 b08c38 706430")
@@ -74,16 +57,12 @@ def tree(canvas: Canvas, dice: Dice, x: int, z: int, *, bare: bool = False) -> N
             face.line(((0, fork), elbow, (tip, rise)), dice.integer(4, 12), bark)
         return
     middle, rise = (fork + tall) // 2 + 40, (tall - fork) // 2
-    face.crown([(0, middle, spread * 7 // 10)], shade(leaf, 58))
+    face.crown([(0, 0, 0)], (0, middle), spread, 0, 70, shade(leaf, 58))
     tones = ((74, -6), (104, 10)) if face.span(spread) < 7 else ((58, -12), (80, 0), (104, 14), (124, 26))
     for tone, drop in tones:
         # The brighter, the nearer to the light: smaller, to the right and higher.
         reach, heart = spread * (100 - drop) // 100, middle + rise * drop // 60
-        blobs = [
-            (reach * u // 128 + drop, heart + rise * v * 7 // 1280, reach * (38 * 128 + 14 * w) // 12_800)
-            for u, v, w in dice.spread(5)
-        ]
-        face.crown(blobs, shade(leaf, tone))
+        face.crown(dice.spread(5), (drop, heart), reach, rise * 14, 38, shade(leaf, tone))
 
 
 def bush(canvas: Canvas, dice: Dice, x: int, z: int) -> None:
@@ -91,11 +70,7 @@ def bush(canvas: Canvas, dice: Dice, x: int, z: int) -> None:
     face, leaf = Face(canvas, x, z, Id.VEGETATION), dice.colour(LEAVES)
     wide, tall = dice.integer(50, 160), dice.integer(50, 150)
     for tone in (60, 84, 108):
-        blobs = [
-            (wide * u // 128, tall // 2 + tall * v // 512, wide * (50 * 128 + 14 * w) // 12_800)
-            for u, v, w in dice.spread(4)
-        ]
-        face.crown(blobs, shade(leaf, tone))
+        face.crown(dice.spread(4), (0, tall // 2), wide, tall * 5, 50, shade(leaf, tone))
 
 
 def street_lamp(canvas: Canvas, dice: Dice, x: int, z: int, *, night: bool) -> None:
@@ -163,8 +138,6 @@ def sign(canvas: Canvas, dice: Dice, x: int, z: int) -> None:
 
 
 # --- What is built along a street: houses, walls, fences, and the skyline that closes the view. Sizes are in cm.
-#
-# Part of the synthetic `streets` data. Source: this project's own.
 
 PLASTER = colours("c4b69c b4a694 965642 844a3c a8a8a4 cec8bc c6aa6e 787c82 929ca4 b28874 6c6056 d6d2cc")
 STONE = colours("96928a 7e7a74 965c48 b0aa9e 686a6a c4bcaa")
@@ -285,8 +258,6 @@ def skyline(canvas: Canvas, dice: Dice) -> None:
 
 
 # --- Cars, trucks, buses and trams: a side along the street, an end across it. Sizes are in cm.
-#
-# Part of the synthetic `streets` data. Source: this project's own.
 
 PAINT = colours("181a1e 34373c 767a80 b2b6ba e2e4e4 901c1e 1e3878 22523e c4a82c 7e6046 466e96 dee0de")
 LIVERY = colours("ce3c2c e4be3c 3c7854 dededa 325c96 969ca0 c48232")
@@ -439,8 +410,6 @@ def tram(canvas: Canvas, dice: Dice, x: int, z: int) -> None:
 
 
 # --- People on foot and on two wheels: pedestrians, riders, bicycles, motorcycles. Sizes are in cm.
-#
-# Part of the synthetic `streets` data. Source: this project's own.
 
 SKIN = colours("e2b89c c49474 96684c 604232")
 HAIR = colours("281e18 5a4028 967846 787878")
@@ -480,74 +449,62 @@ def person(canvas: Canvas, dice: Dice, x: int, z: int) -> None:
     face.oval(0, tall - head * 6 // 10, head * 85 // 100, head * 7 // 10, hair)
 
 
-def _rider(face: Face, dice: Dice, seat: int, lean: int, bar: int) -> None:
-    """Paint a rider in profile: seated at (0, seat), hands at (bar, seat + 12)."""
-    face.label = Id.RIDER
-    coat, trousers = dice.colour(CLOTH), dice.colour(CLOTH)
-    face.line(((-6, seat), (24, seat - 26), (6, seat - 66)), 15, trousers)
-    face.polygon(((-16, seat - 4), (12, seat - 4), (lean + 16, seat + 56), (lean - 12, seat + 60)), coat)
-    face.line(((lean + 4, seat + 52), (lean + 22, seat + 26), (bar, seat + 14)), 10, shade(coat, 80))
-    face.oval(lean + 10, seat + 74, 11, 14, dice.colour(SKIN, 8))
-    face.oval(lean + 8, seat + 80, 13, 10, dice.colour((*CLOTH, (230, 230, 230))))
-
-
-def _rider_from_behind(face: Face, dice: Dice, seat: int) -> None:
+def _rider(face: Face, dice: Dice, seat: int, lean: int | None = None, bar: int = 0) -> None:
+    """Paint a rider seated at (0, seat): from behind, or in profile with this `lean` and hands at (bar, seat + 14)."""
     label, face.label = face.label, Id.RIDER
     coat, trousers = dice.colour(CLOTH), dice.colour(CLOTH)
-    for foot in (-15, 13):
-        face.rectangle(foot - 6, 28, foot + 8, seat + 6, trousers)
-    face.mirrored(((18, seat - 4), (24, seat + 58)), coat)
-    for hand, shoulder in ((-28, -22), (28, 22)):
-        face.line(((shoulder, seat + 52), (hand, seat + 16)), 10, shade(coat, 82))
-    face.oval(0, seat + 74, 11, 14, dice.colour(SKIN, 8))
-    face.oval(0, seat + 80, 13, 11, dice.colour(CLOTH))
+    if lean is None:
+        for foot in (-15, 13):
+            face.rectangle(foot - 6, 28, foot + 8, seat + 6, trousers)
+        face.mirrored(((18, seat - 4), (24, seat + 58)), coat)
+        for hand, shoulder in ((-28, -22), (28, 22)):
+            face.line(((shoulder, seat + 52), (hand, seat + 16)), 10, shade(coat, 82))
+        head, cap, brim, hats = 0, 0, 11, CLOTH
+    else:
+        face.line(((-6, seat), (24, seat - 26), (6, seat - 66)), 15, trousers)
+        face.polygon(((-16, seat - 4), (12, seat - 4), (lean + 16, seat + 56), (lean - 12, seat + 60)), coat)
+        face.line(((lean + 4, seat + 52), (lean + 22, seat + 26), (bar, seat + 14)), 10, shade(coat, 80))
+        head, cap, brim, hats = lean + 10, lean + 8, 10, (*CLOTH, (230, 230, 230))
+    face.oval(head, seat + 74, 11, 14, dice.colour(SKIN, 8))
+    face.oval(cap, seat + 80, 13, brim, dice.colour(hats))
     face.label = label
 
 
-def bicycle(canvas: Canvas, dice: Dice, x: int, z: int, *, ridden: bool, crossing: bool) -> None:
-    """Paint a bicycle, in profile (`crossing`) or from behind, with or without a rider."""
-    face = Face(canvas, x, z, Id.BICYCLE, flip=dice.chance(50))
-    paint = dice.colour(LIVERY + PAINT)
-    if not crossing:
-        if ridden:
-            _rider_from_behind(face, dice, 92)
-        face.rectangle(-5, 0, 5, 68, RUBBER)
-        face.rectangle(-26, 96, 26, 102, (60, 60, 62))
-        face.rectangle(-8, 62, 8, 92, paint)
-        return
-    for hub in (-52, 52):
-        face.oval(hub, 34, 34, 34, RUBBER)
-        face.oval(hub, 34, 26, 26, dice.pick(((92, 94, 96), (130, 132, 132))))
-        face.oval(hub, 34, 5, 5, CHROME)
-    face.line(((-52, 34), (-14, 76), (38, 74), (-6, 32), (-14, 84)), 6, paint)
-    face.line(((52, 34), (36, 88), (46, 102)), 6, paint)
-    face.line(((-52, 34), (-6, 32)), 6, paint)
-    face.rectangle(-26, 84, -2, 92, RUBBER)
-    if dice.chance(30):
-        face.rectangle(40, 74, 72, 100, (120, 92, 60))
-    if ridden:
-        _rider(face, dice, 92, dice.integer(4, 26), 44)
-
-
-def motorcycle(canvas: Canvas, dice: Dice, x: int, z: int, *, ridden: bool, crossing: bool) -> None:
-    """Paint a motorcycle or scooter, in profile (`crossing`) or from behind."""
-    face = Face(canvas, x, z, Id.MOTORCYCLE, flip=dice.chance(50))
-    paint = dice.colour(PAINT)
-    if not crossing:
-        if ridden:
-            _rider_from_behind(face, dice, 80)
+def two_wheeler(canvas: Canvas, dice: Dice, x: int, z: int, *, motor: bool, ridden: bool, crossing: bool) -> None:
+    """Paint a bicycle or (`motor`) a motorcycle, in profile (`crossing`) or from behind, with or without a rider."""
+    face = Face(canvas, x, z, Id.MOTORCYCLE if motor else Id.BICYCLE, flip=dice.chance(50))
+    paint = dice.colour(PAINT if motor else LIVERY + PAINT)
+    if ridden and not crossing:
+        _rider(face, dice, 80 if motor else 92)
+    if motor and crossing:
+        for hub in (-68, 68):
+            wheel(face, hub, 32)
+        face.polygon(((-70, 66), (-20, 78), (34, 92), (58, 60), (30, 26), (-36, 26), (-50, 52)), paint)
+        face.polygon(((-76, 76), (2, 74), (4, 86), (-70, 88)), RUBBER)
+        face.line(((68, 32), (42, 98), (30, 106)), 9, CHROME)
+        face.rectangle(-40, 24, 24, 44, (70, 70, 72))
+        face.oval(52, 88, 9, 9, WHITE_LIGHT)
+    elif motor:
         face.rectangle(-9, 0, 9, 60, RUBBER)
         face.mirrored(((22, 34), (17, 84)), paint)
         face.rectangle(-38, 92, 38, 99, (50, 50, 52))
         face.rectangle(-8, 62, 8, 72, RED_LIGHT)
         face.lamp(0, 67, 40, RED_LIGHT)
-        return
-    for hub in (-68, 68):
-        wheel(face, hub, 32)
-    face.polygon(((-70, 66), (-20, 78), (34, 92), (58, 60), (30, 26), (-36, 26), (-50, 52)), paint)
-    face.polygon(((-76, 76), (2, 74), (4, 86), (-70, 88)), RUBBER)
-    face.line(((68, 32), (42, 98), (30, 106)), 9, CHROME)
-    face.rectangle(-40, 24, 24, 44, (70, 70, 72))
-    face.oval(52, 88, 9, 9, WHITE_LIGHT)
-    if ridden:
-        _rider(face, dice, 84, dice.integer(6, 24), 34)
+    elif crossing:
+        for hub in (-52, 52):
+            face.oval(hub, 34, 34, 34, RUBBER)
+            face.oval(hub, 34, 26, 26, dice.pick(((92, 94, 96), (130, 132, 132))))
+            face.oval(hub, 34, 5, 5, CHROME)
+        face.line(((-52, 34), (-14, 76), (38, 74), (-6, 32), (-14, 84)), 6, paint)
+        face.line(((52, 34), (36, 88), (46, 102)), 6, paint)
+        face.line(((-52, 34), (-6, 32)), 6, paint)
+        face.rectangle(-26, 84, -2, 92, RUBBER)
+        if dice.chance(30):
+            face.rectangle(40, 74, 72, 100, (120, 92, 60))
+    else:
+        face.rectangle(-5, 0, 5, 68, RUBBER)
+        face.rectangle(-26, 96, 26, 102, (60, 60, 62))
+        face.rectangle(-8, 62, 8, 92, paint)
+    if ridden and crossing:
+        seat, lean, bar = (84, (6, 24), 34) if motor else (92, (4, 26), 44)
+        _rider(face, dice, seat, dice.integer(*lean), bar)
