@@ -1,6 +1,6 @@
 """The `transkd` command. Exit codes: 0 all done, 1 a run failed, 2 the command or a parameter is wrong (nothing ran).
 
-Every command imports what it needs when it is called, so that `--help` and a finished batch answer at once.
+Every command imports what is heavy when it is called, so that `--help` and a finished batch answer at once.
 """
 
 import json
@@ -28,9 +28,8 @@ def run_table(outcome: batch.Outcome) -> str:
     """One line a run: folder, state, mIoU in percent, seconds."""
     rows = []
     for run in outcome.runs:
-        state = (
-            "FAILED" if run.folder in outcome.errors else "finished" if batch.is_done(outcome.root, run) else "missing"
-        )
+        done = "finished" if batch.is_done(outcome.root, run) else "missing"
+        state = "FAILED" if run.folder in outcome.errors else done
         rows.append((run.title, state, read_json(outcome.root / run.folder / METRICS_FILE)))
     return _states(rows)
 
@@ -64,9 +63,8 @@ def score_table(outcome: batch.Outcome) -> str:
         compared = gains and (variant or method not in ("none", "teacher"))
         sd = f"{statistics.stdev(values):.2f}" if len(values) > 1 else "-"
         gain = f"{statistics.mean(gains):+.2f}" if compared else "-"
-        rows.append(
-            (profile.with_variant(method, variant), str(len(values)), f"{statistics.mean(values):.2f}", sd, gain)
-        )
+        name = profile.with_variant(method, variant)
+        rows.append((name, str(len(values)), f"{statistics.mean(values):.2f}", sd, gain))
     if len(rows) == 1:
         return ""
     finished = [outcome.root / run.folder for run in outcome.runs if batch.is_done(outcome.root, run)]
@@ -117,12 +115,8 @@ app = typer.Typer(
 data_app = typer.Typer(help="Fetch, prepare and check a dataset.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
-Name = Annotated[
-    str, Argument(metavar="PROFILE", help=f"One of {', '.join(profile.list_profiles())}, or a .yaml file.")
-]
-Settings = Annotated[
-    list[str] | None, Option("--set", metavar="KEY=VALUE", help="A parameter, as steps=20; repeatable.")
-]
+Name = Annotated[str, Argument(metavar="PROFILE", help=f"{', '.join(profile.list_profiles())}, or a .yaml file.")]
+Settings = Annotated[list[str] | None, Option("--set", metavar="KEY=VALUE", help="Replaces a parameter; repeatable.")]
 DataRoot = Annotated[Path | None, Option(help="The dataset's folder.", exists=True, file_okay=False, resolve_path=True)]
 Runs = Annotated[Path, Option("--runs", help="The folder of all run folders.")]
 AsJson = Annotated[bool, Option("--json", help="Print as JSON.")]
@@ -268,12 +262,8 @@ def reproduce(
         raise ParameterError(f"--seeds {seeds!r}: write whole numbers (a seed is 0 or more) with commas between them")
     where: dict[str, Any] = {"runs": runs, "jobs": jobs, "scheduler": scheduler, "echo": typer.echo}
     chosen = profile.load_profile(name, _settings(settings, data_root))
-    outcome = batch.reproduce(
-        profile.shrink(chosen) if smoke else chosen,
-        methods=_parts(methods),
-        seeds=[int(seed) for seed in _parts(seeds)],
-        **where,
-    )
+    chosen = profile.shrink(chosen) if smoke else chosen
+    outcome = batch.reproduce(chosen, methods=_parts(methods), seeds=[int(seed) for seed in _parts(seeds)], **where)
     if not outcome.executed and not outcome.errors:
         rendered = "the report was rendered anew" if outcome.report_rendered else "nothing to do"
         typer.echo(f"All {len(outcome.runs)} runs in {outcome.root} are finished: {rendered}.")

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from json import dumps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pandas as pd
 import torch
@@ -190,9 +190,8 @@ class _Bench:
         self.method = create_method(method, self.student, self.teacher).to(device).train()
         self.frozen = copy.deepcopy(self.teacher).requires_grad_(False)
         self.alone = TrainStep(copy.deepcopy(self.student), precision=precision)
-        self.whole = TrainStep(
-            copy.deepcopy(self.student), self.frozen, copy.deepcopy(self.method), precision=precision
-        )
+        own, helper = copy.deepcopy((self.student, self.method))
+        self.whole = TrainStep(own, self.frozen, helper, precision=precision)
         self.naive = TrainStep(self.student, None, self.method)
         options: dict[str, Any] = {"lr": 6e-5, "weight_decay": 0.01, "foreach": False}
         self.optimizers = {
@@ -313,12 +312,13 @@ def print_step(
     batch: int = 4,
     size: Annotated[Size, typer.Option(metavar="H W")] = (128, 256),
     rounds: Annotated[int, typer.Option(help="At least 15 for a median worth quoting.")] = 15,
-    precision: Annotated[list[str] | None, typer.Option(help="May be repeated; by default fp32 and bf16.")] = None,
+    precision: Literal["fp32", "bf16"] | None = None,
     json: bool = False,
 ) -> None:
-    """What a distillation step costs: times four things in turn, in both precisions."""
+    """What a distillation step costs: times four things in turn, in both precisions unless one is given."""
     options: dict[str, Any] = {"method": method, "batch": batch, "size": size, "rounds": rounds}
-    found = {name: time_step(teacher, student, precision=name, **options) for name in precision or ("fp32", "bf16")}
+    wanted = (precision,) if precision else ("fp32", "bf16")
+    found = {name: time_step(teacher, student, precision=name, **options) for name in wanted}
     typer.echo(dumps(found, indent=2) if json else pd.DataFrame(found).to_string(float_format="{:.4f}".format))
 
 
@@ -392,10 +392,10 @@ def trace_steps(
 
 def _trace_table(events: Iterable[Any], steps: int, on_gpu: bool) -> pd.DataFrame:
     """Self times of the host's events (which carry those of the kernels they launched), summed by part and group."""
-    found = sorted((e for e in events if e.device_type.name == "CPU"), key=lambda event: event.time_range.start)
+    events = sorted((e for e in events if e.device_type.name == "CPU"), key=lambda event: event.time_range.start)
     # The innermost region or backward operation that an event is part of; the profiler's own marks have none.
-    around = [next((a for a in _ancestors(e) if a.name.startswith((_PREFIX, _BACKWARD))), None) for e in found]
-    marked = [(event, mark) for event, mark in zip(found, around, strict=True) if mark is not None]
+    around = [next((a for a in _ancestors(e) if a.name.startswith((_PREFIX, _BACKWARD))), None) for e in events]
+    marked = [(event, mark) for event, mark in zip(events, around, strict=True) if mark is not None]
     # Part by autograd's sequence number: that of the last forward operation that bears it, which made the node.
     forward = [(event, mark) for event, mark in marked if mark.name in (_PREFIX + "student", _PREFIX + "method")]
     recorded = {event.sequence_nr: mark.name for event, mark in forward if event.sequence_nr >= 0}
@@ -403,8 +403,12 @@ def _trace_table(events: Iterable[Any], steps: int, on_gpu: bool) -> pd.DataFram
     for event, mark in marked:
         backward = mark.name.startswith(_BACKWARD)  # those of no part put gradients where the optimiser finds them
         part = recorded.get(mark.sequence_nr, _PREFIX + "optimiser") if backward else mark.name
+        # The group is that of the innermost operation whose name tells it.
+        names = (ancestor.name.lower() for ancestor in _ancestors(event))
+        inside = itertools.takewhile(lambda name: not name.startswith(_PREFIX), names)
+        found = (group for name in inside for group, words in _FRAGMENTS.items() if any(word in name for word in words))
         microseconds = event.self_device_time_total if on_gpu else event.self_cpu_time_total
-        rows.append((part.removeprefix(_PREFIX), _group(event), microseconds / 1e6 / steps))
+        rows.append((part.removeprefix(_PREFIX), next(found, "other"), microseconds / 1e6 / steps))
     table = pd.DataFrame(rows, columns=["part", "group", "seconds"]).groupby(["part", "group"], as_index=False).sum()
     table = table[table["seconds"] > 0].sort_values("seconds", ascending=False, ignore_index=True)
     return table.assign(share=table["seconds"] / table["seconds"].sum())
@@ -415,14 +419,6 @@ def _ancestors(event: Any) -> Iterator[Any]:
     while event is not None:
         yield event
         event = event.cpu_parent
-
-
-def _group(event: Any) -> str:
-    """The group of the innermost operation whose name tells it."""
-    names = (ancestor.name.lower() for ancestor in _ancestors(event))
-    inside = itertools.takewhile(lambda name: not name.startswith(_PREFIX), names)
-    groups = (group for name in inside for group, words in _FRAGMENTS.items() if any(word in name for word in words))
-    return next(groups, "other")
 
 
 if __name__ == "__main__":

@@ -80,10 +80,8 @@ def test_fusion_keeps_the_names_of_the_terms(lab: Any, name: str, fusion: str, m
 
 @pytest.mark.parametrize(("name", "options"), [("csf", {}), ("csf", {"fusion": "abf"}), ("review", {})])
 def test_width_of_the_fusion(lab: Any, name: str, options: dict[str, str]) -> None:
-    for width in (64, 32):
-        method = create_method(
-            name, lab.student, lab.teacher, **options, **({} if width == 64 else {"fusion_width": 32})
-        )
+    for width, given in ((64, {}), (32, {"fusion_width": 32})):
+        method = create_method(name, lab.student, lab.teacher, **options, **given)
         assert method.parts[name].fusion.stages[0].reduce[0].out_channels == width
 
 

@@ -351,7 +351,7 @@ def test_what_is_no_network_is_refused(lab: Any) -> None:
         ("transkd", {}, "unknown method 'transkd'.*transkd-base"),
         ("kd", {"temprature": 2}, "option 'temprature' must be that of one method.*: kd takes temperature, weight"),
         ("kd", {"cwd.weight": 2}, r"option 'cwd\.weight' must be"),
-        ("cirkd+kd", {}, "each once; .*would have cirkd, kd, kd"),
+        ("cirkd+kd", {}, "of different names; .*would have cirkd, kd, kd"),
         ("kd", {"weights": {"dk": 1}}, "kd has the terms kd; weights or warmup_steps name dk"),
         ("kd", {"warmup_steps": {"at": 3}}, "weights or warmup_steps name at"),
         ("mgd", {"stages": []}, "stages must be at least one"),

@@ -98,7 +98,7 @@ def transkd_gl(
     """
 
     def align(stage: int, student: ModelSpec, teacher: ModelSpec) -> nn.Module:
-        deepest = stage == max(options["embedding_stages"])
+        deepest = stage == max(options["embedding_stages"])  # 4, unless that is left out
         mixer = GLMixer(student.channels[stage - 1], residual, mixer_start) if deepest else None
         return StageAlignment(stage, student, teacher, mixer)
 
@@ -424,7 +424,7 @@ def create_method(
         )
     terms = [term for part in parts for term in part.weights]
     if not terms or len(set(terms)) < len(terms):
-        raise ValueError(f"a method has terms, and each once; {name} would have {', '.join(terms) or 'none'}")
+        raise ValueError(f"a method needs terms, of different names; {name} would have {', '.join(terms) or 'none'}")
     warmup = dict.fromkeys(terms, warmup_steps) if isinstance(warmup_steps, int) else dict(warmup_steps)
     if strange := sorted({*(weights or {}), *warmup} - {*terms}):
         raise ValueError(f"{name} has the terms {', '.join(terms)}; weights or warmup_steps name {listed(strange)}")
