@@ -57,7 +57,7 @@ def notebooks_without_kernels(monkeypatch):
     [
         (["reproduce", "dmo"], "unknown profile 'dmo': did you mean demo"),
         (["reproduce", "nowhere.yaml"], "no profile nowhere.yaml; the course has"),
-        (["reproduce", "camvid", "--data-root", "no such folder"], "--data-root no such folder is not a folder"),
+        (["reproduce", "camvid", "--data-root", "no such folder"], "'no such folder' does not exist"),
         (["reproduce", "smoke", "--set", "stesp=3"], "did you mean steps"),
         (["reproduce", "smoke", "--set", "steps=-3"], "steps = -3: it must be at least 0"),
         (["reproduce", "smoke", "--set", "lr=6e-5"], "write 6.0e-5"),

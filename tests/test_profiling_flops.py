@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from transkd_lite.distill import create_method
 from transkd_lite.models import create_model
@@ -31,6 +32,15 @@ def test_layers_cost_what_is_worked_by_hand(layer: nn.Module, shape: tuple[int, 
         with MultiplyAccumulates(convention) as counter:
             call_aside(layer, torch.empty(shape, device="meta"))
         assert counter.total == expected
+
+
+@pytest.mark.parametrize("name", ["segformer_b0", "lvt", "pvt_v2_b0", "timm:convnext_atto"])
+def test_the_full_count_is_that_of_pytorchs_own_counter(name: str) -> None:
+    with torch.device("meta"):
+        model = create_model(name, 5)
+    with FlopCounterMode(display=False) as counter:
+        call_aside(model, torch.empty(1, 3, 64, 96, device="meta"))
+    assert count_flops(model, (64, 96)) == counter.get_total_flops() / 2
 
 
 def test_both_attention_products_are_counted_in_full_alone() -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from transkd_lite.distill import method_table
+from transkd_lite.distill import create_method, list_methods
+from transkd_lite.distill.methods import METHODS, PAPER_STUDENT, PAPER_TEACHER
 from transkd_lite.results import comparison, tables
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,7 +25,12 @@ def test_every_notebook_is_listed_with_its_question():
 
 
 def test_methods_are_the_librarys():
-    assert method_table().strip() in README
+    rows = ["| method | formula | terms (default weight) | source |", "|---|---|---|---|"]
+    for name in list_methods():
+        weights = create_method(name, PAPER_STUDENT, PAPER_TEACHER).weights
+        terms = ", ".join(f"`{term}` ({weight:g})" for term, weight in weights.items())
+        rows.append(f"| `{name}` | {METHODS[name].formula} | {terms} | {METHODS[name].source} |")
+    assert "\n".join(rows) in README
 
 
 def test_make_targets_exist():

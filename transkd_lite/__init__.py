@@ -9,56 +9,22 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_HOME = {
-    "ModelSpec": "models",
-    "SegModel": "models",
-    "SegOutput": "models",
-    "create_model": "models",
-    "list_models": "models",
-    "load_model": "models",
-    "capture_attention": "models",
-    "save_huggingface": "models",
-    "save_model": "models",
-    "Distiller": "distill",
-    "create_method": "distill",
-    "list_methods": "distill",
-    "describe": "distill",
-    "Part": "distill",
-    "register": "distill",
-    "load_reference_checkpoint": "distill.reference",
-    "LabelSpace": "data",
-    "label_space": "data",
-    "open_dataset": "data",
-    "TrainConfig": "training.config",
-    "FitResult": "training.loop",
-    "fit": "training.loop",
-    "SegMetrics": "metrics",
-    "evaluate": "metrics",
-    "evaluate_by": "metrics",
-    "as_batch": "metrics",
-    "predict": "metrics",
-    "count_flops": "profiling",
-    "count_parameters": "profiling",
-    "export_onnx": "models.onnx",
-    "GradientRecord": "explore.gradients",
-    "load_gradients": "explore.gradients",
-    "record_gradients": "explore.gradients",
-    "term_gradients": "explore.gradients",
-    "Experiment": "experiments.experiment",
-    "run_experiment": "experiments.experiment",
+_NAMES = {
+    "models": "ModelSpec SegModel SegOutput capture_attention create_model list_models load_model save_huggingface "
+    "save_model",
+    "models.onnx": "export_onnx",
+    "distill": "Distiller Part create_method describe list_methods register",
+    "distill.reference": "load_reference_checkpoint",
+    "data": "LabelSpace label_space open_dataset",
+    "training.config": "TrainConfig",
+    "training.loop": "FitResult fit",
+    "metrics": "SegMetrics as_batch evaluate evaluate_by predict",
+    "profiling": "count_flops count_parameters",
+    "explore.gradients": "GradientRecord load_gradients record_gradients term_gradients",
+    "experiments.experiment": "Experiment run_experiment",
 }
-_MODULES = (
-    "models",
-    "distill",
-    "data",
-    "metrics",
-    "profiling",
-    "training",
-    "experiments",
-    "results",
-    "plots",
-    "explore",
-)
+_HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
+_MODULES = {"results", "plots", *(module.partition(".")[0] for module in _NAMES)}
 
 __all__ = [*_HOME, "__version__"]
 

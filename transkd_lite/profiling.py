@@ -1,72 +1,58 @@
 """How large a network is: parameters and multiply-accumulates, beside the published figures.
 
 `python -m transkd_lite.profiling` prints the table of all networks, `… profiling step` times a training step (see
-`time_step`). The published figures are those of the
-README of the authors' repository; its parameters count 20 classes (19 and void) throughout, its "GFLOPs" 19
-classes for networks alone and 20 for distilled ones, and so does the table.
+`time_step`). The published figures are those of the README of the authors' repository; its parameters count 20
+classes (19 and void) throughout, its "GFLOPs" 19 classes for networks alone and 20 for distilled ones, and so does the
+table.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import copy
-import json
+import itertools
 import math
+import multiprocessing
 import os
+import re
 import statistics
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from typing import Any
+from json import dumps
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import pandas as pd
 import torch
-import torch.multiprocessing
 import torch.nn.functional as F
+import typer
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
-from torch.profiler import ProfilerActivity, profile, record_function
+from torch.profiler import profile, record_function
 
 from transkd_lite.distill.distiller import Distiller
 from transkd_lite.distill.methods import create_method
 from transkd_lite.metrics import autocast
 from transkd_lite.models.head import folded_heads
-from transkd_lite.models.output import ModelSpec, SegModel, SegOutput
+from transkd_lite.models.output import SegModel, SegOutput
 from transkd_lite.models.weights import create_model, list_models
 from transkd_lite.training.step import TrainStep
 
-__all__ = [
-    "CONVENTIONS",
-    "GROUPS",
-    "PARTS",
-    "MultiplyAccumulates",
-    "call_aside",
-    "count_flops",
-    "count_parameters",
-    "main",
-    "matrix_rate",
-    "size_table",
-    "time_step",
-    "trace_steps",
-]
+__all__ = ["PARTS", "MultiplyAccumulates", "call_aside", "count_flops", "count_parameters", "size_table", "time_step",
+           "trace_steps"]  # fmt: skip
 
-# --- Counting multiply-accumulates of a forward pass: a function mode looks at every call of PyTorch's
-# functions.
+# --- Counting multiply-accumulates of a forward pass: a function mode looks at every call of PyTorch's functions.
 #
-# A network need not compute anything for that: it is called with "meta" tensors, which have shapes and no
-# values. Two conventions, since the published "GFLOPs" leave things out:
+# A network need not compute anything for that: it is called with "meta" tensors, which have shapes and no values. Two
+# conventions, since the published "GFLOPs" leave things out:
 #
 #     full    convolutions, linear layers, matrix products and both products of every attention; nothing else
-#     paper   as the authors' counter: convolutions (with one addition an output for the bias), linear layers
-#     (without it),
-#             2 an element of BatchNorm, 1 an element of LayerNorm, GELU and ReLU; matrix and attention products
-#             left out
+#     paper   as the authors' counter: convolutions (with one addition an output for the bias), linear layers (without
+#             it), 2 an element of BatchNorm, 1 an element of LayerNorm, GELU and ReLU; no matrix and attention products
 
-CONVENTIONS = ("full", "paper")
-
+Size = tuple[int, int]
 CONVOLUTIONS = (torch.conv1d, torch.conv2d, F.conv1d, F.conv2d)
 PRODUCTS = (torch.matmul, torch.bmm, Tensor.matmul, Tensor.bmm, Tensor.__matmul__)
 ELEMENTWISE = {F.batch_norm: 2, F.layer_norm: 1, F.gelu: 1, F.relu: 1, torch.relu: 1}
@@ -77,18 +63,15 @@ class MultiplyAccumulates(TorchFunctionMode):
 
     def __init__(self, convention: str = "full") -> None:
         super().__init__()
-        if convention not in CONVENTIONS:
-            raise ValueError(f"convention must be one of {', '.join(CONVENTIONS)}, got {convention!r}")
+        if convention not in ("full", "paper"):
+            raise ValueError(f"convention must be one of full, paper, got {convention!r}")
         self.full = convention == "full"
         self.total = 0
 
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
         if func in CONVOLUTIONS:
-            bias = args[2] if len(args) > 2 else kwargs.get("bias")
+            bias = args[2] if len(args) > 2 else None
             additions = int(bias is not None and not self.full)
             self.total += result.numel() * (math.prod(args[1].shape[1:]) + additions)
         elif func is F.linear or (self.full and func in PRODUCTS):
@@ -102,9 +85,7 @@ class MultiplyAccumulates(TorchFunctionMode):
 
 
 def call_aside(module: nn.Module, *args: Any, device: str = "meta") -> Any:
-    """Call a module as if its parameters and buffers were zeros on `device`; the module itself is not
-    touched.
-    """
+    """Call a module as if its parameters and buffers were zeros on `device`; the module itself is not touched."""
     own = [*module.named_parameters(), *module.named_buffers()]
     zeros = {name: torch.zeros_like(tensor, device=device) for name, tensor in own}
     with torch.no_grad():
@@ -134,11 +115,7 @@ def count_parameters(*modules: nn.Module) -> int:
 
 
 def count_flops(
-    model: SegModel,
-    size: tuple[int, int] = (512, 1024),
-    *,
-    distiller: Distiller | None = None,
-    convention: str = "full",
+    model: SegModel, size: Size = (512, 1024), *, distiller: Distiller | None = None, convention: str = "full"
 ) -> float:
     """Multiply-accumulates of one image of `size` (H, W); those of a distiller's training-only parts added.
 
@@ -147,56 +124,39 @@ def count_flops(
 
     The network computes nothing, and no module is changed.
     """
-    images = torch.empty(1, 3, *size, device="meta")
     with MultiplyAccumulates(convention) as counter:
-        output = call_aside(model, images)
+        output = call_aside(model, torch.empty(1, 3, *size, device="meta"))
         if distiller is not None:
             # Methods may look at values (which label is void), so these few operations are really computed.
-            student, teacher = (_zeros(spec, output) for spec in (model.spec, distiller.teacher_spec))
-            labels = torch.zeros(1, *size, dtype=torch.long)
-            call_aside(distiller, torch.zeros(1, 3, *size), student, teacher, labels, device="cpu")
+            given: list[Tensor | SegOutput] = [torch.zeros(1, 3, *size)]
+            for spec in (model.spec, distiller.teacher_spec):
+                pairs = zip(output.features, spec.channels, strict=True)
+                features = tuple(torch.zeros(1, width, *f.shape[2:]) for f, width in pairs)
+                logits = torch.zeros(1, spec.num_classes, *output.logits.shape[2:])
+                given.append(SegOutput(logits, features, tuple(f.flatten(2).transpose(1, 2) for f in features)))
+            call_aside(distiller, *given, torch.zeros(1, *size, dtype=torch.long), device="cpu")
     return float(counter.total)
 
 
-def _zeros(spec: ModelSpec, output: SegOutput) -> SegOutput:
-    """What a network of that spec would give, at the sizes of `output`, all zeros."""
-    pairs = zip(output.features, spec.channels, strict=True)
-    features = tuple(torch.zeros(len(f), c, *f.shape[2:]) for f, c in pairs)
-    embeddings = tuple(f.flatten(2).transpose(1, 2) for f in features)
-    logits = torch.zeros(len(output.logits), spec.num_classes, *output.logits.shape[2:])
-    return SegOutput(logits, features, embeddings)
-
-
-def size_table(size: tuple[int, int] = (512, 1024)) -> pd.DataFrame:
+def size_table(size: Size = (512, 1024)) -> pd.DataFrame:
     """One row a network and one a published method on SegFormer-B0: parameters in millions,
     multiply-accumulates in G.
 
     Columns params_m, gmacs_full, gmacs_paper for images of `size` (H, W), and the published figures, which
     are for 512x1024; empty where none could be seen.
     """
-    student, teacher = create_model("segformer_b0", 20), create_model("segformer_b2", 20)
-    methods = [name.split(" + ")[1] for name in PUBLISHED if "+" in name]
-    rows = [_row(name, create_model(name, 20), create_model(name, 19), size) for name in list_models()]
-    for method in methods:
-        # With the second squeeze layer, as the authors' modules have it.
-        distiller = create_method(method, student, teacher, bare_squeeze=True)
-        rows.append(_row(f"segformer_b0 + {method}", student, student, size, distiller))
-    return pd.DataFrame(rows).set_index("network")
-
-
-def _row(
-    name: str, model: SegModel, counted: SegModel, size: tuple[int, int], distiller: Distiller | None = None
-) -> dict[str, str | float | None]:
-    parts = [model] if distiller is None else [model, distiller]
-    params, gflops = PUBLISHED.get(name, (None, None))
-    return {
-        "network": name,
-        "params_m": count_parameters(*parts) / 1e6,
-        "published_params_m": params,
-        "gmacs_full": count_flops(counted, size, distiller=distiller) / 1e9,
-        "gmacs_paper": count_flops(counted, size, distiller=distiller, convention="paper") / 1e9,
-        "published_gflops": gflops,
-    }
+    rows = []
+    for name in (*list_models(), *(name for name in PUBLISHED if "+" in name)):
+        network, _, method = name.partition(" + ")
+        model, counted, distiller = create_model(network, 20), create_model(network, 20 if method else 19), None
+        if method:  # with the second squeeze layer, as the authors' modules have it
+            distiller = create_method(method, model, create_model("segformer_b2", 20), bare_squeeze=True)
+        params_m = count_parameters(model, *([distiller] if distiller else [])) / 1e6
+        gmacs = [count_flops(counted, size, distiller=distiller, convention=c) / 1e9 for c in ("full", "paper")]
+        published = PUBLISHED.get(name, (None, None))
+        rows.append((name, params_m, published[0], *gmacs, published[1]))
+    columns = ["network", "params_m", "published_params_m", "gmacs_full", "gmacs_paper", "published_gflops"]
+    return pd.DataFrame(rows, columns=columns).set_index("network")
 
 
 # --- What a distillation step costs: `python -m transkd_lite.profiling step` times four things in turn.
@@ -219,39 +179,36 @@ class _Bench:
     """Two networks, a method, one batch, and the four things to time."""
 
     def __init__(
-        self, teacher: str, student: str, method: str, batch: int, size: tuple[int, int], precision: str, device: str
+        self, teacher: str, student: str, method: str, batch: int, size: Size, precision: str, device: str
     ) -> None:
         torch.manual_seed(0)
-        self.device, self.precision = torch.device(device), precision
         self.images = torch.randn(batch, 3, *size, device=device)
         self.labels = torch.randint(0, NUM_CLASSES, (batch, *size), device=device)
+        self.precision = precision
         self.teacher: SegModel = create_model(teacher, NUM_CLASSES).to(device).eval()
         self.student: SegModel = create_model(student, NUM_CLASSES).to(device).train()
         self.method = create_method(method, self.student, self.teacher).to(device).train()
-        frozen = copy.deepcopy(self.teacher).requires_grad_(False)
+        self.frozen = copy.deepcopy(self.teacher).requires_grad_(False)
         self.alone = TrainStep(copy.deepcopy(self.student), precision=precision)
-        self.whole = TrainStep(copy.deepcopy(self.student), frozen, copy.deepcopy(self.method), precision=precision)
-        self.naive = TrainStep(self.student, None, self.method, precision="fp32")
+        own, helper = copy.deepcopy((self.student, self.method))
+        self.whole = TrainStep(own, self.frozen, helper, precision=precision)
+        self.naive = TrainStep(self.student, None, self.method)
+        options: dict[str, Any] = {"lr": 6e-5, "weight_decay": 0.01, "foreach": False}
         self.optimizers = {
-            id(step): torch.optim.AdamW(step.parameters(), lr=6e-5, weight_decay=0.01, fused=fused, foreach=False)
-            for step, fused in ((self.alone, True), (self.whole, True), (self.naive, False))
+            step: torch.optim.AdamW(step.parameters(), fused=step is not self.naive, **options)
+            for step in (self.alone, self.whole, self.naive)
         }
-        self.frozen = frozen
+        self.parts: dict[str, Callable[[], None]] = {
+            "teacher_s": self.teacher_forward,
+            "student_s": lambda: self.update(self.alone, self.alone(self.images, self.labels)["total"]),
+            "step_s": lambda: self.update(self.whole, self.whole(self.images, self.labels)["total"]),
+            "naive_s": self.naive_step,
+        }
 
     def teacher_forward(self) -> None:
         """Part a."""
-        with folded_heads(self.frozen), torch.no_grad(), autocast(self.device, self.precision):
+        with torch.no_grad(), autocast(self.images.device, self.precision):
             self.frozen(self.images)
-
-    def student_step(self) -> None:
-        """Part b."""
-        with folded_heads(self.alone):
-            self._update(self.alone, self.alone(self.images, self.labels)["total"])
-
-    def distillation_step(self) -> None:
-        """Part c."""
-        with folded_heads(self.whole, self.frozen):
-            self._update(self.whole, self.whole(self.images, self.labels)["total"])
 
     def naive_step(self) -> None:
         """Part d."""
@@ -259,15 +216,15 @@ class _Bench:
         output = self.student(self.images)
         terms = self.method(self.images, output, target, self.labels)
         ce = self.naive.supervised(output.logits, self.labels)
-        self._update(self.naive, ce + self.method.combine(terms))
+        self.update(self.naive, ce + self.method.combine(terms))
         for term in (ce, *terms.values()):
             term.item()
 
-    def _update(self, step: nn.Module, loss: Tensor) -> None:
-        optimizer = self.optimizers[id(step)]
-        optimizer.zero_grad(set_to_none=True)
+    def update(self, step: TrainStep, loss: Tensor) -> None:
+        """The backward pass, and the optimiser's step."""
+        self.optimizers[step].zero_grad(set_to_none=True)
         loss.backward()
-        optimizer.step()
+        self.optimizers[step].step()
 
 
 def time_step(
@@ -276,10 +233,9 @@ def time_step(
     *,
     method: str = "transkd-base",
     batch: int = 4,
-    size: tuple[int, int] = (128, 256),
+    size: Size = (128, 256),
     precision: str = "fp32",
     rounds: int = 15,
-    device: str | None = None,
 ) -> dict[str, float]:
     """Median seconds of a to d over interleaved rounds, their ratios, and the peak memory of one step of c in MB.
 
@@ -287,130 +243,83 @@ def time_step(
     counting the multiply-accumulates it really does, with the heads folded, a backward pass as two forward ones),
     matrix_tflops (what the device reaches on a large matrix product in that precision) and matrix_share, their ratio.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     given = (teacher, student, method, batch, size, precision, device)
-    peaks = {f"{kind}peak_mb": _peak_aside(f"{kind or 'distillation_'}step", given) for kind in ("", "naive_")}
+    peaks = {}
+    for name, part in (("peak_mb", "step_s"), ("naive_peak_mb", "naive_s")):
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as aside:
+            peaks[name] = aside.submit(_peak_mb, part, given).result()
     bench = _Bench(*given)
-    parts = {
-        "teacher_s": bench.teacher_forward,
-        "student_s": bench.student_step,
-        "step_s": bench.distillation_step,
-        "naive_s": bench.naive_step,
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in parts}
-    for turn in range(WARM_UP_ROUNDS + rounds):
-        for name, part in parts.items():
-            taken = _timed(part, device)
-            if turn >= WARM_UP_ROUNDS:
-                seconds[name].append(taken)
-    found = {name: statistics.median(values) for name, values in seconds.items()}
+    with folded_heads(bench.alone, bench.whole, bench.frozen):
+        turns = [{n: _timed(part, device) for n, part in bench.parts.items()} for _ in range(WARM_UP_ROUNDS + rounds)]
+        trained = count_flops(bench.whole.student, size, distiller=bench.whole.method)  # type: ignore[arg-type]
+        macs = count_flops(bench.frozen, size) + 3 * trained
+    found = {name: statistics.median(turn[name] for turn in turns[WARM_UP_ROUNDS:]) for name in bench.parts}
     found["overhead"] = found["step_s"] / (found["teacher_s"] + found["student_s"])
     found["speedup"] = found["naive_s"] / found["step_s"]
     found |= peaks
-    found["tflops"] = _step_flops(bench, batch, size) / found["step_s"] / 1e12
-    found["matrix_tflops"] = matrix_rate(precision, device)
+    found["tflops"] = 2.0 * batch * macs / found["step_s"] / 1e12  # two operations a multiply-accumulate
+    n = 8192 if device == "cuda" else 1024
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+    found["matrix_tflops"] = 2.0 * n**3 / min(_timed(lambda: torch.mm(a, b), device) for _ in range(7)) / 1e12
     found["matrix_share"] = found["tflops"] / found["matrix_tflops"]
     return found
 
 
-def _timed(part: Callable[[], None], device: str) -> float:
-    _wait(device)
+def _timed(part: Callable[[], Any], device: str) -> float:
+    wait = torch.cuda.synchronize if device == "cuda" else (lambda: None)
+    wait()
     begun = time.perf_counter()
     part()
-    _wait(device)
+    wait()
     return time.perf_counter() - begun
-
-
-def _wait(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-
-
-def _step_flops(bench: _Bench, batch: int, size: tuple[int, int]) -> float:
-    """Floating-point operations of c: two a multiply-accumulate; forward once, and backward as two more."""
-    with folded_heads(bench.student, bench.teacher):
-        trained = count_flops(bench.student, size, distiller=bench.method)
-        return 2.0 * batch * (count_flops(bench.teacher, size) + 3.0 * trained)
-
-
-def matrix_rate(precision: str, device: str, rounds: int = 7) -> float:
-    """Tera-operations a second of one large matrix product, the best of several."""
-    n = 8192 if device.startswith("cuda") else 1024
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
-    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
-    seconds = [_timed(lambda: _multiply(a, b), device) for _ in range(rounds)]
-    return 2.0 * n**3 / min(seconds) / 1e12
-
-
-def _multiply(a: Tensor, b: Tensor) -> None:
-    torch.mm(a, b)
-
-
-def _peak_aside(part: str, given: tuple[Any, ...]) -> float:
-    """`_peak_mb` in a process of its own."""
-    context = torch.multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(_peak_mb, part, given).result()
 
 
 def _peak_mb(part: str, given: tuple[Any, ...]) -> float:
     """Peak memory of two steps: of the device, or of this process above what it held before (Linux; else nan)."""
+
+    def status_mb(key: str) -> float:
+        status = Path("/proc/self/status")
+        found = re.search(rf"{key}:\s+(\d+)", status.read_text() if status.is_file() else "")
+        return int(found[1]) / 1024 if found else math.nan
+
     bench = _Bench(*given)
-    before, step = _status_mb("VmRSS"), getattr(bench, part)
-    if bench.device.type == "cuda":
+    before, on_gpu = status_mb("VmRSS"), bench.images.is_cuda
+    if on_gpu:
         torch.cuda.reset_peak_memory_stats()
-    step()
-    step()  # gradients and the optimiser's moments are there by now
-    if bench.device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
-    return _status_mb("VmHWM") - before
+    with folded_heads(bench.alone, bench.whole, bench.frozen):
+        bench.parts[part]()
+        bench.parts[part]()  # gradients and the optimiser's moments are there by now
+    return torch.cuda.max_memory_allocated() / 2**20 if on_gpu else status_mb("VmHWM") - before
 
 
-def _status_mb(key: str) -> float:
-    if not sys.platform.startswith("linux"):
-        return float("nan")
-    with open("/proc/self/status") as file:
-        line = next(line for line in file if line.startswith(key))
-    return int(line.split()[1]) / 1024
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line: times both precisions and prints a table, or JSON with --json."""
-    parser = argparse.ArgumentParser(
-        prog="python -m transkd_lite.profiling step",
-        description=(
-            "What a distillation step costs: `python -m transkd_lite.profiling step` times four things in turn."
-        ),
-    )
-    parser.add_argument("--teacher", default="segformer_b2")
-    parser.add_argument("--student", default="segformer_b0")
-    parser.add_argument("--method", default="transkd-base")
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--size", type=int, nargs=2, default=(128, 256), metavar=("H", "W"))
-    parser.add_argument("--rounds", type=int, default=15, help="at least 15 for a median worth quoting")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), nargs="+", default=("fp32", "bf16"))
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    given = parser.parse_args(arguments)
-    found = {
-        precision: time_step(
-            given.teacher,
-            given.student,
-            method=given.method,
-            batch=given.batch,
-            size=tuple(given.size),
-            precision=precision,
-            rounds=given.rounds,
-        )
-        for precision in given.precision
-    }
-    sys.stdout.write(json.dumps(found, indent=2) + "\n" if given.json else _timing_table(found))
+@app.callback(invoke_without_command=True)
+def print_sizes(context: typer.Context) -> None:
+    """Print parameters and multiply-accumulates of all networks beside the published figures."""
+    if context.invoked_subcommand is None:
+        typer.echo(size_table().to_string(float_format="{:.3f}".format, na_rep=""))
 
 
-def _timing_table(found: dict[str, dict[str, Any]]) -> str:
-    names = list(next(iter(found.values())))
-    head = f"{'':15}" + "".join(f"{precision:>12}" for precision in found)
-    rows = [f"{name:15}" + "".join(f"{values[name]:12.4f}" for values in found.values()) for name in names]
-    return "\n".join([head, *rows]) + "\n"
+@app.command("step")
+def print_step(
+    teacher: str = "segformer_b2",
+    student: str = "segformer_b0",
+    method: str = "transkd-base",
+    batch: int = 4,
+    size: Annotated[Size, typer.Option(metavar="H W")] = (128, 256),
+    rounds: Annotated[int, typer.Option(help="At least 15 for a median worth quoting.")] = 15,
+    precision: Literal["fp32", "bf16"] | None = None,
+    json: bool = False,
+) -> None:
+    """What a distillation step costs: times four things in turn, in both precisions unless one is given."""
+    options: dict[str, Any] = {"method": method, "batch": batch, "size": size, "rounds": rounds}
+    wanted = (precision,) if precision else ("fp32", "bf16")
+    found = {name: time_step(teacher, student, precision=name, **options) for name in wanted}
+    typer.echo(dumps(found, indent=2) if json else pd.DataFrame(found).to_string(float_format="{:.4f}".format))
 
 
 # --- Where the time of a training step goes: torch.profiler's events, told by part and by kind of work.
@@ -432,7 +341,6 @@ _FRAGMENTS = {
     "resizing": ("upsample", "interpolate", "pool"),
     "copies and layout": ("copy", "contiguous", "clone", "::to", "::cat", "reorder", "empty", "zero", "fill", "slice"),
 }  # fmt: skip
-GROUPS = (*_FRAGMENTS, "other")
 
 
 def trace_steps(
@@ -448,125 +356,70 @@ def trace_steps(
     """Profile whole training steps on copies of the networks; one row a part and group, the longest first.
 
     images (N, 3, H, W) and labels (N, H, W) on the device of the networks. Columns part (of `PARTS`; the supervised
-    loss is the student's), group (of `GROUPS`), seconds a step (of the device's kernels on a GPU, else of the
+    loss is the student's), group (of work), seconds a step (of the device's kernels on a GPU, else of the
     processor), and share of all.
     """
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it writes to standard error that there is no GPU
     student = copy.deepcopy(student).train()
     teacher, method = (None if m is None else copy.deepcopy(m).to(images.device) for m in (teacher, method))
-    step = TrainStep(student.train(), teacher and teacher.eval(), method and method.train(), precision=precision)
+    step = TrainStep(student, teacher and teacher.eval(), method and method.train(), precision=precision)
     optimizer = torch.optim.AdamW(step.parameters(), lr=1e-6, fused=True)
-    activities = [ProfilerActivity.CPU]
-    if images.is_cuda:
-        activities.append(ProfilerActivity.CUDA)
-    with folded_heads(student, teacher), _regions(student=student, teacher=teacher, method=method):
-        _train(step, optimizer, images, labels)  # the first step allocates
-        with profile(activities=activities, acc_events=True) as trace:
-            for _ in range(steps):
-                _train(step, optimizer, images, labels)
-            if images.is_cuda:
-                torch.cuda.synchronize()
-    return _trace_table(trace.events() or [], steps, images.is_cuda)
+    around = contextlib.ExitStack()  # the region of the part whose forward pass is under way
 
+    def enter(name: str) -> None:
+        around.enter_context(record_function(_PREFIX + name))
 
-def _train(step: TrainStep, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> None:
-    with record_function(_PREFIX + "student"):  # what is neither network nor method is the supervised loss
-        loss = step(images, labels)["total"]
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    with record_function(_PREFIX + "optimiser"):
-        optimizer.step()
-
-
-@contextlib.contextmanager
-def _regions(**parts: nn.Module | None) -> Iterator[None]:
-    """Within the context every forward pass of a part is a region of its name in the profile."""
-    handles = []
-    for name, part in parts.items():
+    for name, part in (("student", student), ("teacher", teacher), ("method", method)):
         if part is not None:
-            region = _Region(_PREFIX + name)
-            handles += [part.register_forward_pre_hook(region.enter), part.register_forward_hook(region.leave)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-class _Region:
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.open: Any = None
-
-    def enter(self, module: nn.Module, inputs: Any) -> None:
-        self.open = record_function(self.name)
-        self.open.__enter__()
-
-    def leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        self.open.__exit__(None, None, None)
+            part.register_forward_pre_hook(lambda *_, name=name: enter(name))
+            part.register_forward_hook(lambda *_: around.close())
+    trace = profile(acc_events=True)
+    with folded_heads(student, teacher):
+        for turn in range(1 + steps):
+            if turn == 1:  # the first step allocates
+                trace.start()
+            with record_function(_PREFIX + "student"):  # what is neither network nor method is the supervised loss
+                loss = step(images, labels)["total"]
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            with record_function(_PREFIX + "optimiser"):
+                optimizer.step()
+        if images.is_cuda:
+            torch.cuda.synchronize()
+        trace.stop()
+    return _trace_table(trace.events() or [], steps, images.is_cuda)
 
 
 def _trace_table(events: Iterable[Any], steps: int, on_gpu: bool) -> pd.DataFrame:
     """Self times of the host's events (which carry those of the kernels they launched), summed by part and group."""
-    found = [event for event in events if event.device_type.name == "CPU"]
-    recorded = _recorded_by(found)
-    rows = [(_part(event, recorded), _group(event), _event_seconds(event, on_gpu) / steps) for event in found]
-    table = pd.DataFrame(rows, columns=["part", "group", "seconds"]).dropna()
-    table = table.groupby(["part", "group"], as_index=False).sum()
+    events = sorted((e for e in events if e.device_type.name == "CPU"), key=lambda event: event.time_range.start)
+    # The innermost region or backward operation that an event is part of; the profiler's own marks have none.
+    around = [next((a for a in _ancestors(e) if a.name.startswith((_PREFIX, _BACKWARD))), None) for e in events]
+    marked = [(event, mark) for event, mark in zip(events, around, strict=True) if mark is not None]
+    # Part by autograd's sequence number: that of the last forward operation that bears it, which made the node.
+    forward = [(event, mark) for event, mark in marked if mark.name in (_PREFIX + "student", _PREFIX + "method")]
+    recorded = {event.sequence_nr: mark.name for event, mark in forward if event.sequence_nr >= 0}
+    rows = []
+    for event, mark in marked:
+        backward = mark.name.startswith(_BACKWARD)  # those of no part put gradients where the optimiser finds them
+        part = recorded.get(mark.sequence_nr, _PREFIX + "optimiser") if backward else mark.name
+        # The group is that of the innermost operation whose name tells it.
+        names = (ancestor.name.lower() for ancestor in _ancestors(event))
+        inside = itertools.takewhile(lambda name: not name.startswith(_PREFIX), names)
+        found = (group for name in inside for group, words in _FRAGMENTS.items() if any(word in name for word in words))
+        microseconds = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        rows.append((part.removeprefix(_PREFIX), next(found, "other"), microseconds / 1e6 / steps))
+    table = pd.DataFrame(rows, columns=["part", "group", "seconds"]).groupby(["part", "group"], as_index=False).sum()
     table = table[table["seconds"] > 0].sort_values("seconds", ascending=False, ignore_index=True)
     return table.assign(share=table["seconds"] / table["seconds"].sum())
 
 
-def _event_seconds(event: Any, on_gpu: bool) -> float:
-    return float(event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e6
-
-
-def _recorded_by(events: list[Any]) -> dict[int, str]:
-    """Part by autograd's sequence number: that of the last forward operation that bears it, which made the node."""
-    parts: dict[int, str] = {}
-    for event in sorted(events, key=lambda event: event.time_range.start):
-        part = _region(event)
-        if event.sequence_nr >= 0 and part in ("student", "method"):
-            parts[event.sequence_nr] = part
-    return parts
-
-
 def _ancestors(event: Any) -> Iterator[Any]:
+    """The event, and those that it is part of."""
     while event is not None:
         yield event
         event = event.cpu_parent
 
 
-def _region(event: Any) -> str | None:
-    """The innermost region around an event."""
-    names = (ancestor.name for ancestor in _ancestors(event))
-    return next((name.removeprefix(_PREFIX) for name in names if name.startswith(_PREFIX)), None)
-
-
-def _part(event: Any, recorded: dict[int, str]) -> str | None:
-    """The part an event is charged to; None for what is between the parts (the profiler's own marks)."""
-    for ancestor in _ancestors(event):
-        if ancestor.name.startswith(_BACKWARD):
-            return recorded.get(ancestor.sequence_nr, "optimiser")  # gradients put where the optimiser finds them
-        if ancestor.name.startswith(_PREFIX):
-            return ancestor.name.removeprefix(_PREFIX)
-    return None
-
-
-def _group(event: Any) -> str:
-    """The group of the innermost operation whose name tells it."""
-    for ancestor in _ancestors(event):
-        name = ancestor.name.lower()
-        if name.startswith(_PREFIX):
-            break
-        for group, fragments in _FRAGMENTS.items():
-            if any(fragment in name for fragment in fragments):
-                return group
-    return "other"
-
-
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["step"]:
-        main(sys.argv[2:])
-    else:
-        print(size_table().to_string(float_format="{:.3f}".format, na_rep=""))
+    app()

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
+from transkd_lite.distill import create_method, losses
 from transkd_lite.distill.embedding import EmbeddingAssistant, GLMixer, MultiHeadAttention, PatchEmbed
+from transkd_lite.distill.losses import resize_map
 
 
 def test_attention_is_multi_head_self_attention() -> None:
@@ -43,9 +48,9 @@ def test_mixing_weights_start_where_told_and_learn_from_there() -> None:
     assert mixer.attention_scale.grad.abs() > 0
 
 
-@pytest.mark.parametrize("start", [(0.5,), (0.5, 0.5, 0.5), (float("nan"), 0.5), (0.5, float("inf"))], ids=str)
-def test_mixing_weights_must_be_two_finite_numbers(start: tuple[float, ...]) -> None:
-    with pytest.raises(ValueError, match="two finite numbers"):
+@pytest.mark.parametrize("start", [(0.5,), (0.5, 0.5, 0.5)], ids=str)
+def test_mixing_weights_must_be_two_numbers(start: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="two numbers"):
         GLMixer(16, start=start)
 
 
@@ -70,21 +75,35 @@ def test_local_path_sees_three_tokens_and_global_path_all() -> None:
     assert changed(mixer.attention) == list(range(9))
 
 
+def test_tokens_are_resized_as_the_map_that_they_are(lab: Any) -> None:
+    coarse = dataclasses.replace(lab.teacher, strides=(8, 16, 32, 32))
+    images = lab.images()
+    student, teacher = lab.output(lab.student, images), lab.output(coarse, images)
+    method = create_method("pea", lab.student, coarse)
+    projected = method.parts["pea"].stages["2"].linear(student.embeddings[1])
+    grid = resize_map(projected.mT.unflatten(2, (8, 12)), (4, 6))
+    expected = losses.mse(grid.flatten(2).mT, teacher.embeddings[1])
+    torch.testing.assert_close(method(images, student, teacher)["pea_2"], expected)
+
+
 @pytest.mark.parametrize("stage", [1, 2, 3, 4])
-def test_assistant_adds_a_patch_embedding_of_the_teachers_width(stage: int) -> None:
-    assistant = EmbeddingAssistant(stage, 3, 8, 12, patch_size=7, stride=4)
+def test_assistant_adds_a_patch_embedding_of_the_teachers_width(lab: Any, stage: int) -> None:
+    assistant = EmbeddingAssistant(stage, lab.student, lab.teacher)
     assert assistant.linear is not None
     assert assistant.linear_scale is not None
     assert assistant.linear_scale.item() == pytest.approx(0.1 * stage)
     assert assistant.patch_scale.item() == pytest.approx(0.1 * (stage + 4))
-    images, tokens = torch.randn(2, 3, 32, 48), torch.randn(2, 8 * 12, 8)
-    embedded = assistant.patch_embed.norm(assistant.patch_embed.proj(images).flatten(2).mT)
+    stride = 4 if stage == 1 else 2
+    stage_input = torch.randn(2, (3, *lab.student.channels)[stage - 1], 8 * stride, 12 * stride)
+    tokens = torch.randn(2, 8 * 12, lab.student.channels[stage - 1])
+    embedded = assistant.patch_embed.norm(assistant.patch_embed.proj(stage_input).flatten(2).mT)
+    assert embedded.shape == (2, 8 * 12, lab.teacher.channels[stage - 1])
     expected = 0.1 * stage * assistant.linear(tokens) + 0.1 * (stage + 4) * embedded
-    torch.testing.assert_close(assistant(tokens, images, (8, 12)), expected)
+    torch.testing.assert_close(assistant(tokens, stage_input, (8, 12)), expected)
 
 
-def test_assistant_without_linear_path_does_not_look_at_the_tokens() -> None:
-    assistant = EmbeddingAssistant(1, 3, 8, 12, 7, 4, linear_path=False)
+def test_assistant_without_linear_path_does_not_look_at_the_tokens(lab: Any) -> None:
+    assistant = EmbeddingAssistant(1, lab.student, lab.teacher, linear_path=False)
     assert {name.split(".")[0] for name, _ in assistant.named_parameters()} == {"patch_embed", "patch_scale"}
     images = torch.randn(2, 3, 32, 48)
     outputs = [assistant(torch.randn(2, 96, 8), images, (8, 12)) for _ in range(2)]

@@ -177,16 +177,6 @@ def test_one_class_leaves_nothing_to_compare(name: str) -> None:
     assert (student.grad == 0).all()
 
 
-@every_labelled_loss
-def test_a_mean_over_pixels_can_be_divided_by_the_count_of_all_processes(loss: Callable[..., Tensor]) -> None:
-    student, teacher = _maps((2, CLASSES, 6, 7), 0)
-    labels = _labels(student.shape)
-    options = {"gamma": 0} if loss is losses.dist else {}
-    own = (labels != 255).sum()
-    shared = loss(student, teacher, labels, count=2.0 * own, **options)
-    torch.testing.assert_close(2 * shared, loss(student, teacher, labels, **options))
-
-
 def test_cirkd_holds_blocks_of_similarities_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     student, teacher = _maps((2, CLASSES, 16, 16), 0)
     student.requires_grad_()
@@ -232,7 +222,7 @@ def test_unequal_shapes_are_refused_with_both_named(name: str) -> None:
 
 def test_bad_arguments_are_refused() -> None:
     one = torch.zeros(1, 2, 2, 2)
-    with pytest.raises(ValueError, match="as many student features"):
+    with pytest.raises(ValueError, match="argument 2 is longer"):
         losses.hcl([one], [one, one])
     with pytest.raises(ValueError, match='"positions" or "classes"'):
         losses.cwd(one, one, over="channels")

@@ -8,27 +8,12 @@ from PIL import Image
 from torch import Tensor
 
 from transkd_lite.distill import losses
-from transkd_lite.distill.losses import (
-    count_valid,
-    full_precision,
-    pooling_window,
-    resize_labels,
-    resize_map,
-    resize_tokens,
-    valid_pixels,
-)
-
-
-def test_tokens_are_resized_as_the_map_that_they_are() -> None:
-    feature = torch.randn(2, 5, 4, 6)
-    tokens = resize_tokens(feature.flatten(2).mT, (4, 6), (8, 3))
-    torch.testing.assert_close(tokens, resize_map(feature, (8, 3)).flatten(2).mT)
+from transkd_lite.distill.losses import full_precision, pooling_window, resize_labels, resize_map, valid_pixels
 
 
 def test_what_has_the_right_size_is_not_touched() -> None:
-    feature, tokens = torch.randn(1, 2, 3, 4), torch.randn(1, 12, 2)
+    feature = torch.randn(1, 2, 3, 4)
     assert resize_map(feature, (3, 4)) is feature
-    assert resize_tokens(tokens, (3, 4), (3, 4)) is tokens
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
@@ -64,24 +49,25 @@ def test_full_precision_can_be_traced_without_data() -> None:
     assert full_precision(lambda x: x.sum())(torch.ones(3, device="meta")).shape == ()
 
 
-def test_full_precision_widens_lists_too_and_keeps_float64() -> None:
+def test_full_precision_widens_what_is_narrow_and_keeps_float64() -> None:
     seen = []
 
     @full_precision
-    def loss(tensors: list[Tensor], other: Tensor) -> Tensor:
-        seen.extend(x.dtype for x in (*tensors, other))
-        return (tensors[0] @ tensors[0]).sum()
+    def loss(tensor: Tensor, other: Tensor) -> Tensor:
+        seen.extend((tensor.dtype, other.dtype))
+        return (tensor @ tensor).sum()
 
     with torch.autocast("cpu", torch.bfloat16):
-        value = loss([torch.ones(2, 2, dtype=torch.bfloat16)], other=torch.ones(1, dtype=torch.float64))
+        value = loss(torch.ones(2, 2, dtype=torch.bfloat16), other=torch.ones(1, dtype=torch.float64))
     assert seen == [torch.float32, torch.float64]
     assert value.dtype == torch.float32
 
 
-def test_processes_divide_by_the_count_of_all_over_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert count_valid(torch.zeros(4, dtype=torch.bool)) == 1
-    monkeypatch.setattr(torch.distributed, "all_reduce", lambda count: count.add_(5))  # the other process has 5
-    assert count_valid(torch.tensor([True, True, False]), processes=2) == 3.5
+def test_features_of_several_stages_are_widened_too() -> None:
+    features = [torch.rand(1, 2, 4, 4).bfloat16() for _ in range(2)]
+    with torch.autocast("cpu", torch.bfloat16):
+        value = losses.hcl(features, [f + 1 for f in features])
+    torch.testing.assert_close(value, losses.hcl([f.float() for f in features], [(f + 1).float() for f in features]))
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import Any
 
-from transkd_lite.distill import describe, list_methods, method_table
+import pytest
+import torch
+from torch import Tensor
+
+import transkd_lite as tk
+from transkd_lite.distill import describe, list_methods
 from transkd_lite.distill.methods import METHODS
 
 
@@ -30,8 +35,34 @@ def test_describe_refuses_unknown_methods() -> None:
         describe("dk")
 
 
-def test_the_table_has_a_row_for_every_method() -> None:
-    head, rule, *rows = method_table().splitlines()
-    assert head.count("|") == rule.count("|") == 5
-    assert [row.split("`")[1] for row in rows] == list_methods()
-    assert all(row.count("|") == 5 for row in rows)
+class Means(tk.Part):
+    """A method of one's own: the difference of the mean logits."""
+
+    def forward(
+        self, images: Tensor, student: tk.SegOutput, teacher: tk.SegOutput, labels: Tensor | None
+    ) -> dict[str, Tensor]:
+        return {"means": (student.logits.mean() - teacher.logits.mean()).square()}
+
+
+def test_a_method_of_ones_own_joins_the_table(
+    lab: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("transkd_lite.distill.methods.METHODS", dict(METHODS))
+
+    @tk.register("means", formula="(mean z_S - mean z_T)²", source="this test")
+    def means(student: tk.ModelSpec, teacher: tk.ModelSpec, *, weight: float = 2.0) -> list[tk.Part]:
+        return [Means("means", {"means": weight})]
+
+    images = lab.images()
+    method = tk.create_method("means+kd", lab.student, lab.teacher, **{"means.weight": 3.0})
+    terms = method(images, lab.output(lab.student, images), lab.output(lab.teacher, images), lab.labels())
+    torch.testing.assert_close(method.combine(terms), 3 * terms["means"] + terms["kd"])
+    tk.describe("means")
+    assert "options  weight=2.0\n  terms and default weights  means 2" in capsys.readouterr().out
+    tk.register("means", formula="another", source="a cell that is run again")(means)
+    assert tk.list_methods().count("means") == 1
+
+
+def test_a_method_of_the_library_is_not_replaced() -> None:
+    with pytest.raises(ValueError, match="'kd' is a method of transkd_lite already: register yours under another name"):
+        tk.register("kd", formula="…", source="…")

@@ -18,7 +18,7 @@ scripts; ``standard`` follows the usual recipe of SegFormer (Xie et al. 2021).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, get_args
 
@@ -64,18 +64,18 @@ def require_labelled(labels: Iterable[Tensor], where: str) -> None:
         raise ValueError(f"at least one pixel must have a class; all of {where} are void ({VOID}): {advice}")
 
 
-def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_labels(labels: Tensor | None, size: Sequence[int]) -> Tensor:
     """Nearest-neighbour resize of integer labels (N, h, w) to (N, *size), as int64.
 
     A position takes the label of the pixel in the middle of its cell: pixel 4i + 2 at a quarter of the size, 32i + 16
     at 1/32. So do Pillow and with it the authors' data loader. This is the one rule for transforms, losses, methods and
-    scores. Raises ValueError for another shape.
+    scores. Raises ValueError for another shape, or none.
 
     >>> resize_labels(torch.arange(8).view(1, 1, 8), (1, 2))
     tensor([[[2, 6]]])
     """
-    if labels.ndim != 3:
-        raise ValueError(f"labels must have shape (N, h, w), got {tuple(labels.shape)}")
+    if labels is None or labels.ndim != 3:
+        raise ValueError(f"labels must have shape (N, h, w), got {None if labels is None else tuple(labels.shape)}")
     if tuple(labels.shape[1:]) == tuple(size):
         return labels.long()
     rows, columns = (

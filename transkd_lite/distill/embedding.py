@@ -12,7 +12,6 @@ b_1 … b_4 (`linear_scale`, `patch_scale`).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -20,14 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from transkd_lite.distill import losses
-from transkd_lite.distill.distiller import Part
-from transkd_lite.distill.losses import map_size, resize_map, resize_tokens
-from transkd_lite.models.output import SegOutput
+from transkd_lite.distill.distiller import Part, Terms
+from transkd_lite.distill.losses import resize_map
+from transkd_lite.models.output import ModelSpec, SegOutput
 
 __all__ = ["PAPER_WEIGHTS", "AlignedEmbeddings", "EmbeddingAssistant", "GLMixer", "StageAlignment"]
 
 PAPER_WEIGHTS = (0.1, 0.1, 0.5, 1.0)  # of the terms pea_1 … pea_4
-Size = tuple[int, int]
 
 
 class MultiHeadAttention(nn.Module):
@@ -49,25 +47,17 @@ class MultiHeadAttention(nn.Module):
 class GLMixer(nn.Module):
     """Global-Local Mixer: a MHSA(E) + b [conv1d_3(E) · sigmoid(conv1d_3(E))], optionally + E.
 
-    a and b are learned and start at `start`, by default 0.5 each, the mean of the global and the local path.
-    (The authors left them to uninitialised memory, which `start` can imitate.) Shapes: (N, L, C) -> (N, L, C).
-
-    Raises ValueError unless `start` holds two finite numbers.
+    a and b are learned and start at the two numbers `start`, by default 0.5 each, the mean of the global and the local
+    path. (The authors left them to uninitialised memory, which `start` can imitate.) Shapes: (N, L, C) -> (N, L, C).
     """
 
-    def __init__(
-        self, channels: int, num_heads: int = 8, residual: bool = False, start: Sequence[float] = (0.5, 0.5)
-    ) -> None:
+    def __init__(self, channels: int, residual: bool = False, start: Sequence[float] = (0.5, 0.5)) -> None:
         super().__init__()
-        if len(start) != 2 or not all(math.isfinite(value) for value in start):
-            raise ValueError(
-                f"the mixing weights start at two finite numbers (attention, convolution), got {tuple(start)}: "
-                "for example (0.5, 0.5)"
-            )
+        if len(start) != 2:
+            raise ValueError(f"a mixer starts at two numbers (attention, convolution), got {tuple(start)}")
         self.residual = residual
-        self.attention = MultiHeadAttention(channels, num_heads)
-        self.value = nn.Conv1d(channels, channels, 3, padding=1)
-        self.gate = nn.Conv1d(channels, channels, 3, padding=1)
+        self.attention = MultiHeadAttention(channels)
+        self.value, self.gate = (nn.Conv1d(channels, channels, 3, padding=1) for _ in range(2))
         self.attention_scale, self.conv_scale = (nn.Parameter(torch.full((1,), float(value))) for value in start)
 
     def local(self, tokens: Tensor) -> Tensor:
@@ -94,7 +84,7 @@ class PatchEmbed(nn.Module):
         nn.init.zeros_(self.proj.get_parameter("bias"))
         self.norm = nn.LayerNorm(out_channels, eps=1e-5)
 
-    def forward(self, feature: Tensor, size: Size) -> Tensor:
+    def forward(self, feature: Tensor, size: Sequence[int]) -> Tensor:
         # Backbones that round sizes down differ by one position from this convolution.
         return self.norm(resize_map(self.proj(feature), size).flatten(2).transpose(1, 2))
 
@@ -105,37 +95,30 @@ class EmbeddingAssistant(nn.Module):
     a starts at 0.1 i and b at 0.1 (i + 4). Without `linear_path` the assistant stands alone: b PatchEmbed(x).
     """
 
-    def __init__(
-        self,
-        stage: int,
-        in_channels: int,
-        student_channels: int,
-        teacher_channels: int,
-        patch_size: int,
-        stride: int,
-        linear_path: bool = True,
-    ) -> None:
+    def __init__(self, stage: int, student: ModelSpec, teacher: ModelSpec, linear_path: bool = True) -> None:
         super().__init__()
-        self.linear = nn.Linear(student_channels, teacher_channels) if linear_path else None
+        inputs, before = (3, *student.channels), (1, *student.strides)
+        i, width = stage - 1, teacher.channels[stage - 1]
+        self.linear = nn.Linear(student.channels[i], width) if linear_path else None
         self.linear_scale = nn.Parameter(torch.full((1,), 0.1 * stage)) if linear_path else None
-        self.patch_embed = PatchEmbed(in_channels, teacher_channels, patch_size, stride)
+        self.patch_embed = PatchEmbed(inputs[i], width, student.patch_sizes[i], student.strides[i] // before[i])
         self.patch_scale = nn.Parameter(torch.full((1,), 0.1 * (stage + 4)))
 
-    def forward(self, tokens: Tensor, stage_input: Tensor, size: Size) -> Tensor:
+    def forward(self, tokens: Tensor, stage_input: Tensor, size: Sequence[int]) -> Tensor:
         """(N, h*w, C_S) and the stage's input (N, C_in, H, W) -> (N, h*w, C_T)."""
         assisted = self.patch_scale * self.patch_embed(stage_input, size)
         return assisted if self.linear is None else self.linear_scale * self.linear(tokens) + assisted
 
 
 class StageAlignment(nn.Module):
-    """PEA of one stage, with a Global-Local Mixer before the linear projection where asked for."""
+    """PEA of one stage, with a Global-Local Mixer before the linear projection where one is given."""
 
-    def __init__(self, student_channels: int, teacher_channels: int, mixer: GLMixer | None = None) -> None:
+    def __init__(self, stage: int, student: ModelSpec, teacher: ModelSpec, mixer: GLMixer | None = None) -> None:
         super().__init__()
         self.mixer = mixer
-        self.linear = nn.Linear(student_channels, teacher_channels)
+        self.linear = nn.Linear(student.channels[stage - 1], teacher.channels[stage - 1])
 
-    def forward(self, tokens: Tensor, stage_input: Tensor, size: Size) -> Tensor:
+    def forward(self, tokens: Tensor, stage_input: Tensor, size: Sequence[int]) -> Tensor:
         """(N, L, C_S) -> (N, L, C_T); the stage's input is not looked at."""
         return self.linear(tokens if self.mixer is None else self.mixer(tokens))
 
@@ -143,7 +126,7 @@ class StageAlignment(nn.Module):
 class AlignedEmbeddings(Part):
     """The student's patch embeddings in the teacher's width: one term `pea_<stage>` a chosen stage.
 
-    `stages` maps "1" … "4" to modules (tokens, input of the stage, size of its grid) -> projected tokens.
+    `stages` maps 1 … 4 to modules (tokens, input of the stage, size of its grid) -> projected tokens.
     """
 
     def __init__(self, stages: Mapping[int, nn.Module], weights: Mapping[int, float]) -> None:
@@ -153,17 +136,16 @@ class AlignedEmbeddings(Part):
     def projected(self, images: Tensor, student: SegOutput) -> dict[int, Tensor]:
         """The projected embeddings (N, H_i*W_i, C_T_i) of the chosen stages."""
         inputs = (images, *student.features)
-        sizes = [map_size(feature) for feature in student.features]
         return {
-            i: module(student.embeddings[i - 1], inputs[i - 1], sizes[i - 1])
+            i: module(student.embeddings[i - 1], inputs[i - 1], student.features[i - 1].shape[2:])
             for i, module in ((int(key), module) for key, module in self.stages.items())
         }
 
-    def forward(
-        self, images: Tensor, student: SegOutput, teacher: SegOutput, labels: Tensor | None
-    ) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, student: SegOutput, teacher: SegOutput, labels: Tensor | None) -> Terms:
         terms = {}
         for i, tokens in self.projected(images, student).items():
-            own, wanted = map_size(student.features[i - 1]), map_size(teacher.features[i - 1])
-            terms[f"pea_{i}"] = losses.mse(resize_tokens(tokens, own, wanted), teacher.embeddings[i - 1])
+            own, wanted = student.features[i - 1].shape[2:], teacher.features[i - 1].shape[2:]
+            if own != wanted:  # resized as the map that they are
+                tokens = resize_map(tokens.transpose(1, 2).unflatten(2, own), wanted).flatten(2).transpose(1, 2)
+            terms[f"pea_{i}"] = losses.mse(tokens, teacher.embeddings[i - 1])
         return terms

@@ -23,8 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from transkd_lite.distill.distiller import STAGES, Part
-from transkd_lite.distill.losses import map_size, resize_map
+from transkd_lite.distill.distiller import STAGES, Part, Terms
+from transkd_lite.distill.losses import resize_map
 from transkd_lite.models.output import SegOutput
 
 __all__ = ["ABF", "CSF", "ABFStage", "CSFStage", "FusedFeatures", "Separate", "conv_bn"]
@@ -56,9 +56,7 @@ def conv_bn(in_channels: int, out_channels: int, kernel_size: int) -> nn.Sequent
     return nn.Sequential(conv, BatchNorm2d(out_channels))
 
 
-# --- Fusing the student's stages: CSF (TransKD, section III-A) and ABF (Knowledge Review).
-
-Channels = Sequence[int]
+# --- One stage.
 
 
 class FusionStage(nn.Module):
@@ -72,15 +70,20 @@ class FusionStage(nn.Module):
         self.reduce = conv_bn(student_channels, width, 1)
         self.expand = conv_bn(width, teacher_channels, 3)
 
-    def merge(self, x: Tensor, y: Tensor) -> Tensor:
-        """The merged map of x (this stage) and y (the deeper one), both (N, width, H, W)."""
+    def selection(self, x: Tensor, y: Tensor) -> Sequence[Tensor] | Tensor:
+        """The weights of x (this stage) and y (the deeper one), both (N, width, H, W)."""
         raise NotImplementedError("the deepest stage has nothing to merge")
+
+    def merge(self, x: Tensor, y: Tensor) -> Tensor:
+        """The merged map of x and y."""
+        first, second = self.selection(x, y)
+        return first * x + second * y
 
     def forward(self, feature: Tensor, deeper: Tensor | None) -> tuple[Tensor, Tensor]:
         """(N, C_S, H, W), deeper (N, width, h, w) -> output (N, C_T, H, W), merged (N, width, H, W)."""
         merged = self.reduce(feature)
         if deeper is not None:
-            merged = self.merge(merged, F.interpolate(deeper, size=merged.shape[-2:], mode="nearest"))
+            merged = self.merge(merged, F.interpolate(deeper, size=merged.shape[2:], mode="nearest"))
         return self.expand(merged), merged
 
 
@@ -91,9 +94,9 @@ class ABFStage(FusionStage):
         super().__init__(student_channels, teacher_channels, width)
         self.gate = nn.Conv2d(2 * width, 2, 1)
 
-    def merge(self, x: Tensor, y: Tensor) -> Tensor:
-        first, second = torch.sigmoid(self.gate(torch.cat([x, y], 1))).chunk(2, dim=1)
-        return first * x + second * y
+    def selection(self, x: Tensor, y: Tensor) -> Sequence[Tensor]:
+        """The weights of both branches, each (N, 1, H, W) between 0 and 1."""
+        return torch.sigmoid(self.gate(torch.cat([x, y], 1))).chunk(2, dim=1)
 
 
 class CSFStage(FusionStage):
@@ -112,21 +115,19 @@ class CSFStage(FusionStage):
         super().__init__(student_channels, teacher_channels, width)
         squeezed = max(width // 16, 32)
         self.squeeze = nn.Sequential(nn.Conv2d(width, squeezed, 1, bias=False), BatchNorm2d(squeezed), nn.ReLU())
-        self.bare_squeeze = (
-            nn.Sequential(nn.Conv2d(width, squeezed, 1, bias=False), nn.ReLU()) if bare_squeeze else None
-        )
+        bare = nn.Sequential(nn.Conv2d(width, squeezed, 1, bias=False), nn.ReLU()) if bare_squeeze else None
+        self.bare_squeeze = bare
         self.heads = nn.ModuleList(nn.Conv2d(squeezed, width, 1) for _ in range(2))
 
     def selection(self, x: Tensor, y: Tensor) -> Tensor:
         """The weights of both branches, (2, N, width, 1, 1), adding to 1 over the first dimension."""
         pooled = F.adaptive_avg_pool2d(x + y, 1)
-        one_image = len(pooled) == 1 and self.bare_squeeze is not None
-        squeezed = self.bare_squeeze(pooled) if one_image else self.squeeze(pooled)  # type: ignore[misc]
+        squeeze = self.squeeze if self.bare_squeeze is None or len(pooled) > 1 else self.bare_squeeze
+        squeezed = squeeze(pooled)
         return torch.softmax(torch.stack([head(squeezed) for head in self.heads]), dim=0)
 
-    def merge(self, x: Tensor, y: Tensor) -> Tensor:
-        first, second = self.selection(x, y)
-        return first * x + second * y
+
+# --- Four stages.
 
 
 class Fusion(nn.Module):
@@ -137,7 +138,7 @@ class Fusion(nn.Module):
 
     merging: type[FusionStage]
 
-    def __init__(self, student: Channels, teacher: Channels, width: int = 64, **options: Any) -> None:
+    def __init__(self, student: Sequence[int], teacher: Sequence[int], width: int = 64, **options: Any) -> None:
         super().__init__()
         *pairs, deepest = zip(student, teacher, strict=True)
         stages = [self.merging(*pair, width, **options) for pair in pairs]
@@ -145,12 +146,11 @@ class Fusion(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Four maps (N, C_S_i, H_i, W_i), stage 1 first -> four maps (N, C_T_i, H_i, W_i)."""
-        outputs: list[Tensor] = []
-        merged: Tensor | None = None
+        outputs, merged = [], None
         for stage, feature in zip(reversed(self.stages), reversed(features), strict=True):
             output, merged = stage(feature, merged)
-            outputs.insert(0, output)
-        return outputs
+            outputs.append(output)
+        return outputs[::-1]
 
 
 class CSF(Fusion):
@@ -166,9 +166,9 @@ class ABF(Fusion):
 
 
 class Separate(nn.Module):
-    """No fusion: every stage alone is brought to the teacher's width, BN(conv1x1(F_i))."""
+    """No fusion, hence no common width: every stage alone is brought to the teacher's, BN(conv1x1(F_i))."""
 
-    def __init__(self, student: Channels, teacher: Channels) -> None:
+    def __init__(self, student: Sequence[int], teacher: Sequence[int], width: int = 0) -> None:
         super().__init__()
         self.stages = nn.ModuleList(conv_bn(s, t, 1) for s, t in zip(student, teacher, strict=True))
 
@@ -183,16 +183,11 @@ class FusedFeatures(Part):
     `fusion` maps four student maps to four maps of the teacher's widths.
     """
 
-    def __init__(
-        self, family: str, prefix: str, fusion: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], weight: float = 1.0
-    ) -> None:
+    def __init__(self, family: str, prefix: str, fusion: nn.Module, loss: Callable[..., Tensor], weight: float) -> None:
         super().__init__(family, {f"{prefix}_{stage}": weight for stage in STAGES})
-        self.fusion = fusion
-        self.loss = loss
+        self.fusion, self.loss = fusion, loss
 
-    def forward(
-        self, images: Tensor, student: SegOutput, teacher: SegOutput, labels: Tensor | None
-    ) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, student: SegOutput, teacher: SegOutput, labels: Tensor | None) -> Terms:
         fused = self.fusion(student.features)
         pairs = zip(self.weights, fused, teacher.features, strict=True)
-        return {name: self.loss(resize_map(s, map_size(t)), t) for name, s, t in pairs}
+        return {name: self.loss(resize_map(s, t.shape[2:]), t) for name, s, t in pairs}

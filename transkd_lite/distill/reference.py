@@ -2,7 +2,7 @@
 
 A file of theirs is a flat list of tensors. Which network, which method, how many classes and which teacher's
 widths it belongs to follows from names and shapes; only whether a GL-Mixer adds its input does not. Their
-naming is in the tables below and in `models.naming`.
+naming is in the table below and in `models.naming`.
 """
 
 from __future__ import annotations
@@ -16,18 +16,31 @@ from torch import Tensor
 
 from transkd_lite.distill.distiller import STAGES, Distiller
 from transkd_lite.distill.methods import PAPER_TEACHER, create_method
+from transkd_lite.models import weights
 from transkd_lite.models.naming import Rules, rename
-from transkd_lite.models.output import ModelSpec, SegModel, listed, printable
-from transkd_lite.models.weights import (
-    create_model,
-    find_authors_network,
-    flatten,
-    infer_network,
-    load_tensors,
-    read_tensors,
-)
+from transkd_lite.models.output import ModelSpec, SegModel, printable
 
 __all__ = ["load_reference_checkpoint"]
+
+Tensors = Mapping[str, Tensor]
+# From the authors' names to those of `Distiller.parts`, where those of the fusion are placed already.
+_RULES: Rules = [
+    (r"(.+stages\.\d)\.conv1\.(.+)", "{0}.reduce.{1}"),
+    (r"(.+stages\.\d)\.conv2\.(.+)", "{0}.expand.{1}"),
+    (r"(.+stages\.\d)\.fc\.(.+)", "{0}.squeeze.{1}"),
+    (r"(.+stages\.\d)\.fc1\.(.+)", "{0}.bare_squeeze.{1}"),
+    (r"(.+stages\.\d)\.fcs\.(.+)", "{0}.heads.{1}"),
+    (r"(.+stages\.\d)\.att_conv\.0\.(.+)", "{0}.gate.{1}"),
+    (r"embed(\d)_linearproject\.(.+)", "pea.stages.{0}.linear.{1}"),
+    (r"patch_embed(\d)\.(.+)", "pea.stages.{0}.patch_embed.{1}"),
+    *((rf"fuse_weights\.{i - 1}", f"pea.stages.{i}.linear_scale") for i in STAGES),
+    *((rf"fuse_weights\.{i + 3}", f"pea.stages.{i}.patch_scale") for i in STAGES),
+    (r"attn4\.(.+)", "pea.stages.4.mixer.attention.{0}"),
+    (r"conv1\.(.+)", "pea.stages.4.mixer.value.{0}"),
+    (r"conv2\.(.+)", "pea.stages.4.mixer.gate.{0}"),
+    ("atten_weight", "pea.stages.4.mixer.attention_scale"),
+    ("conv_weight", "pea.stages.4.mixer.conv_scale"),
+]
 
 
 def load_reference_checkpoint(
@@ -40,60 +53,43 @@ def load_reference_checkpoint(
     - residual: whether a GL-Mixer adds its input, which a file does not tell.
 
     Returns both in evaluation mode; None for the method where the file is a network alone. Raises ValueError
-    where no network or method has these tensors, with the first names of those that are missing or left over.
+    where no network or method has these tensors, with the first names of those that do not fit.
     """
-    tensors = flatten(source) if isinstance(source, Mapping) else read_tensors(source)
-    network = find_authors_network(tensors)
-    name, num_classes, network_options = infer_network(network.tensors)
-    model = create_model(name, num_classes, **network_options)
-    load_tensors(model, network.tensors)
+    tensors = weights.flatten(source) if isinstance(source, Mapping) else weights.read_tensors(source)
+    network = weights.find_authors_network(tensors)
+    name, num_classes, options = weights.infer_network(network.tensors)
+    model = weights.create_model(name, num_classes, **options)
+    weights.load_tensors(model, network.tensors)
     student = re.match(r"(.*)student[./]", network.prefix)
-    if student is None:  # a network alone
+    beside = {} if student is None else network.beside
+    parts = {n.removeprefix(student[1]): tensor for n, tensor in beside.items() if student and n.startswith(student[1])}
+    if not parts:  # a network alone
         return model.eval(), None
-    beside = network.beside.items()
-    parts = {n.removeprefix(student[1]): tensor for n, tensor in beside if n.startswith(student[1])}
-    if not parts:
-        return model.eval(), None
-    method, options, teacher = _recognise(parts, model.spec, residual)
-    distiller = create_method(method, model, teacher, **options)
-    given = rename(parts, _rules("review" if method == "review" else "csf", options))
-    own = distiller.parts.state_dict()
-    missing, unexpected = sorted(set(own) - set(given)), sorted(set(given) - set(own))
-    if missing or unexpected:
-        raise ValueError(
-            f"the checkpoint looks like {method}, but tensors are missing: {listed(missing) or 'none'}; "
-            f"or left over: {listed(unexpected) or 'none'}"
-        )
-    wrong = [name for name, tensor in own.items() if tensor.shape != given[name].shape]
-    if wrong:
-        raise ValueError(
-            f"the checkpoint looks like {method}, but these tensors have other shapes there: {listed(wrong)}"
-        )
-    distiller.parts.load_state_dict(given)
+    distiller, given = _recognise(parts, model.spec, residual)
+    try:
+        distiller.parts.load_state_dict(given)
+    except RuntimeError as error:
+        what = printable(" ".join(str(error).split()), 500)
+        raise ValueError(f"the checkpoint looks like one of {distiller.name}, but does not fit: {what}") from error
     return model.eval(), distiller.eval()
 
 
-def _recognise(
-    parts: Mapping[str, Tensor], student: ModelSpec, residual: bool
-) -> tuple[str, dict[str, Any], ModelSpec]:
-    """The method that training-only parts belong to, its options and its teacher."""
+def _recognise(parts: Tensors, student: ModelSpec, residual: bool) -> tuple[Distiller, Tensors]:
+    """The method that training-only parts belong to, and the parts under its names."""
     fusion = next((kind for kind in ("skfs", "abfs") if f"{kind}.0.conv1.0.weight" in parts), None)
-    # The teacher's widths are those of the fusion's last convolutions, else of the projections, else the paper's.
-    convolutions = [f"{fusion}.{len(STAGES) - stage}.conv2.0.weight" for stage in STAGES]
     projections = {stage: f"embed{stage}_linearproject.weight" for stage in STAGES}
-    names = list(projections.values()) if fusion is None else convolutions
-    widths = tuple(parts[n].shape[0] for n in names) if {*names} <= parts.keys() else PAPER_TEACHER.channels
+    # The teacher's widths are those of the fusion's last convolutions, else of the projections, else the paper's.
+    names = [f"{fusion}.{4 - stage}.conv2.0.weight" for stage in STAGES] if fusion else [*projections.values()]
+    widths: Any = tuple(parts[n].shape[0] for n in names) if {*names} <= parts.keys() else PAPER_TEACHER.channels
     stages = tuple(stage for stage, name in projections.items() if name in parts)
     if stages == (1,):  # one stage alone is always called the first: its shape tells which it is
-        shape = tuple(parts[projections[1]].shape)
-        stages = tuple(stage for stage in STAGES if (widths[stage - 1], student.channels[stage - 1]) == shape)
+        shape, pairs = tuple(parts[projections[1]].shape), [*zip(widths, student.channels, strict=True)]
+        stages = tuple(stage for stage in STAGES if pairs[stage - 1] == shape)
         if len(stages) != 1:
-            raise ValueError(
-                f"{projections[1]} has shape {printable(shape)}, which is the (teacher, student) width of the "
-                f"stages {list(stages)} of widths {widths} and {student.channels}: it must be that of exactly one"
-            )
+            raise ValueError(f"{projections[1]} must fit one of the (teacher, student) widths {pairs}; got {shape}")
+        parts = {re.sub("^((patch_)?embed)1", rf"\g<1>{stages[0]}", n): tensor for n, tensor in parts.items()}
     options: dict[str, Any] = {}
-    if fusion is not None:
+    if fusion:
         options["fusion_width"] = parts[f"{fusion}.0.conv1.0.weight"].shape[0]
     if fusion == "skfs":
         options["bare_squeeze"] = "skfs.1.fc1.0.weight" in parts
@@ -101,34 +97,17 @@ def _recognise(
         options |= {"embedding_stages": stages, "embedding_weights": (1.0,)}
     if not stages:
         method = "review" if fusion == "abfs" else "csf"
-    elif fusion is None:
+    elif not fusion:
         method = "pea"
     else:
-        mixer = "atten_weight" in parts
-        method = "transkd-gl" if mixer else "transkd-ea" if "fuse_weights.0" in parts else "transkd-base"
-        options |= ({"fusion": "abf"} if fusion == "abfs" else {}) | ({"residual": residual} if mixer else {})
-    return method, options, ModelSpec("teacher", widths, num_classes=student.num_classes)  # type: ignore[arg-type]
-
-
-def _rules(family: str, options: Mapping[str, Any]) -> Rules:
-    """From the authors' names to those of `Distiller.parts`. Their fusion counts from the deepest stage."""
-    rules: Rules = []
-    for stage in STAGES:
-        theirs = rf"(?:skfs|abfs)\.{len(STAGES) - stage}\."
-        ours = f"{family}.fusion.stages.{stage - 1}."
-        names = {"conv1": "reduce", "conv2": "expand", "fc": "squeeze", "fc1": "bare_squeeze", "fcs": "heads"}
-        rules += [(rf"{theirs}{their}\.(.+)", f"{ours}{our}.{{0}}") for their, our in names.items()]
-        rules.append((rf"{theirs}att_conv\.0\.(.+)", f"{ours}gate.{{0}}"))
-    alone = options.get("embedding_stages", STAGES)
-    for stage, label in zip(alone, STAGES, strict=False):
-        ours = f"pea.stages.{stage}."
-        rules += [
-            (rf"embed{label}_linearproject\.(.+)", ours + "linear.{0}"),
-            (rf"patch_embed{label}\.(.+)", ours + "patch_embed.{0}"),
-            (rf"fuse_weights\.{stage - 1}", ours + "linear_scale"),
-            (rf"fuse_weights\.{stage + 3}", ours + "patch_scale"),
-        ]
-    mixer = "pea.stages.4.mixer."
-    names = {"attn4": "attention", "conv1": "value", "conv2": "gate"}
-    rules += [(rf"{their}\.(.+)", f"{mixer}{our}.{{0}}") for their, our in names.items()]
-    return [*rules, ("atten_weight", mixer + "attention_scale"), ("conv_weight", mixer + "conv_scale")]
+        options["fusion"] = {"skfs": "csf", "abfs": "abf"}[fusion]
+        method = "transkd-ea" if "fuse_weights.0" in parts else "transkd-base"
+        if "atten_weight" in parts:
+            method, options["residual"] = "transkd-gl", residual
+    teacher = ModelSpec("teacher", widths, num_classes=student.num_classes)
+    family = "review" if method == "review" else "csf"
+    placed = {  # theirs counts from the deepest stage
+        re.sub(r"^(?:skfs|abfs)\.(\d)", lambda m: f"{family}.fusion.stages.{3 - int(m[1])}", name): tensor
+        for name, tensor in parts.items()
+    }
+    return create_method(method, student, teacher, **options), rename(placed, _RULES)
