@@ -44,8 +44,8 @@ def test_gains_by_hand():
     scores = {"none": [0.30, 0.32, 0.34], "kd": [0.31, 0.34, 0.37]}
     rows = [("run", m, s, "fog", 20, v) for m, values in scores.items() for s, v in enumerate(values)]
     table = pd.DataFrame(rows, columns=list(comparison.COLUMNS))
-    (gain,) = comparison.condition_gains(table).itertuples()
+    (gain,) = comparison.gains_by(table, "condition").itertuples()
     assert (gain.condition, gain.method, gain.pairs) == ("fog", "kd", 3)
     assert gain.high - gain.mean == pytest.approx(0.0248414, rel=1e-5)
     with pytest.raises(ValueError, match="baseline 'at' has no run here"):
-        comparison.condition_gains(table, "at")
+        comparison.gains_by(table, "condition", "at")
