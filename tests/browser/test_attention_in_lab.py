@@ -8,7 +8,7 @@ from lab_page import TOO_WIDE, expect_soon, faint, press, running, scroll_to_cel
 
 import transkd_lite as tk
 from transkd_lite.experiments.experiment import find_file
-from transkd_lite.explore.attention import Choice, look
+from transkd_lite.explore.attention import Choice, Looks
 from transkd_lite.explore.panels import readout
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1200)]
@@ -31,7 +31,7 @@ def looks():
     """What the shipped teacher sees on the notebook's pictures, without the notebook."""
     data = tk.open_dataset("streets", "val", num=24, seed=0, size=(64, 128))
     model = tk.load_model(find_file(TEACHER))
-    return look({"teacher": model}, [s["image"] for s in data], [s["label"] for s in data], tk.label_space(data))
+    return Looks({"teacher": model}, [s["image"] for s in data], [s["label"] for s in data], tk.label_space(data))
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import torch
 
 from transkd_lite.data.labels import LabelSpace
 from transkd_lite.explore import attention
-from transkd_lite.explore.attention import BlockAttention, Choice, Looks, look, overlays
+from transkd_lite.explore.attention import BlockAttention, Choice, Looks, overlays
 from transkd_lite.explore.panels import AttentionPanel, readout
 from transkd_lite.models import create_model
 
@@ -27,7 +27,7 @@ def looks():
     labels = np.zeros((2, 64, 128), np.uint8)
     labels[:, :, 64:] = 1
     labels[:, 60:, :4] = 255
-    return look(networks, pictures, list(labels), SPACE)
+    return Looks(networks, pictures, list(labels), SPACE)
 
 
 @pytest.fixture
@@ -49,11 +49,17 @@ def test_a_network_with_fewer_blocks_shows_its_last(looks):
     assert looks.view("student", choice).head == 5
 
 
+def made_up(attention):
+    """One network of one block that looks at a black picture, one pixel a position, of one class."""
+    looks = Looks({}, [np.zeros((*attention.size, 3), np.uint8)], [np.zeros(attention.size)], SPACE)
+    looks.attention["network"] = {(1, 1): attention}
+    looks.predictions["network"] = [np.zeros(attention.size, np.uint8)]
+    return looks
+
+
 def numbers(attention, position):
-    """The view of one query of a made-up block, on a picture of one pixel a position."""
-    labels, picture = torch.zeros(1, *attention.size), np.zeros((*attention.size, 3), np.uint8)
-    made_up = Looks([picture], labels, SPACE, {"network": {(1, 1): attention}}, {})
-    return made_up.view("network", Choice(stage=1, row=position[0], column=position[1]))
+    """The view of one query of a made-up block."""
+    return made_up(attention).view("network", Choice(stage=1, row=position[0], column=position[1]))
 
 
 def test_numbers_by_hand():
@@ -91,16 +97,14 @@ def test_words_are_those_of_the_numbers_and_escaped(looks):
         (line,) = (row for row in text.split("<tr>") if f">{name}</th>" in row)
         assert f"{seen.share:.3f}" in line
         assert f"{seen.own_class:.3f}" in line
-        assert f"{seen.effective:.1f} of 8" in line
+        assert f">{seen.effective:.1f}<" in line
         assert f"{seen.distance:.0f} pixels" in line
 
 
 def ramp(levels):
     """Attention of a query over so many keys on a black picture, one pixel a key, from the least to the most."""
     weights = torch.tensor(levels).expand(1, 1, len(levels), -1)
-    seen = {(1, 1): BlockAttention(weights / weights[0, 0, 0].sum(), (1, len(levels)), 1)}
-    picture, labels = np.zeros((1, len(levels), 3), np.uint8), torch.zeros(1, 1, len(levels))
-    looks = Looks([picture], labels, SPACE, {"network": seen}, {})
+    looks = made_up(BlockAttention(weights / weights[0, 0, 0].sum(), (1, len(levels)), 1))
     shown = overlays(looks, Choice(stage=1, column=len(levels) - 1))["network"]
     return shown[0, 1 :: attention.ENLARGE][:-2].astype(float)  # less what the frame covers
 
@@ -159,7 +163,8 @@ def test_a_moved_slider_redraws(panel, looks):
 def test_a_stage_with_fewer_heads_shows_its_last(panel, looks):
     panel.controls["head"].value = 5
     panel.controls["stage"].value = 1
-    assert ">1, 1</td>" in panel.words.value
+    assert panel.choice.head == 5
+    assert looks.view("student", panel.choice).head == 1
     assert panel.message.value == ""
 
 

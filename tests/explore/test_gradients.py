@@ -40,7 +40,7 @@ def batches(bench):
 def read(gram, weights):
     """Terms ce, t1, t2, … with these weights."""
     names = ("ce", *(f"t{k}" for k in range(1, len(gram))))
-    moment = GradientMoment(0, names, np.ones(len(gram)), gram)
+    moment = GradientMoment(step=0, names=names, losses=np.ones(len(gram)), gram=gram)
     return moment.read(dict(zip(names, weights, strict=True)))
 
 
@@ -91,12 +91,12 @@ def test_no_gradient_at_all_is_no_division_by_zero():
 
 
 def test_weights_left_out_are_those_of_the_supervised_loss_alone():
-    moment = GradientMoment(0, ("ce", "kd", "pea_4"), np.ones(3), np.eye(3))
+    moment = GradientMoment(step=0, names=("ce", "kd", "pea_4"), losses=np.ones(3), gram=np.eye(3))
     assert moment.read({"kd": 0.5}).terms["weight"].tolist() == [1.0, 0.5, 0.0]
 
 
 def test_wrong_weights_and_terms_are_named():
-    moment = GradientMoment(0, ("ce", "kd"), np.ones(2), np.eye(2))
+    moment = GradientMoment(step=0, names=("ce", "kd"), losses=np.ones(2), gram=np.eye(2))
     with pytest.raises(ValueError, match=r"the terms are ce, kd; got weights for csf_9"):
         moment.read({"csf_9": 1.0})
 

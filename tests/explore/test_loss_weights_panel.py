@@ -6,6 +6,7 @@ import time
 
 import ipywidgets
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from trial_bench import TERMS, TINY
@@ -25,7 +26,9 @@ def made_up(terms=TERMS, steps=(0, 50)):
     moments = []
     for step in steps:
         vectors = draw.normal(size=(len(terms), 12)) + 0.5
-        moments.append(GradientMoment(step, terms, draw.uniform(0.1, 3, len(terms)), vectors @ vectors.T))
+        moments.append(
+            GradientMoment(step=step, names=terms, losses=draw.uniform(0.1, 3, len(terms)), gram=vectors @ vectors.T)
+        )
     return GradientRecord(moments=moments, weights={name: 1.0 for name in terms if name != "ce"}, about={})
 
 
@@ -172,9 +175,9 @@ def test_a_trial_trains_both_students_and_shows_their_curves(bench):
     choices = {"the paper's weights": WeightChoice(), "the chosen weights": WeightChoice(feature=3.0)}
     weightings = {name: choice.term_weights(TERMS) for name, choice in choices.items()}
     rows = list(bench.compare(weightings, 3))
-    lines = {name: [row[name]["ce"] for row in rows] for name in weightings}
+    lines = pd.DataFrame([{name: run["ce"] for name, run in row.items()} for row in rows])
     assert panel.result.value == panels.result(lines)
-    paper, chosen = lines.values()
+    paper, chosen = lines.to_numpy().T
     assert paper[0] == chosen[0]
     assert paper[2] != chosen[2]
 
@@ -218,13 +221,13 @@ def test_an_error_while_training_is_seen(bench, monkeypatch):
 
 def test_bars_tell_the_sign_in_words_and_nothing_has_a_signed_zero():
     gram = np.array([[4.0, -1.0, 0.0], [-1.0, 1.0, 0.0], [0.0, 0.0, 1e-12]])
-    moment = GradientMoment(0, ("ce", "pea_1", "kd"), np.ones(3), gram)
+    moment = GradientMoment(step=0, names=("ce", "pea_1", "kd"), losses=np.ones(3), gram=gram)
     table = panels.reading_table(moment.read({"pea_1": 0.5, "kd": 0.0}))
     assert ">-7.7%<" in table
     assert not re.search(r">-0\.0*%?<", table)
 
 
 def test_a_result_has_words_and_one_step_is_enough():
-    shown = panels.result({"a <b>": [2.0], "c": [1.0]})
+    shown = panels.result(pd.DataFrame({"a <b>": [2.0], "c": [1.0]}))
     assert 'alt="cross entropy over step: a &lt;b&gt; from 2.00 to 2.00, c from 1.00 to 1.00"' in shown
     assert ">a &lt;b&gt;</th>" in shown

@@ -119,7 +119,7 @@ def test_blocks_without_all_methods_are_left_out_and_none_left_is_an_error():
     assert r.average_ranks(blocks).to_dict() == {"kd": 1, "none": 2}
     with pytest.raises(ValueError, match=r"missing in some block: \['kd'\]"):
         r.average_ranks(blocks.iloc[1:])
-    with pytest.raises(ValueError, match=r"ranks need two methods.*got the methods \['none'\]"):
+    with pytest.raises(ValueError, match="ranks need two methods"):
         r.average_ranks(blocks[["none"]])
 
 

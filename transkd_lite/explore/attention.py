@@ -10,6 +10,7 @@ Effective receptive field: Luo et al. 2016, arXiv 1701.04128.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,7 @@ from transkd_lite.metrics import as_batch, predict
 from transkd_lite.models.attention import capture_attention
 from transkd_lite.models.output import SegModel
 
-__all__ = ["Choice", "attend", "class_share", "linear_cka", "look", "overlays", "receptive_field", "stage_similarity"]
+__all__ = ["Choice", "Looks", "attend", "class_share", "linear_cka", "overlays", "receptive_field", "stage_similarity"]
 
 Block = tuple[int, int]
 
@@ -78,7 +79,7 @@ class BlockAttention:
 def attend(model: SegModel, images: Tensor, blocks: Sequence[Block] | None = None) -> dict[Block, BlockAttention]:
     """Run `model` on images (N, 3, H, W) in evaluation mode and keep the attention of blocks (None: of all).
 
-    Stages and blocks are counted from 1. The model comes back in the mode in which it was.
+    Stages and blocks are counted from 1. A copy of the model is asked, so that it stays as it is.
     Raises ValueError for networks without such attention and for blocks that do not exist.
 
     >>> from transkd_lite.models import create_model
@@ -88,12 +89,9 @@ def attend(model: SegModel, images: Tensor, blocks: Sequence[Block] | None = Non
     """
     if blocks is None:
         blocks = [(stage, b) for stage, depth in enumerate(model.spec.depths, start=1) for b in range(1, depth + 1)]
-    was_training = model.training
-    try:
-        with capture_attention(model.eval(), blocks) as captured:
-            model(images)
-    finally:
-        model.train(was_training)
+    model = copy.deepcopy(model).eval()
+    with capture_attention(model, blocks) as captured:
+        model(images)
     stages: Any = getattr(model, "backbone", model).stages
     seen = {}
     for (stage, block), weights in captured.attention.items():
@@ -133,17 +131,13 @@ def receptive_field(model: SegModel, images: Tensor, stage: int) -> Tensor:
 
     At each pixel the root mean square, over images (N, 3, H, W) and N random signs e of the channels, of
     d(e'f) / d pixel, summed over colours. Its expectation is |df / d pixel|, all channels counted alike; the
-    plain sum of the channels would not do, because LayerNorm holds it nearly constant. The model runs in
-    evaluation mode and comes back in the mode in which it was; its parameters get no gradient.
+    plain sum of the channels would not do, because LayerNorm holds it nearly constant. A copy of the model is asked,
+    in evaluation mode, so that it stays as it is.
 
     Returns (H, W), adding up to 1.
     """
-    was_training = model.training
     pixels = images.detach().clone().requires_grad_()
-    try:
-        feature = model.eval()(pixels).features[stage - 1]
-    finally:
-        model.train(was_training)
+    feature = copy.deepcopy(model).eval()(pixels).features[stage - 1]
     middle = feature[:, :, feature.shape[2] // 2, feature.shape[3] // 2]
     signs = torch.randint(2, middle.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
     (gradient,) = torch.autograd.grad((signs.to(middle) * middle).sum(), pixels)
@@ -222,7 +216,7 @@ def stage_similarity(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tenso
 
 # --- What the attention panel shows, as pure values: pictures of attention over the image.
 #
-#     looks = look({"teacher": teacher, "student": student}, pictures, labels, space)
+#     looks = Looks({"teacher": teacher, "student": student}, pictures, labels, space)
 #     overlays(looks, Choice(stage=3, row=20, column=60))
 #
 # Static figures and tests call these, too.
@@ -249,17 +243,27 @@ class Choice:
     network: str = EVERY
 
 
-@dataclass(frozen=True)
 class Looks:
-    """N pictures uint8 (H, W, 3) with labels (N, H, W) of train ids, and of each network all its attention and
-    its label maps.
+    """What several networks see on some pictures: all their attention, and their label maps.
+
+    Args:
+        networks: by name; SegFormers or PVTv2s of four stages.
+        pictures: RGB pictures of one size, PIL or uint8 arrays (H, W, 3).
+        labels: a map (H, W) of train ids for each.
+        space: the classes' names.
+
+    Raises:
+        ValueError: pictures of several sizes, or networks without such attention.
     """
 
-    pictures: Sequence[NDArray[np.uint8]]
-    labels: Tensor
-    space: LabelSpace
-    attention: Mapping[str, Mapping[Block, BlockAttention]]
-    predictions: Mapping[str, Sequence[NDArray[np.uint8]]]
+    def __init__(
+        self, networks: Mapping[str, SegModel], pictures: Sequence[Any], labels: Sequence[ArrayLike], space: LabelSpace
+    ) -> None:
+        batch = as_batch(pictures)
+        self.pictures, self.space = [np.asarray(picture) for picture in pictures], space
+        self.labels = torch.stack([torch.from_numpy(np.array(label, np.int64)) for label in labels])
+        self.attention = {name: attend(model, batch) for name, model in networks.items()}
+        self.predictions = {name: predict(model, pictures) for name, model in networks.items()}
 
     def class_at(self, image: int, row: int, column: int, network: str | None = None) -> str:
         """Name of the class at a pixel, the labelled one or the one that a network predicts; "void" for none."""
@@ -281,14 +285,17 @@ class Looks:
         own_class = (weights * F.adaptive_avg_pool2d(own[None], attention.size)[0]).sum()
         ys, xs = torch.meshgrid(torch.arange(rows) - row, torch.arange(columns) - column, indexing="ij")
         top = divmod(int(weights.argmax()), columns)  # the first position of the strongest key
+        peak = (2 * top[0] + r) * height // (2 * rows), (2 * top[1] + r) * width // (2 * columns)
         return View(
-            *(len(blocks[: choice.block]), head, (row, column), weights),
-            own_class=float("nan") if labels[choice.row, choice.column] == VOID else float(own_class),
-            peak=((2 * top[0] + r) * height // (2 * rows), (2 * top[1] + r) * width // (2 * columns)),
+            *((row, column), weights, len(blocks[: choice.block]), head),
+            predicted=self.class_at(choice.image, choice.row, choice.column, network),
+            peak=peak,
+            there=self.class_at(choice.image, *peak),
             share=float(r**2 * weights.max()),
             keys=attention.weights.shape[3],
             effective=float(torch.special.entr(weights.double()).sum().exp() / r**2),
             distance=float((weights * torch.hypot(height / rows * ys, width / columns * xs)).sum()),
+            own_class=float("nan") if labels[choice.row, choice.column] == VOID else float(own_class),
         )
 
     def chosen(self, choice: Choice) -> dict[str, View]:
@@ -301,47 +308,27 @@ class Looks:
 class View:
     """One network's answer to a choice; distances and peak in pixels of the picture.
 
-    - block, head: the ones shown; position: the query's on the stage's grid; weights: (H_i, W_i), adding up to 1.
-    - own_class: the share of attention on positions of the query's labelled class, nan at void.
-    - peak: (row, column) of the pixel in the middle of the strongest key; share: that key's weight.
+    - position: the query's on the stage's grid; weights: (H_i, W_i), adding up to 1; block, head: the ones shown.
+    - predicted: the class that the network predicts at the query.
+    - peak: (row, column) of the pixel in the middle of the strongest key; there: the class labelled there; share: that
+      key's weight.
     - keys: how many there are; effective: exp(entropy), from 1 (one key has all) to `keys` (all alike).
     - distance: mean distance of positions from the query, weighted by attention.
+    - own_class: the share of attention on positions of the query's labelled class, nan at void.
     """
 
-    block: int
-    head: int
     position: tuple[int, int]
     weights: Tensor
-    own_class: float
+    block: int
+    head: int
+    predicted: str
     peak: tuple[int, int]
+    there: str
     share: float
     keys: int
     effective: float
     distance: float
-
-
-def look(
-    networks: Mapping[str, SegModel], pictures: Sequence[Any], labels: Sequence[ArrayLike], space: LabelSpace
-) -> Looks:
-    """Run every network once on the pictures and keep all attention.
-
-    Args:
-        networks: by name; SegFormers or PVTv2s of four stages.
-        pictures: RGB pictures of one size, PIL or uint8 arrays (H, W, 3).
-        labels: a map (H, W) of train ids for each.
-        space: the classes' names.
-
-    Raises:
-        ValueError: pictures of several sizes, or networks without such attention.
-    """
-    batch = as_batch(pictures)
-    return Looks(
-        [np.asarray(picture) for picture in pictures],
-        torch.stack([torch.from_numpy(np.array(label, np.int64)) for label in labels]),
-        space,
-        {name: attend(model, batch) for name, model in networks.items()},
-        {name: predict(model, pictures) for name, model in networks.items()},
-    )
+    own_class: float
 
 
 def overlays(looks: Looks, choice: Choice) -> dict[str, NDArray[np.uint8]]:

@@ -32,7 +32,6 @@ import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from transkd_lite.data.files import atomic_write
@@ -94,8 +93,7 @@ class GramReading:
     change_per_rate: float
 
 
-@dataclass(frozen=True, config={"arbitrary_types_allowed": True})
-class GradientMoment:
+class GradientMoment(BaseModel, frozen=True, arbitrary_types_allowed=True):
     """The student's gradients at one moment of a training run.
 
     step: optimiser steps done. names: the terms, ce first. losses (T,): each term's mean over the batches.
@@ -112,7 +110,7 @@ class GradientMoment:
 
         Raises ValueError for a weight whose term this moment does not have.
 
-        >>> moment = GradientMoment(0, ("ce", "kd"), np.ones(2), np.array([[4.0, 3.0], [3.0, 9.0]]))
+        >>> moment = GradientMoment(step=0, names=("ce", "kd"), losses=np.ones(2), gram=[[4.0, 3.0], [3.0, 9.0]])
         >>> moment.read({"kd": 0.0}).change_per_length
         -2.0
         """
@@ -132,13 +130,8 @@ class GradientMoment:
             "share": shares,
             "cosine": cosines[0, :-1],
         }
-        return GramReading(
-            pd.DataFrame(columns, list(self.names)),
-            norm=float(norms[-1]),
-            alignment=float(cosines[0, -1]),
-            change_per_length=-float(norms[0] * cosines[0, -1]),
-            change_per_rate=-float(pulls[0]),
-        )
+        terms, change = pd.DataFrame(columns, list(self.names)), -float(norms[0] * cosines[0, -1])
+        return GramReading(terms, float(norms[-1]), float(cosines[0, -1]), change, -float(pulls[0]))
 
 
 class GradientRecord(BaseModel, frozen=True):
@@ -283,7 +276,7 @@ def take_moment(step: TrainStep, batches: Iterable[Batch], steps_done: int) -> G
     wide = (part.double() for part in gradients.split(2**18, dim=1))  # so many coordinates are widened at once
     gram = torch.stack([(part @ part.T).cpu() for part in wide]).sum(0)
     gram = (gram + gram.T) / 2  # the product of a matrix with its own transpose may round unevenly
-    return GradientMoment(steps_done, names, losses.numpy(), gram.numpy())
+    return GradientMoment(step=steps_done, names=names, losses=losses.numpy(), gram=gram.numpy())
 
 
 def record_gradients(

@@ -1,7 +1,7 @@
 """The panels of the course, the loss-weight explorer and the attention panel: thin ipywidgets over pure functions.
 
 A panel is controls, pure functions of what they choose, and one method that draws; what a callback raises is shown.
-Nothing else in the package imports ipywidgets. Source: this project.
+Nothing else in the package imports  Source: this project.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import ipywidgets
 import numpy as np
 import pandas as pd
 import yaml
+from ipywidgets import HTML, Button, Dropdown, FloatSlider, HBox, IntProgress, IntSlider, Layout, Textarea, VBox
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -54,13 +54,11 @@ class WeightChoice:
 
     def parameters(self) -> dict[str, Any]:
         """method and options of an `Experiment` with these weights, the method without what has no weight."""
-        if not (self.feature or any(self.embedding) or self.kd):
-            return {"method": "none", "options": {}}
-        embedding = [float(weight) for weight in self.embedding]
-        options = {"feature_weight": float(self.feature), "embedding_weights": embedding}
-        if not self.kd:
-            return {"method": "transkd-base", "options": options}
-        return {"method": "transkd-base+kd", "options": options | {"kd.weight": float(self.kd)}}
+        options = {"feature_weight": self.feature, "embedding_weights": list(self.embedding)}
+        if self.kd:
+            return {"method": "transkd-base+kd", "options": options | {"kd.weight": self.kd}}
+        weighs = self.feature or any(self.embedding)
+        return {"method": "transkd-base", "options": options} if weighs else {"method": "none", "options": {}}
 
     def to_yaml(self, teacher: str = "") -> str:
         """`parameters`, with the teacher where one is given, as a file for `papermill -f`.
@@ -87,14 +85,14 @@ PRESETS = {
 # Text takes the theme's colour, coloured cells bring their own, and no number is told by colour alone.
 
 FORWARD, BACKWARD = "#1f88c980", "#d55e0080"  # half transparent: the number on a bar reads in both themes
-WRAP = ipywidgets.Layout(flex_flow="row wrap", width="100%")
+WRAP = Layout(flex_flow="row wrap", width="100%")
 
 
-class Panel(ipywidgets.VBox):
+class Panel(VBox):
     """Widgets above and below a message: what a callback raises stands there until something succeeds."""
 
     def __init__(self, css: str, controls: Iterable[Any], above: Sequence[Any], below: Sequence[Any]) -> None:
-        self.message = ipywidgets.HTML()
+        self.message = HTML()
         super().__init__([*above, self.message, *below], layout={"width": "100%", "overflow": "hidden"})
         self.add_class(css)
         for control in controls:
@@ -151,8 +149,8 @@ def reading_table(reading: GramReading) -> str:
 
 def heat_table(moment: GradientMoment) -> str:
     """The cosines between the gradients of all terms as a coloured table: red where two pull together, blue apart."""
-    names = list(moment.names)
-    table = pd.DataFrame(cosine_matrix(moment.gram), names, names).style.format("{:z.2f}")
+    names, cosines = list(moment.names), cosine_matrix(moment.gram)
+    table = pd.DataFrame(cosines, names, names).style.format("{:z.2f}")
     # Half of the scale alone, on which black reads everywhere.
     coloured = table.background_gradient("vlag", axis=None, vmin=-2, vmax=2, text_color_threshold=0)
     return as_table(
@@ -160,12 +158,11 @@ def heat_table(moment: GradientMoment) -> str:
     )
 
 
-def result(lines: Mapping[str, Sequence[float]]) -> str:
-    """The cross entropy of named runs over their steps 1, 2, … as curves, and means of their first and last values."""
-    points = {name: (range(1, len(line) + 1), line) for name, line in lines.items()}
+def result(table: pd.DataFrame) -> str:
+    """The cross entropy of runs (columns) over their steps as curves, and means of their first and last values."""
+    points = {name: (range(1, len(table) + 1), table[name]) for name in table}
     chart = to_png(curves(points, x="step", y="cross entropy"))
-    ends = (f"{name} from {line[0]:.2f} to {line[-1]:.2f}" for name, line in lines.items())
-    table = pd.DataFrame(lines)
+    ends = (f"{name} from {line.iloc[0]:.2f} to {line.iloc[-1]:.2f}" for name, line in table.items())
     window = max(1, min(5, len(table) // 2))
     first, last = table.head(window).mean(), table.tail(window).mean()
     means = pd.DataFrame({f"ce, first {window}": first, f"ce, last {window}": last, "change": last - first})
@@ -203,31 +200,28 @@ class LossWeightsPanel(Panel):
     ) -> None:
         self.record, self.num_steps, self.teacher = record, num_steps, teacher
         self.bench: Any = bench
+        self.stop, self.thread = threading.Event(), threading.Thread()
         moments = [(f"after {step} steps", step) for step in record.steps]
-        self.moment = labelled(ipywidgets.Dropdown, "Moment of training", options=moments)
+        self.moment = labelled(Dropdown, "Moment of training", options=moments)
         paper = PRESETS["Paper"].term_weights(record.names)
         self.sliders = {
-            term: labelled(ipywidgets.FloatSlider, name, value=paper[term], max=3.0, step=0.05)
+            term: labelled(FloatSlider, name, value=paper[term], max=3.0, step=0.05)
             for term, name in SLIDERS.items()
             if term in paper
         }
-        self.presets = {name: ipywidgets.Button(description=name) for name in PRESETS}
+        self.presets = {name: Button(description=name) for name in PRESETS}
         for name, button in self.presets.items():
             button.on_click(lambda _, name=name: self.guarded(lambda: self.choose(PRESETS[name])))
-        self.summary, self.table, self.heat, self.result = (ipywidgets.HTML() for _ in range(4))
-        self.yaml = labelled(ipywidgets.Textarea, "As papermill YAML", rows=8)
-        self.train = ipywidgets.Button(description="Train", disabled=bench is None)
-        self.train.tooltip = f"Train {num_steps} steps with the paper's and with the chosen weights"
+        self.summary, self.table, self.heat, self.result = (HTML() for _ in range(4))
+        self.yaml = labelled(Textarea, "As papermill YAML", rows=8)
+        self.train = Button(description="Train", disabled=bench is None, tooltip="Train with both choices of weights")
         self.train.on_click(lambda _: self.guarded(self.start_trial))
-        self.cancel = ipywidgets.Button(description="Cancel", disabled=True)
-        self.cancel.tooltip = "Stop the trial after its current step"
+        self.cancel = Button(description="Cancel", disabled=True, tooltip="Stop the trial after its current step")
         self.cancel.on_click(lambda _: self.stop.set())
-        self.progress = ipywidgets.IntProgress(description="not started", max=num_steps)
-        self.progress.style.description_width = "initial"
-        self.stop, self.thread = threading.Event(), threading.Thread()
+        self.progress = IntProgress(description="not started", max=num_steps, style={"description_width": "initial"})
         controls = [self.moment, *self.sliders.values()]
-        above = [ipywidgets.HBox([*self.presets.values()], layout=WRAP), ipywidgets.VBox(controls)]
-        trial = ipywidgets.HBox([self.train, self.cancel, self.progress], layout=WRAP)
+        above = [HBox([*self.presets.values()], layout=WRAP), VBox(controls)]
+        trial = HBox([self.train, self.cancel, self.progress], layout=WRAP)
         below = [self.summary, self.table, self.heat, trial, self.result, self.yaml]
         super().__init__("tk-explorer", controls, above, below)
 
@@ -267,13 +261,12 @@ class LossWeightsPanel(Panel):
 
     def run_trial(self, weightings: Mapping[str, Mapping[str, float]]) -> None:
         """Train to the end, or until `stop` is set, and show every step."""
-        lines: dict[str, list[float]] = {name: [] for name in weightings}
+        rows: list[dict[str, float]] = []
         try:
             for done, row in enumerate(self.bench.compare(weightings, self.num_steps), start=1):
-                for name, line in lines.items():
-                    line.append(row[name]["ce"])
+                rows.append({name: run["ce"] for name, run in row.items()})
                 self.progress.value, self.progress.description = done, f"step {done} of {self.num_steps}"
-                self.result.value = result(lines)
+                self.result.value = result(pd.DataFrame(rows))
                 if self.stop.is_set():
                     break
             end = "finished" if done == self.num_steps else "cancelled"
@@ -284,7 +277,7 @@ class LossWeightsPanel(Panel):
 
 # --- The attention panel: where blocks of several networks look from one pixel, side by side.
 #
-# Everything works from the keyboard: the arrow keys move a slider and a drop-down list. An `ipywidgets.Image` tells
+# Everything works from the keyboard: the arrow keys move a slider and a drop-down list. An image widget tells
 # no click coordinates, so sliders choose the pixel.
 
 
@@ -315,15 +308,14 @@ class AttentionPanel(Panel):
             "row": ("Pixel row", 0, height - height // rows, height // rows),
             "column": ("Pixel column", 0, width - width // columns, width // columns),
         }
-        names = [EVERY, *looks.attention]
-        network = labelled(ipywidgets.Dropdown, "Network", options=names, value=start.network)
+        network = labelled(Dropdown, "Network", options=[EVERY, *looks.attention], value=start.network)
         self.controls: dict[str, Any] = {"network": network}
         for field, (name, low, high, step) in limits.items():
-            given = {"value": getattr(start, field), "min": low, "max": high, "step": step}
-            self.controls[field] = labelled(ipywidgets.IntSlider, name, **given)
-        self.pictures, self.words = ipywidgets.HTML(), ipywidgets.HTML()
+            at = getattr(start, field)
+            self.controls[field] = labelled(IntSlider, name, value=at, min=low, max=high, step=step)
+        self.pictures, self.words = HTML(), HTML()
         controls = self.controls.values()
-        above = [ipywidgets.HBox([*controls], layout=WRAP)]
+        above = [HBox([*controls], layout=WRAP)]
         super().__init__("tk-attention", controls, above, [self.pictures, self.words])
 
     @property
@@ -351,20 +343,13 @@ def side_by_side(pictures: Mapping[str, NDArray[np.uint8]], choice: Choice) -> s
 
 def readout(looks: Looks, choice: Choice) -> str:
     """The same in words, as HTML: the query's pixel, class and position, then a row of numbers a network."""
-    rows, where = {}, (choice.image, choice.row, choice.column)
-    for name, seen in looks.chosen(choice).items():
-        rows[name] = {
-            "block, head": f"{seen.block}, {seen.head}",
-            "predicts": looks.class_at(*where, name),
-            "looks most at": f"pixel {seen.peak}, {looks.class_at(choice.image, *seen.peak)}",
-            "share": f"{seen.share:.3f}",
-            "effective keys": f"{seen.effective:.1f} of {seen.keys}",
-            "distance": f"{seen.distance:.0f} pixels",
-            "own class": "" if np.isnan(seen.own_class) else f"{seen.own_class:.3f}",
-        }
-    (row, column), (height, width) = seen.position, seen.weights.shape
+    views = looks.chosen(choice)
+    table = pd.DataFrame({name: vars(seen) for name, seen in views.items()}).T.drop(columns=["position", "weights"])
+    formats = {"share": "{:.3f}", "effective": "{:.1f}", "distance": "{:.0f} pixels", "own class": "{:.3f}"}
+    styled = table.rename(columns={"own_class": "own class"}).style.format(formats, na_rep="", escape="html")
+    seen, label = next(iter(views.values())), looks.class_at(choice.image, choice.row, choice.column)
     query = (
-        f"Query: pixel row {choice.row}, column {choice.column}, labelled {looks.class_at(*where)}. Stage "
-        f"{choice.stage} sees it at row {row}, column {column} of its {height} × {width} grid."
+        f"Query: pixel row {choice.row}, column {choice.column}, labelled {label}. Stage {choice.stage} sees it at "
+        "row {}, column {} of its {} × {} grid.".format(*seen.position, *seen.weights.shape)
     )
-    return as_table(pd.DataFrame.from_dict(rows, orient="index").style.format(escape="html"), "networks", query)
+    return as_table(styled, "networks", query)

@@ -9,7 +9,6 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from transkd_lite.data.labels import LabelSpace
 from transkd_lite.plots.style import COLOURS, MARKERS, STYLES, legend_below, new_axes, row_axes
 from transkd_lite.results.statistics import excludes_zero
 
@@ -17,7 +16,6 @@ __all__ = [
     "budget_gains",
     "class_bars",
     "class_gains",
-    "class_shares",
     "critical_difference",
     "curves",
     "effects",
@@ -51,19 +49,6 @@ def heatmap(
     sns.heatmap(table, annot=annot, fmt=fmt, ax=axis, cbar_kws={"label": unit}, annot_kws={"size": 8}, **scale)
     axis.tick_params(axis="y", rotation=0)
     axis.set(xlabel=table.columns.name or "", ylabel=table.index.name or "")
-    return fig
-
-
-def class_shares(shares: Mapping[str, ArrayLike], space: LabelSpace) -> Figure:
-    """How much of the pixels each class covers, on a logarithmic axis, one marker a data set or split.
-
-    Args:
-        shares: name -> (K,) shares that sum to at most 1.
-        space: names in the same order.
-    """
-    table = pd.DataFrame(dict(shares), index=list(space.names))
-    fig = class_bars(table.sort_values(table.columns[0]))
-    fig.axes[0].set(xscale="log", xlabel="share of the labelled pixels in % (logarithmic)")
     return fig
 
 
@@ -117,9 +102,11 @@ def effects(differences: pd.DataFrame) -> Figure:
     if rows["baseline"].nunique() > 1:
         names, to = rows["method"] + " − " + rows["baseline"], ""
     fig, axis = row_axes(names, f"difference of mIoU {to}in percentage points", 0.32)
-    axis.hlines(where, 100 * rows["low"], 100 * rows["high"], COLOURS[6], linewidth=1, label="Student, 95%")
-    boot = 100 * rows[["boot_low", "boot_high"]]
-    axis.hlines(where, *boot.T.to_numpy(), COLOURS[4], linewidth=6, alpha=0.9, label="bootstrap over seeds, 95%")
+    for low, high, colour, width, label in (
+        ("low", "high", COLOURS[6], 1, "Student, 95%"),
+        ("boot_low", "boot_high", COLOURS[4], 6, "bootstrap over seeds, 95%"),
+    ):
+        axis.hlines(where, 100 * rows[low], 100 * rows[high], colour, linewidth=width, label=label)
     for position, row in enumerate(rows.itertuples()):
         fill = COLOURS[0] if excludes_zero(row.low, row.high) else "white"
         axis.plot(100 * row.mean, position, "o", color=COLOURS[0], markerfacecolor=fill, markersize=6)
@@ -178,20 +165,20 @@ def budget_gains(gains: pd.DataFrame) -> Figure:
     """
     panels = list(gains.groupby(["dataset", "train_images"], sort=True, dropna=False))
     fig, axes = new_axes(1, len(panels), min(3.4 * len(panels) + 1.6, 9), 3.6, sharey=True)
-    names, drawn = list(gains["method"].unique()), {}
-    looks = dict(zip(names, zip(cycle(COLOURS), cycle(STYLES), cycle(MARKERS), strict=False), strict=False))
-    for axis, ((dataset, images), rows) in zip(axes[0], panels, strict=True):
-        for name, line in rows.sort_values("steps").groupby("method", sort=False):
-            look = dict(zip(("color", "linestyle", "marker"), looks[name], strict=True), markersize=5, label=name)
-            steps = line["steps"] * (1 + 0.012 * names.index(name))  # so that bars stay apart
+    looks = zip(gains["method"].unique(), cycle(COLOURS), cycle(STYLES), cycle(MARKERS), strict=False)
+    for number, (name, colour, style, marker) in enumerate(looks):
+        look = {"color": colour, "linestyle": style, "marker": marker, "markersize": 5, "label": name}
+        for axis, (_, rows) in zip(axes[0], panels, strict=True):
+            line = rows[rows["method"] == name].sort_values("steps")
+            steps = line["steps"] * (1 + 0.012 * number)  # so that bars stay apart
             reach = 100 * (line["high"] - line["mean"])
-            drawn[name] = axis.errorbar(steps, 100 * line["mean"], reach, capsize=2, elinewidth=0.8, **look)
-        ticks = sorted(set(rows["steps"]))
+            axis.errorbar(steps, 100 * line["mean"], reach, capsize=2, elinewidth=0.8, **look)
+    for axis, ((dataset, images), rows) in zip(axes[0], panels, strict=True):
         axis.set(xscale="log", xlabel="optimiser steps", title=f"{dataset}, {images} labelled images")
-        axis.set_xticks(ticks, [str(step) for step in ticks])
+        axis.set_xticks(rows["steps"].unique(), rows["steps"].unique())
         axis.minorticks_off()
         axis.axhline(0, color="0.3", linewidth=1)
         axis.grid(alpha=0.25)
     axes[0, 0].set_ylabel(f"difference of mIoU to {gains['baseline'].iloc[0]} in points")
-    legend_below(fig, 4, list(drawn.values()))
+    legend_below(fig, 4, axes[0, 0].get_legend_handles_labels()[0])
     return fig

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import pooch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
@@ -34,7 +35,6 @@ __all__ = [
     "claims",
     "class_gains",
     "gains_by",
-    "load_conditions",
     "load_gallery",
     "paired_differences",
     "per_class",
@@ -74,11 +74,9 @@ def paired_differences(table: pd.DataFrame, baseline: str = "none") -> pd.DataFr
         of the method beats one of the baseline). Intervals and p are nan with fewer than two pairs.
 
     Raises:
-        ValueError: the baseline is not in the table, or a method has two runs of one seed.
+        KeyError: the baseline is not in the table. ValueError: see `score_blocks`.
     """
     scores = score_blocks(table)
-    if baseline not in scores:
-        raise ValueError(f"baseline {baseline!r} has no run here; methods with runs: {', '.join(scores)}")
     rows = []
     for method in scores.columns.drop(baseline):
         difference = (scores[method] - scores[baseline]).dropna()
@@ -95,13 +93,9 @@ def score_blocks(table: pd.DataFrame) -> pd.DataFrame:
     """mIoU of every seed (rows) and method (columns): the blocks that ranks and differences are taken of.
 
     Raises:
-        ValueError: a method has two runs of one seed.
+        ValueError: a method has two runs of one seed ("duplicate entries"): select one dataset, budget and protocol,
+            and tell variants of a method apart with `tables.label_variants`.
     """
-    if table.duplicated(["method", "seed"]).any():
-        raise ValueError(
-            "one run for each method and seed is compared; select one dataset, budget and protocol, and tell "
-            "variants of a method apart with label_variants"
-        )
     scores = table.pivot(index="seed", columns="method", values="miou")
     return scores[table["method"].unique()].rename_axis(columns=None)
 
@@ -226,16 +220,16 @@ def claims(table: pd.DataFrame, teacher: float | None = None) -> pd.DataFrame:
     """
     paper = published().set_index("method")[["cityscapes_miou", "acdc_miou"]].T
     scores = 100 * score_blocks(table)
+    here = [name for name in paper.drop(columns="teacher") if name in scores]  # none first
     rows = []
-    for lower, upper in combinations([name for name in paper.drop(columns="teacher") if name in scores], 2):
-        there, here = paper[upper] - paper[lower], scores[upper] - scores[lower]
-        rows.append((f"{upper} above {lower}", "points", *there.round(2), *statistics.student_interval(here)))
-    for method in scores.columns.intersection([name for name in paper if name.startswith("transkd-")], sort=False):
-        if teacher is not None and "none" in scores:
-            there = 100 * (paper[method] - paper["none"]) / (paper["teacher"] - paper["none"])
-            here = (scores[method] - scores["none"]) / (teacher - scores["none"].mean() / 100)
-            claim = f"{method} closes the gap to the teacher"
-            rows.append((claim, "%", *there.round(1), *statistics.student_interval(here)))
+    for lower, upper in combinations(here, 2):
+        found = statistics.student_interval(scores[upper] - scores[lower])
+        rows.append((f"{upper} above {lower}", "points", *(paper[upper] - paper[lower]).round(2), *found))
+    for method in here[1:] if teacher is not None and "none" in here else []:
+        there = 100 * (paper[method] - paper["none"]) / (paper["teacher"] - paper["none"])
+        gap = teacher - scores["none"].mean() / 100
+        found = statistics.student_interval((scores[method] - scores["none"]) / gap)
+        rows.append((f"{method} closes the gap to the teacher", "%", *there.round(1), *found))
     out = pd.DataFrame(rows, columns=["claim", "unit", "cityscapes", "acdc", "mean", "low", "high"])
     claimed = out["cityscapes"].where(out["unit"] == "%", 0)
     judged = [out["low"].isna(), out["low"] > claimed, out["high"] < claimed]
@@ -313,22 +307,16 @@ def score_conditions(
     rows = tables.students(batch.table) if rows is None else rows
     for run in tqdm(rows.itertuples(), "scores by condition", len(rows), unit="network", delay=5):
         weights = batch.root / run.run / STUDENT_FILE
-        if not weights.is_file():
-            continue
-        parameters = read_run(weights.parent).info["parameters"]
-        experiment = Experiment.from_parameters({**parameters, "data_root": data_root})
-        data = data or experiment.open_split("val", experiment.val_images)
-        if "condition" not in data.column_names:
-            break
-        images = pd.Series(data["condition"]).value_counts()
-        scores = evaluate_by(load_model(weights), data, normalize=experiment.normalize)
-        found += [(run.run, run.method, run.seed, name, int(images[name]), own.miou) for name, own in scores.items()]
+        if weights.is_file():
+            parameters = read_run(weights.parent).info["parameters"]
+            experiment = Experiment.from_parameters({**parameters, "data_root": data_root})
+            data = data or experiment.open_split("val", experiment.val_images)
+            if "condition" in data.column_names:
+                images = pd.Series(data["condition"]).value_counts()
+                scores = evaluate_by(load_model(weights), data, normalize=experiment.normalize)
+                own = (run.run, run.method, run.seed)
+                found += [(*own, name, int(images[name]), found_by.miou) for name, found_by in scores.items()]
     return pd.DataFrame(found, columns=list(COLUMNS))
-
-
-def load_conditions(name: str) -> pd.DataFrame:
-    """The shipped scores by condition of the table `name`, such as "demo"; empty where there are none."""
-    return tables.read_table(f"results/{name}_conditions", COLUMNS)
 
 
 # --- What a batch looks like: the same validation images segmented by its networks, and the files that stay of it.
@@ -358,7 +346,7 @@ def load_gallery(batch: tables.Batch, num_images: int = 5, data_root: str | None
     Returns:
         None where no weights are here.
     """
-    first, networks = batch.table.iloc[0], SHIPPED_NETWORKS
+    first, networks = batch.table.iloc[0], {}
     if batch.root is not None:
         rows = batch.table.sort_values("seed", kind="stable")
         named = pd.concat([tables.teachers(rows).assign(method="teacher"), tables.students(rows)])
@@ -366,9 +354,8 @@ def load_gallery(batch: tables.Batch, num_images: int = 5, data_root: str | None
         networks = {row.method: batch.root / row.run / STUDENT_FILE for row in lowest}
         parameters = read_run(batch.root / first["run"]).info["parameters"]
     elif first["dataset"] == "streets":
+        networks = SHIPPED_NETWORKS
         parameters = {"dataset": "streets", "height": int(first["height"]), "width": int(first["width"])}
-    else:
-        return None
     networks = {name: path for name, path in networks.items() if path.is_file()}
     if not networks:
         return None
@@ -382,18 +369,25 @@ def load_gallery(batch: tables.Batch, num_images: int = 5, data_root: str | None
 
 
 def save_results(root: Path, folder: Path) -> list[Path]:
-    """Save a batch's table, its curves, the figure of its scores and its scores by condition, into `folder`.
+    """Save what stays of the batch of a folder of runs: files of `folder` that begin with its name.
 
-    Scores by condition are taken for streets, whose validation scenes need no files.
+    .csv and _history.csv, which `tables.load_batch` reads where the run folders are not; _networks.csv, which names the
+    trained networks, which are not shipped, with size and checksum; the figure of the scores as .png; and for streets,
+    whose validation scenes need no files, _conditions.csv.
     """
     from transkd_lite import plots
 
     batch = tables.load_batch(root)
     runs, best = best_first(tables.label_variants(tables.students(batch.table))), tables.teachers(batch.table)["miou"]
+    networks = [root / run / STUDENT_FILE for run in batch.table["run"].unique()]
+    sums = [(p.parent.name, p.name, p.stat().st_size, pooch.file_hash(p)) for p in networks if p.is_file()]
     figure = plots.methods(runs, reference={} if best.empty else {"teacher": best.iloc[0]})
-    saved = [*tables.save_tables(batch, folder), atomic_write(folder / f"{batch.name}.png", plots.to_png(figure))]
-    if batch.table["dataset"].iloc[0] == "streets":  # last, for every network is run again
-        scores = score_conditions(batch)
-        if len(scores):
-            saved.append(atomic_write(folder / f"{batch.name}_conditions.csv", scores.to_csv(index=False)))
-    return saved
+    files: dict[str, str | bytes] = {
+        ".csv": batch.table.to_csv(index=False),
+        "_history.csv": batch.history.to_csv(index=False, float_format="%.6g"),
+        "_networks.csv": pd.DataFrame(sums, columns=["run", "file", "bytes", "sha256"]).to_csv(index=False),
+        ".png": plots.to_png(figure),
+    }
+    if batch.table["dataset"].iloc[0] == "streets" and len(scores := score_conditions(batch)):
+        files["_conditions.csv"] = scores.to_csv(index=False)
+    return [atomic_write(folder / f"{batch.name}{end}", content) for end, content in files.items()]

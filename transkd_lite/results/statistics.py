@@ -50,10 +50,10 @@ def _ranks(blocks: pd.DataFrame) -> pd.DataFrame:
     """Ranks of the methods (columns) in every block (rows) in which all have a score; 1 is best, ties share a mean."""
     complete = blocks.dropna()
     if complete.empty or complete.shape[1] < 2:
-        missing = blocks.columns[blocks.isna().any()].tolist()
         raise ValueError(
-            f"ranks need two methods and a block in which all have a score; got the methods {list(blocks.columns)}, "
-            f"missing in some block: {missing}. Leave these out, or finish their runs"
+            "ranks need two methods and a block in which all have a score; missing in some block: "
+            f"{blocks.columns[blocks.isna().any()].tolist()} of {list(blocks.columns)}. Leave these out, or finish "
+            "their runs"
         )
     return complete.rank(axis=1, ascending=False)
 
@@ -135,12 +135,11 @@ def held_out_winner(blocks: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """
     complete = blocks.dropna()
     gains = complete.drop(columns=baseline).sub(complete[baseline], axis=0)
-    rows = []
-    for block, gain in gains.iterrows():
-        others = gains.drop(index=block).mean()
-        winner = others.idxmax()
-        rows.append({"block": block, "winner": winner, "chosen": others[winner], "held_out": gain[winner]})
-    return pd.DataFrame(rows)
+    others = (gains.sum() - gains) / (len(gains) - 1)  # means over all blocks but one
+    winner = others.idxmax(axis=1)
+    held_out = [gains.at[block, name] for block, name in winner.items()]
+    out = pd.DataFrame({"winner": winner, "chosen": others.max(axis=1), "held_out": held_out})
+    return out.rename_axis("block").reset_index()
 
 
 # --- Intervals of a difference, its p, and the correction for many.

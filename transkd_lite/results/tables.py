@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pooch
 
-from transkd_lite.data.files import atomic_write
 from transkd_lite.metrics import PROTOCOLS
-from transkd_lite.training.folder import BATCH_FILE, HISTORY_FILE, STUDENT_FILE, Run, list_runs, read_json
+from transkd_lite.training.folder import BATCH_FILE, HISTORY_FILE, Run, list_runs, read_json
 
 __all__ = [
     "DATA",
@@ -32,7 +30,6 @@ __all__ = [
     "origin",
     "read_table",
     "results_table",
-    "save_tables",
     "shipped_tables",
     "students",
     "teachers",
@@ -192,23 +189,9 @@ def shipped_tables() -> pd.DataFrame:
 
 def origin(table: pd.DataFrame) -> pd.DataFrame:
     """Where the rows come from: runs for each commit, version of torch, device, precision and number of threads."""
-    columns = [name for name in ("commit", "torch", "device", "precision", "threads") if name in table]
-    shown = table.drop_duplicates("run")[columns].fillna("unknown")
+    shown = table.drop_duplicates("run").filter(["commit", "torch", "device", "precision", "threads"]).fillna("unknown")
     shown["commit"] = shown["commit"].str[:8]
-    return shown.groupby(columns, sort=False).size().reset_index(name="runs")
-
-
-def save_tables(batch: Batch, folder: str | os.PathLike[str]) -> list[Path]:
-    """Write `<batch>.csv` and `<batch>_history.csv`, which `load_batch` reads where the run folders are not.
-
-    Where they are, `<batch>_networks.csv` names the trained networks, which are not shipped, with size and checksum.
-    """
-    texts = {"": batch.table.to_csv(index=False), "_history": batch.history.to_csv(index=False, float_format="%.6g")}
-    if batch.root is not None:
-        files = [batch.root / run / STUDENT_FILE for run in batch.table["run"].unique()]
-        rows = [(p.parent.name, p.name, p.stat().st_size, pooch.file_hash(p)) for p in files if p.is_file()]
-        texts["_networks"] = pd.DataFrame(rows, columns=["run", "file", "bytes", "sha256"]).to_csv(index=False)
-    return [atomic_write(Path(folder) / f"{batch.name}{end}.csv", text) for end, text in texts.items()]
+    return shown.groupby(list(shown), sort=False).size().reset_index(name="runs")
 
 
 def training_curves(root: str | os.PathLike[str]) -> pd.DataFrame:
