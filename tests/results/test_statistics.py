@@ -117,7 +117,7 @@ def test_ranks_share_ties_and_put_the_best_first():
 def test_blocks_without_all_methods_are_left_out_and_none_left_is_an_error():
     blocks = pd.DataFrame({"none": [0.1, 0.2], "kd": [0.3, math.nan]})
     assert r.average_ranks(blocks).to_dict() == {"kd": 1, "none": 2}
-    with pytest.raises(ValueError, match=r"missing in some block: \['kd'\]"):
+    with pytest.raises(ValueError, match=r"leave out those with gaps, \['kd'\]"):
         r.average_ranks(blocks.iloc[1:])
     with pytest.raises(ValueError, match="ranks need two methods"):
         r.average_ranks(blocks[["none"]])

@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,7 @@ class BlockAttention:
 def attend(model: SegModel, images: Tensor, blocks: Sequence[Block] | None = None) -> dict[Block, BlockAttention]:
     """Run `model` on images (N, 3, H, W) in evaluation mode and keep the attention of blocks (None: of all).
 
-    Stages and blocks are counted from 1. A copy of the model is asked, so that it stays as it is.
+    Stages and blocks are counted from 1. A copy of the model is run, so that the model stays as it is.
     Raises ValueError for networks without such attention and for blocks that do not exist.
 
     >>> from transkd_lite.models import create_model
@@ -131,8 +132,8 @@ def receptive_field(model: SegModel, images: Tensor, stage: int) -> Tensor:
 
     At each pixel the root mean square, over images (N, 3, H, W) and N random signs e of the channels, of
     d(e'f) / d pixel, summed over colours. Its expectation is |df / d pixel|, all channels counted alike; the
-    plain sum of the channels would not do, because LayerNorm holds it nearly constant. A copy of the model is asked,
-    in evaluation mode, so that it stays as it is.
+    plain sum of the channels would not do, because LayerNorm holds it nearly constant. A copy of the model is run in
+    evaluation mode, so that the model stays as it is.
 
     Returns (H, W), adding up to 1.
     """
@@ -214,12 +215,10 @@ def stage_similarity(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tenso
     return torch.tensor([[linear_cka(x, y) for y in rows[len(first) :]] for x in rows[: len(first)]])
 
 
-# --- What the attention panel shows, as pure values: pictures of attention over the image.
+# --- What the attention panel and its static twins show, as pure values: pictures of attention over the image.
 #
 #     looks = Looks({"teacher": teacher, "student": student}, pictures, labels, space)
 #     overlays(looks, Choice(stage=3, row=20, column=60))
-#
-# Static figures and tests call these, too.
 
 DARK, MIDDLE, BRIGHT = "#00224e", "#7d7c78", "#fee838"  # of cividis
 ENLARGE = 4  # screen pixels of a picture's pixel
@@ -270,8 +269,15 @@ class Looks:
         maps = self.labels if network is None else self.predictions[network]
         return dict(enumerate(self.space.names)).get(int(maps[image][row, column]), "void")
 
-    def view(self, network: str, choice: Choice) -> View:
-        """What one network's block and head attend to from the chosen pixel.
+    def view(self, network: str, choice: Choice) -> SimpleNamespace:
+        """What one network's block and head attend to from the chosen pixel; distances and peak in pixels.
+
+        - position: the query's on the stage's grid; weights: (H_i, W_i), adding up to 1; block, head: the ones shown.
+        - predicted: the class that the network predicts at the query; keys: how many there are.
+        - peak: (row, column) of the middle of the strongest key; there: the class labelled there; share: its weight.
+        - effective: exp(entropy), from 1 (one key has all) to `keys` (all alike).
+        - distance: mean distance of positions from the query, weighted by attention.
+        - own_class: the share of attention on positions of the query's labelled class, nan at void.
 
         Raises LookupError for a network, stage, image or pixel that is not there.
         """
@@ -286,8 +292,11 @@ class Looks:
         ys, xs = torch.meshgrid(torch.arange(rows) - row, torch.arange(columns) - column, indexing="ij")
         top = divmod(int(weights.argmax()), columns)  # the first position of the strongest key
         peak = (2 * top[0] + r) * height // (2 * rows), (2 * top[1] + r) * width // (2 * columns)
-        return View(
-            *((row, column), weights, len(blocks[: choice.block]), head),
+        return SimpleNamespace(
+            position=(row, column),
+            weights=weights,
+            block=len(blocks[: choice.block]),
+            head=head,
             predicted=self.class_at(choice.image, choice.row, choice.column, network),
             peak=peak,
             there=self.class_at(choice.image, *peak),
@@ -298,37 +307,10 @@ class Looks:
             own_class=float("nan") if labels[choice.row, choice.column] == VOID else float(own_class),
         )
 
-    def chosen(self, choice: Choice) -> dict[str, View]:
+    def chosen(self, choice: Choice) -> dict[str, SimpleNamespace]:
         """The views of the networks that a choice names."""
         names = self.attention if choice.network == EVERY else [choice.network]
         return {name: self.view(name, choice) for name in names}
-
-
-@dataclass(frozen=True)
-class View:
-    """One network's answer to a choice; distances and peak in pixels of the picture.
-
-    - position: the query's on the stage's grid; weights: (H_i, W_i), adding up to 1; block, head: the ones shown.
-    - predicted: the class that the network predicts at the query.
-    - peak: (row, column) of the pixel in the middle of the strongest key; there: the class labelled there; share: that
-      key's weight.
-    - keys: how many there are; effective: exp(entropy), from 1 (one key has all) to `keys` (all alike).
-    - distance: mean distance of positions from the query, weighted by attention.
-    - own_class: the share of attention on positions of the query's labelled class, nan at void.
-    """
-
-    position: tuple[int, int]
-    weights: Tensor
-    block: int
-    head: int
-    predicted: str
-    peak: tuple[int, int]
-    there: str
-    share: float
-    keys: int
-    effective: float
-    distance: float
-    own_class: float
 
 
 def overlays(looks: Looks, choice: Choice) -> dict[str, NDArray[np.uint8]]:

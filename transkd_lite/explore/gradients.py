@@ -114,8 +114,7 @@ class GradientMoment(BaseModel, frozen=True, arbitrary_types_allowed=True):
         >>> moment.read({"kd": 0.0}).change_per_length
         -2.0
         """
-        strange = sorted(set(weights) - set(self.names))
-        if strange:
+        if strange := sorted(set(weights) - set(self.names)):
             raise ValueError(f"the terms are {', '.join(self.names)}; got weights for {', '.join(strange)}")
         vector = np.array([weights.get(name, float(name == "ce")) for name in self.names])
         combine = np.vstack([np.eye(len(vector)), vector])
@@ -123,15 +122,15 @@ class GradientMoment(BaseModel, frozen=True, arbitrary_types_allowed=True):
         cosines, norms = cosine_matrix(gram), np.sqrt(np.maximum(0.0, np.diag(gram)))
         pulls, square = gram[-1, :-1], gram[-1, -1]
         shares = np.divide(vector * pulls, square, out=np.zeros_like(vector), where=square > 0)
-        columns = {
-            "weight": vector,
-            "loss": self.losses,
-            "norm": norms[:-1],
-            "share": shares,
-            "cosine": cosines[0, :-1],
-        }
-        terms, change = pd.DataFrame(columns, list(self.names)), -float(norms[0] * cosines[0, -1])
-        return GramReading(terms, float(norms[-1]), float(cosines[0, -1]), change, -float(pulls[0]))
+        columns = [vector, self.losses, norms[:-1], shares, cosines[0, :-1]]
+        heads = ("weight", "loss", "norm", "share", "cosine")
+        return GramReading(
+            terms=pd.DataFrame(dict(zip(heads, columns, strict=True)), list(self.names)),
+            norm=float(norms[-1]),
+            alignment=float(cosines[0, -1]),
+            change_per_length=-float(norms[0] * cosines[0, -1]),
+            change_per_rate=-float(pulls[0]),
+        )
 
 
 class GradientRecord(BaseModel, frozen=True):
@@ -247,25 +246,27 @@ def term_gradients(step: TrainStep, batches: Iterable[Batch]) -> tuple[tuple[str
     """Names (T), mean losses (T,) and their gradients (T, P) with respect to the student's P parameters.
 
     The mean is over the batches: row t is (1/B) Σ_b ∇L_t(batch b), unweighted, ce first; a parameter that a term does
-    not reach has zeros. `total` is left out: it is the rows' weighted sum. A copy of the module is asked, so that the
+    not reach has zeros. `total` is left out: it is the rows' weighted sum. A copy of the module is run, so that the
     module stays as it is.
 
     Raises ValueError without any batch.
     """
-    asked, batches = copy.deepcopy(step).train(), list(batches)
+    twin, batches = copy.deepcopy(step).train(), list(batches)
     if not batches:
         raise ValueError("term_gradients needs at least one batch of (images, labels); got none")
-    parameters = [p for p in asked.student.parameters() if p.requires_grad]
+    parameters = [p for p in twin.student.parameters() if p.requires_grad]
     device, losses = parameters[0].device, torch.zeros(())
     gradients = torch.zeros((), device=device)
     with own_random_state(device):
         for number, (images, labels) in enumerate(batches, start=1):
             torch.manual_seed(number)
-            terms = asked(images.to(device), labels.to(device))
+            terms = twin(images.to(device), labels.to(device))
             del terms["total"]
-            parts = [torch.autograd.grad(t, parameters, None, True, materialize_grads=True) for t in terms.values()]
-            rows = torch.stack([torch.cat([part.flatten() for part in row]) for row in parts])
-            gradients = gradients + rows
+            rows = []
+            for term in terms.values():
+                parts = torch.autograd.grad(term, parameters, retain_graph=True, materialize_grads=True)
+                rows.append(torch.cat([part.flatten() for part in parts]))
+            gradients = gradients + torch.stack(rows)
             losses = losses + torch.stack([*terms.values()]).detach().double().cpu()
     return tuple(terms), losses / len(batches), gradients / len(batches)
 

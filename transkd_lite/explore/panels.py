@@ -27,11 +27,8 @@ from transkd_lite.plots import curves, to_html, to_png
 
 __all__ = ["PRESETS", "AttentionPanel", "LossWeightsPanel", "WeightChoice", "readout"]
 
-# --- One choice of TransKD's loss weights: as weights of terms, as parameters of an experiment, as YAML for
-# papermill.
-#
-# Pure values; the explorer's sliders and its static twin in the notebook both speak through this record. Weights and
-# terms are those of TransKD, arXiv 2202.13393, section III.
+# --- One choice of TransKD's loss weights (arXiv 2202.13393, section III): as weights of terms, as parameters of an
+# experiment, as YAML for papermill. The sliders and their static twin in the notebook both speak through it.
 
 
 @dataclass(frozen=True)
@@ -80,9 +77,8 @@ PRESETS = {
     "Off": WeightChoice(0.0, (0.0, 0.0, 0.0, 0.0), 0.0),
 }
 
-# --- What both panels are made of: their common ground, and readouts as HTML.
-#
-# Text takes the theme's colour, coloured cells bring their own, and no number is told by colour alone.
+# --- What both panels are made of. Text takes the theme's colour, coloured cells bring their own, and no number is told
+# by colour alone.
 
 FORWARD, BACKWARD = "#1f88c980", "#d55e0080"  # half transparent: the number on a bar reads in both themes
 WRAP = Layout(flex_flow="row wrap", width="100%")
@@ -172,8 +168,7 @@ def result(table: pd.DataFrame) -> str:
 
 # --- The loss-weight explorer: move a weight and see at once what it does to the student's gradient.
 #
-# Every readout is a pure function of the sliders and of one Gram matrix. Training is slow, so it runs in a thread,
-# step by step, and a button stops it after a whole step. Weights: TransKD, arXiv 2202.13393, section III.
+# Every readout is a pure function of the sliders and of one Gram matrix. Training is slow, so it runs in a thread.
 
 # Each slider by a term that it weighs.
 SLIDERS = {"csf_1": "Features, all stages", **{f"pea_{i}": f"Embedding, stage {i}" for i in (1, 2, 3, 4)}}
@@ -285,7 +280,7 @@ class AttentionPanel(Panel):
     """Controls for network, image, stage, block, head and pixel; pictures of attention; the same in words.
 
     Args:
-        looks: what the networks saw, from `explore.attention.look`.
+        looks: what the networks saw, from `explore.attention`.
         start: what is shown first; None for the middle pixel of the first image.
 
     Raises:
@@ -345,8 +340,9 @@ def readout(looks: Looks, choice: Choice) -> str:
     """The same in words, as HTML: the query's pixel, class and position, then a row of numbers a network."""
     views = looks.chosen(choice)
     table = pd.DataFrame({name: vars(seen) for name, seen in views.items()}).T.drop(columns=["position", "weights"])
-    formats = {"share": "{:.3f}", "effective": "{:.1f}", "distance": "{:.0f} pixels", "own class": "{:.3f}"}
-    styled = table.rename(columns={"own_class": "own class"}).style.format(formats, na_rep="", escape="html")
+    names = {"peak": "looks most at", "there": "labelled", "effective": "effective keys", "own_class": "own class"}
+    formats = {"share": "{:.3f}", "effective keys": "{:.1f}", "distance": "{:.0f} pixels", "own class": "{:.3f}"}
+    styled = table.rename(columns=names).style.format(formats, na_rep="", escape="html")
     seen, label = next(iter(views.values())), looks.class_at(choice.image, choice.row, choice.column)
     query = (
         f"Query: pixel row {choice.row}, column {choice.column}, labelled {label}. Stage {choice.stage} sees it at "

@@ -50,10 +50,9 @@ def _ranks(blocks: pd.DataFrame) -> pd.DataFrame:
     """Ranks of the methods (columns) in every block (rows) in which all have a score; 1 is best, ties share a mean."""
     complete = blocks.dropna()
     if complete.empty or complete.shape[1] < 2:
+        gaps = blocks.columns[blocks.isna().any()].tolist()
         raise ValueError(
-            "ranks need two methods and a block in which all have a score; missing in some block: "
-            f"{blocks.columns[blocks.isna().any()].tolist()} of {list(blocks.columns)}. Leave these out, or finish "
-            "their runs"
+            f"ranks need two methods and a block in which all have a score: leave out those with gaps, {gaps}"
         )
     return complete.rank(axis=1, ascending=False)
 
