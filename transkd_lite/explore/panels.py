@@ -1,7 +1,7 @@
 """The panels of the course, the loss-weight explorer and the attention panel: thin ipywidgets over pure functions.
 
 A panel is controls, pure functions of what they choose, and one method that draws; what a callback raises is shown.
-Nothing else in the package imports  Source: this project.
+Nothing else in the package imports ipywidgets. Source: this project.
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ class LossWeightsPanel(Panel):
         self.presets = {name: Button(description=name) for name in PRESETS}
         for name, button in self.presets.items():
             button.on_click(lambda _, name=name: self.guarded(lambda: self.choose(PRESETS[name])))
-        self.summary, self.table, self.heat, self.result = (HTML() for _ in range(4))
+        self.summary, self.table, self.heat, self.result = (HTML(layout={"overflow": "auto"}) for _ in range(4))
         self.yaml = labelled(Textarea, "As papermill YAML", rows=8)
         self.train = Button(description="Train", disabled=bench is None, tooltip="Train with both choices of weights")
         self.train.on_click(lambda _: self.guarded(self.start_trial))
@@ -308,7 +308,7 @@ class AttentionPanel(Panel):
         for field, (name, low, high, step) in limits.items():
             at = getattr(start, field)
             self.controls[field] = labelled(IntSlider, name, value=at, min=low, max=high, step=step)
-        self.pictures, self.words = HTML(), HTML()
+        self.pictures, self.words = HTML(), HTML(layout={"overflow": "auto"})
         controls = self.controls.values()
         above = [HBox([*controls], layout=WRAP)]
         super().__init__("tk-attention", controls, above, [self.pictures, self.words])
