@@ -58,17 +58,10 @@ class BlockAttention:
         return self.size[0] // self.reduction, self.size[1] // self.reduction
 
     def query(self, position: tuple[int, int], *, head: int = 1, image: int = 0) -> Tensor:
-        """The attention of one query on the stage's grid, (H, W), adding up to 1.
+        """The attention of one query on the stage's grid, (H, W), adding up to 1; a key's weight shared out evenly.
 
-        Every key's weight is shared out evenly over its positions.
-
-        Args:
-            position: (row, column) of the query on the stage's grid, from 0.
-            head: from 1, as stages and blocks are counted.
-            image: which of the N, from 0.
-
-        Raises:
-            IndexError: a position, head or image that is not there.
+        position: (row, column) of the query on the stage's grid, from 0. head: from 1, as stages and blocks are
+        counted. image: which of the N, from 0. Raises IndexError for one that is not there.
         """
         r, (height, width) = self.reduction, self.size
         keys = self.weights.unflatten(2, self.size)[image, head - 1, *position].unflatten(0, self.key_size) / r**2
@@ -106,16 +99,11 @@ def attend(model: SegModel, images: Tensor, blocks: Sequence[Block] | None = Non
 def class_share(attention: BlockAttention, labels: Tensor) -> tuple[float, float]:
     """How much of its attention a query gives to positions of its own class, on average, and by chance.
 
-    Args:
-        attention: of N images.
-        labels: (N, H, W) train ids on the stage's grid; 255 is void and neither asks nor counts as a class.
+    labels: (N, H, W) train ids on the stage's grid; 255 is void and neither asks nor counts as a class.
 
-    Returns:
-        The mean share in [0, 1] over all images, heads and labelled queries, and the same for attention that
-        is even over all keys: what the sizes of the classes alone would give; nan where all is void.
-
-    Raises:
-        ValueError: labels of another shape.
+    Returns the mean share in [0, 1] over all images, heads and labelled queries, and the same for attention that is
+    even over all keys: what the sizes of the classes alone would give; nan where all is void. Raises ValueError for
+    labels of another shape.
     """
     if labels.shape != (expected := (len(attention.weights), *attention.size)):
         raise ValueError(f"labels must be {expected}, got {tuple(labels.shape)}: resize them to the grid first")
@@ -131,11 +119,9 @@ def receptive_field(model: SegModel, images: Tensor, stage: int) -> Tensor:
     """Which pixels the feature f in the middle of a stage, from 1, depends on: its effective receptive field.
 
     At each pixel the root mean square, over images (N, 3, H, W) and N random signs e of the channels, of
-    d(e'f) / d pixel, summed over colours. Its expectation is |df / d pixel|, all channels counted alike; the
-    plain sum of the channels would not do, because LayerNorm holds it nearly constant. A copy of the model is run in
-    evaluation mode, so that the model stays as it is.
-
-    Returns (H, W), adding up to 1.
+    d(e'f) / d pixel, summed over colours. Its expectation is |df / d pixel|, all channels counted alike; the plain sum
+    of the channels would not do, because LayerNorm holds it nearly constant. Returns (H, W), adding up to 1. A copy of
+    the model is run in evaluation mode, so that the model stays as it is.
     """
     pixels = images.detach().clone().requires_grad_()
     feature = copy.deepcopy(model).eval()(pixels).features[stage - 1]
@@ -148,33 +134,23 @@ def receptive_field(model: SegModel, images: Tensor, stage: int) -> Tensor:
 
 # --- How alike two networks see: linear centred kernel alignment (CKA) between all their stages.
 #
-# Kornblith et al. 2019, "Similarity of Neural Network Representations Revisited", arXiv 1905.00414. For n examples
-# with centred features X (n, p) and Y (n, q), and the linear kernels K = X X', L = Y Y',
+# Kornblith et al. 2019, arXiv 1905.00414. For n examples with centred features X (n, p) and Y (n, q), and the linear
+# kernels K = X X', L = Y Y':  CKA = HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)).
 #
-#     CKA = HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)).
-#
-# Two estimators of HSIC. "biased" is the paper's, tr(KL): with few examples and many channels it comes out near 1
-# for anything. "unbiased" is HSIC_1 of Song et al. 2012 (JMLR 13), which Nguyen et al. 2021 (arXiv 2010.15327) put
-# into CKA: it leaves out each example's product with itself, and is near 0 for unrelated features.
-#
-# The examples of a feature map are its positions, in all images together. Neighbouring positions are not
-# independent, which no estimator knows; compare numbers that come from the same images and positions.
+# Two estimators of HSIC. "biased" is the paper's, tr(KL): with few examples and many channels it comes out near 1 for
+# anything. "unbiased" is HSIC_1 of Song et al. 2012 (JMLR 13), put into CKA by Nguyen et al. 2021 (arXiv 2010.15327):
+# it leaves out each example's product with itself, and is near 0 for unrelated features. The examples of a feature map
+# are its positions; neighbours are not independent, so compare numbers that come from the same images and positions.
 
 
 def linear_cka(x: Tensor, y: Tensor, *, estimator: str = "unbiased") -> float:
     """Alignment of two sets of features of the same examples; the order of channels does not matter.
 
-    Args:
-        x: (n, p), one row an example; at least 4.
-        y: (n, q), the same examples in the same order.
-        estimator: "unbiased" or "biased".
+    x, y: (n, p) and (n, q), the same n examples in the same order; at least 4. estimator: "unbiased" or "biased".
 
-    Returns:
-        1 for features that differ by a rotation, a reflection, an isotropic scale and a shift; about 0
-        ("unbiased": on average 0, and so sometimes below) for unrelated ones; nan where one of them is constant.
-
-    Raises:
-        ValueError: unknown estimator, other shapes, or too few examples.
+    Returns 1 for features that differ by a rotation, a reflection, an isotropic scale and a shift; about 0 ("unbiased":
+    on average 0, and so sometimes below) for unrelated ones; nan where one of them is constant.
+    Raises ValueError for an unknown estimator, other shapes, or too few examples.
 
     >>> x = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 1.0], [0.0, 0.0]])
     >>> round(linear_cka(x, -5 * x.flip(1) + 7), 6)
@@ -200,14 +176,10 @@ def stage_similarity(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tenso
     """Unbiased linear CKA between every stage of one network and every stage of another.
 
     Maps are averaged over the cells of one grid, the coarsest, so that all pairs have the same examples, one for each
-    image and cell: a coarse position stands beside the mean of the fine ones that it covers. Enlarging the coarse maps
-    instead would count the same vector often.
+    image and cell: a coarse position stands beside the mean of the fine ones that it covers.
 
-    Args:
-        first, second: the features of `SegOutput`, (N, C_i, H_i, W_i) each, of the same N images.
-
-    Returns:
-        (len(first), len(second)), rows the stages of the first network.
+    first, second: the features of `SegOutput`, (N, C_i, H_i, W_i) each, of the same N images.
+    Returns (len(first), len(second)), rows the stages of the first network.
     """
     maps = [*first, *second]
     size = min(m.shape[2] for m in maps), min(m.shape[3] for m in maps)
@@ -245,14 +217,10 @@ class Choice:
 class Looks:
     """What several networks see on some pictures: all their attention, and their label maps.
 
-    Args:
-        networks: by name; SegFormers or PVTv2s of four stages.
-        pictures: RGB pictures of one size, PIL or uint8 arrays (H, W, 3).
-        labels: a map (H, W) of train ids for each.
-        space: the classes' names.
+    networks: SegFormers or PVTv2s of four stages. pictures: RGB pictures of one size, PIL or uint8 arrays (H, W, 3).
+    labels: a map (H, W) of train ids for each. space: the classes' names.
 
-    Raises:
-        ValueError: pictures of several sizes, or networks without such attention.
+    Raises ValueError for pictures of several sizes, and for networks without such attention.
     """
 
     def __init__(

@@ -10,11 +10,10 @@ everything below follows for any w without another pass through a network:
     first-order change of L_ce            -(g_ce · g) for a step of -g (learning rate 1),
                                           -(g_ce · g) / |g| for a step of length 1 along -g
 
-g_t is the gradient of the term's mean over the given batches, (1/B) Σ_b ∇L_t(batch b), and G is the Gram matrix of
-these B-batch means, not a mean of Gram matrices: only so is the linear combination exact. "First order" and "along
--g" mean plain gradient descent with a small step; AdamW divides every coordinate by its own scale and so neither
-follows g nor keeps these numbers. TransKD (arXiv 2202.13393, section III) fixes its weights by hand; the Gram view is
-this project's own.
+g_t is the gradient of the term's mean over the given batches, and G is the Gram matrix of these means, not a mean of
+Gram matrices: only so is the linear combination exact. "First order" and "along -g" mean plain gradient descent with a
+small step; AdamW divides every coordinate by its own scale and so neither follows g nor keeps these numbers. TransKD
+(arXiv 2202.13393, section III) fixes its weights by hand; the Gram view is this project's own.
 """
 
 from __future__ import annotations
@@ -77,13 +76,12 @@ def cosine_matrix(gram: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @dataclasses.dataclass(frozen=True)
 class GramReading:
-    """All that one Gram matrix says about one choice of weights.
+    """All that one Gram matrix says about one choice of weights; the formulas stand at the top of this module.
 
-    terms: a row a term; its weight, loss, norm of its gradient, share w_t (g_t · g) / |g|² of the whole and cosine with
-    the supervised gradient. Shares sum to 1 (all are 0 where g = 0); a negative one belongs to a term that pulls
-    against the whole. norm: |g|. alignment: cosine of g with g_ce. change_per_length, change_per_rate: first-order
-    change of the supervised loss along -g, for a step of length 1 in the space of parameters, which compares
-    directions, and for a step of -g (times the learning rate of plain gradient descent).
+    terms: a row a term; its weight, loss, norm of its gradient, share of the whole (the shares sum to 1, all are 0
+    where g = 0, and a negative one pulls against the whole) and cosine with the supervised gradient. norm: |g|.
+    alignment: cosine of g with g_ce. change_per_length, change_per_rate: first-order change of the supervised loss
+    along -g.
     """
 
     terms: pd.DataFrame
@@ -136,8 +134,8 @@ class GradientMoment(BaseModel, frozen=True, arbitrary_types_allowed=True):
 class GradientRecord(BaseModel, frozen=True):
     """Several moments of one run, with the weights that the run was trained with and where it comes from.
 
-    about: the experiment's parameters, how the gradients were taken, versions, commit and device. As JSON, to the last
-    digit: `model_dump_json` and `model_validate_json`.
+    about: the experiment's parameters, how the gradients were taken, versions, commit and device. `model_dump_json` and
+    `model_validate_json` keep the last digit.
     """
 
     moments: Annotated[tuple[GradientMoment, ...], Field(min_length=1)]
@@ -161,9 +159,7 @@ class GradientRecord(BaseModel, frozen=True):
 
 # --- Short runs in lockstep: the same first weights, the same batches, different loss weights, one step at a time.
 #
-# `fit` owns a run from its first step to its folder. A trial is what an explorer needs instead: nothing on disk,
-# something to look at after every step, and whoever looks may stop at any of them. A step here is a step of `fit`,
-# made of the same parts, to the bit. Source: this project.
+# A step here is a step of `fit`, made of the same parts, to the bit; nothing is written, and whoever looks may stop.
 
 Batch = tuple[Tensor, Tensor]
 Rows = dict[str, dict[str, float]]
@@ -172,11 +168,9 @@ Rows = dict[str, dict[str, float]]
 class TrialBench:
     """Everything that trials of one experiment share: images, label space, teacher, settings.
 
-    Args:
-        experiment: what is trained; `steps` is the length that the learning-rate schedule plans for.
+    experiment: what is trained; `steps` is the length that the learning-rate schedule plans for.
 
-    Raises:
-        ParameterError: the experiment's teacher or data are missing. ValueError: its method does not fit them.
+    Raises ParameterError where the experiment's teacher or data are missing, ValueError where its method does not fit.
     """
 
     def __init__(self, experiment: Experiment) -> None:
@@ -233,11 +227,8 @@ class TrialBench:
 #
 #     python -m transkd_lite.explore.gradients data/results/gradients-streets.json
 #
-# records the run of the shipped record again (a few minutes on a CPU). The student is in training mode, as in
-# a training step: BatchNorm takes the batch's statistics, stochastic depth and dropout act, drawn once for all
-# terms since one forward pass serves them all. Networks and random state are as before afterwards, so that a
-# run that is looked at goes on as one that is not. The top of this module says what follows from the numbers.
-# Source: this project.
+# records the run of the shipped record again (a few minutes on a CPU). The student is in training mode; stochastic
+# depth and dropout are drawn once for all terms, since one forward pass serves them all.
 
 SHIPPED_GRADIENTS = DATA / "results" / "gradients-streets.json"
 
@@ -246,10 +237,7 @@ def term_gradients(step: TrainStep, batches: Iterable[Batch]) -> tuple[tuple[str
     """Names (T), mean losses (T,) and their gradients (T, P) with respect to the student's P parameters.
 
     The mean is over the batches: row t is (1/B) Σ_b ∇L_t(batch b), unweighted, ce first; a parameter that a term does
-    not reach has zeros. `total` is left out: it is the rows' weighted sum. A copy of the module is run, so that the
-    module stays as it is.
-
-    Raises ValueError without any batch.
+    not reach has zeros. A copy of the module is run, so that it stays as it is. Raises ValueError without any batch.
     """
     twin, batches = copy.deepcopy(step).train(), list(batches)
     if not batches:
@@ -283,9 +271,7 @@ def take_moment(step: TrainStep, batches: Iterable[Batch], steps_done: int) -> G
 def record_gradients(
     experiment: Experiment, moments: Sequence[int] = (0, 50, 150, 300), *, num_batches: int = 4
 ) -> GradientRecord:
-    """Train as the experiment says and look at the gradients after so many steps each.
-
-    The batches are the first `num_batches` of the training run, the same ones at every moment.
+    """Train as the experiment says and look at the gradients after so many steps each, on the run's first batches.
 
     Raises ValueError unless the moments ascend from 0 or more to at most the run's steps.
     """
