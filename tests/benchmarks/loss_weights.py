@@ -16,7 +16,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from transkd_lite.explore.gradients import TrialBench, load_gradients, shipped_experiment
+from transkd_lite.experiments.experiment import Experiment
+from transkd_lite.explore.gradients import TrialBench, load_gradients
 from transkd_lite.explore.panels import LossWeightsPanel
 
 
@@ -25,7 +26,7 @@ def measure(name: str, panel: LossWeightsPanel, moves: int) -> None:
     walls, begun = [], time.thread_time()
     for k in range(moves):
         start = time.perf_counter()
-        panel.feature.value = 0.05 * (k % 60)
+        panel.sliders["csf_1"].value = 0.05 * (k % 60)
         walls.append(1000 * (time.perf_counter() - start))
     cpu = 1000 * (time.thread_time() - begun) / moves
     print(f"{name:<16}{np.median(walls):9.2f}{np.percentile(walls, 95):9.2f}{cpu:9.2f}", flush=True)
@@ -42,14 +43,15 @@ def main() -> None:
     print(f"{'':<16}{'median':>9}{'95%':>9}{'CPU ms':>9}")
     measure("at rest", panel, args.moves)
     if args.training:
-        bench = TrialBench(replace(shipped_experiment(), train_images=16))
+        experiment = Experiment.from_parameters(load_gradients().about["experiment"])
+        bench = TrialBench(replace(experiment, train_images=16))
         panel = LossWeightsPanel(load_gradients(), bench, num_steps=10_000)
         panel.train.click()
         while panel.progress.value < 1:
             time.sleep(0.1)
         measure("while training", panel, args.moves)
         panel.cancel.click()
-        panel.wait()
+        panel.thread.join()
 
 
 if __name__ == "__main__":

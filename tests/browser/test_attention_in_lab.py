@@ -8,14 +8,14 @@ from lab_page import TOO_WIDE, expect_soon, faint, press, running, scroll_to_cel
 
 import transkd_lite as tk
 from transkd_lite.experiments.experiment import find_file
-from transkd_lite.explore.attention import Choice, look
+from transkd_lite.explore.attention import Choice, Looks
 from transkd_lite.explore.panels import readout
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1200)]
 NOTEBOOK = "10_attention_and_features.ipynb"
 TEACHER = "data/weights/streets-segformer_b1.safetensors"
 PANEL, CELL = ".tk-attention", "AttentionPanel("
-PARTS = ("td", "th", "p", "label", "figcaption", ".widget-readout")
+PARTS = ("td", "th", "caption", "label", "figcaption", ".widget-readout")
 START = {"image": 0, "stage": 4, "block": 2, "head": 1, "row": 36, "column": 68}
 PICTURES = """
 async () => {
@@ -31,7 +31,7 @@ def looks():
     """What the shipped teacher sees on the notebook's pictures, without the notebook."""
     data = tk.open_dataset("streets", "val", num=24, seed=0, size=(64, 128))
     model = tk.load_model(find_file(TEACHER))
-    return look({"teacher": model}, [s["image"] for s in data], [s["label"] for s in data], tk.label_space(data))
+    return Looks({"teacher": model}, [s["image"] for s in data], [s["label"] for s in data], tk.label_space(data))
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def panel(lab, browser):
     assert replaced == 1
     path.write_text(text)
     with running(browser, lab.notebook(NOTEBOOK), CELL) as page:
-        page.locator(".tk-attention tr[data-network=teacher]").wait_for()
+        page.locator("#T_networks tbody tr").first.wait_for()
         yield page
 
 
@@ -55,11 +55,11 @@ def read_all(cells):
 def expect(page, looks, choice):
     """Wait until the screen tells of this query, then compare the teacher's row with the pure function's."""
     text = readout(looks, choice)
-    query = html.unescape(re.sub("<[^>]+>", "", text[text.index("<p") : text.index("</p>")]))
-    page.locator(".tk-attention [data-query]", has_text=query).wait_for()
-    (row,) = re.findall(r'<tr data-network="teacher">(.*?)</tr>', text)
+    query = html.unescape(re.search("<caption>(.*?)</caption>", text, re.DOTALL).group(1))
+    page.locator("#T_networks caption", has_text=query).wait_for()
+    (row,) = (row for row in text.split("<tr>") if ">teacher</th>" in row)
     wanted = [html.unescape(cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", row)]
-    cells = page.locator(".tk-attention tr[data-network=teacher] td")
+    cells = page.locator("#T_networks tbody tr", has_text="teacher").locator("td")
     words, numbers = read_all(wanted)
     equal = (words, pytest.approx(numbers, rel=0.02, abs=0.002))
     expect_soon(page, lambda: read_all(cells.all_inner_texts()), equal)
@@ -123,7 +123,7 @@ def test_the_tab_key_leads_to_every_control(panel):
 def test_one_network_can_be_chosen(panel, looks):
     go_home(panel, looks)
     panel.get_by_label("Network").select_option("teacher")
-    panel.wait_for_function("() => document.querySelectorAll('.tk-attention tr[data-network]').length === 1")
+    panel.wait_for_function("() => document.querySelectorAll('#T_networks tbody tr').length === 1")
     expect(panel, looks, Choice(**START))
     assert [p["alt"][:8] for p in panel.evaluate(PICTURES)] == ["image wi", "attentio"]
 

@@ -14,7 +14,7 @@ TRIAL_STEPS = 100_000
 RECORD = load_gradients()
 SLIDERS = ("Features, all stages", *(f"Embedding, stage {i}" for i in (1, 2, 3, 4)), "Logits (kd)")
 PANEL, CELL = ".tk-explorer", "LossWeightsPanel(record"
-PARTS = ("b", "td", "th", "label", "caption", ".widget-readout")
+PARTS = ("td", "th", "label", "caption", ".widget-readout")
 SCROLLS = "() => [...document.querySelectorAll('.jp-OutputArea-output')].some(e => e.scrollWidth > e.clientWidth + 1)"
 
 
@@ -43,18 +43,17 @@ def keep(page, path):
 
 def numbers(page):
     """The readouts as they are on the screen."""
-    names = ("norm", "alignment", "change", "rate")
-    whole = [page.locator(f".tk-explorer [data-readout={n}]").inner_text() for n in names]
-    rows = page.locator(".tk-explorer tr[data-term]")
-    shares = [rows.nth(k).locator("[data-number]").first.inner_text() for k in range(rows.count())]
-    return tuple([float(text.replace("−", "-").rstrip("%")) for text in texts] for texts in (whole, shares))
+    summary = page.locator(".tk-explorer").get_by_text("Size of the whole gradient").inner_text()
+    norm, _, alignment, change, _, rate = map(float, re.findall(r"-?\d+\.\d+", summary))
+    shares = page.locator("#T_terms td.col3").all_inner_texts()
+    return [norm, alignment, change, rate], [float(text.rstrip("%")) for text in shares]
 
 
 def expect(page, choice, step=0):
     """Wait until the screen shows what the pure functions say, then compare every number."""
     reading = RECORD.at(step).read(choice.term_weights(RECORD.names))
     wanted = (reading.norm, reading.alignment, reading.change_per_length, reading.change_per_rate)
-    shares = pytest.approx((100 * reading.shares).tolist(), abs=0.06)
+    shares = pytest.approx((100 * reading.terms["share"]).tolist(), abs=0.06)
     expect_soon(page, lambda: numbers(page), (pytest.approx(wanted, abs=6e-4), shares))
 
 
@@ -131,8 +130,8 @@ def test_a_trial_is_started_watched_and_cancelled(explorer, pictures):
     keep(explorer, pictures / "09-training.png")
     cancel.press("Enter")
     explorer.get_by_text(re.compile(rf"^cancelled after \d+ of {TRIAL_STEPS} steps$")).wait_for()
-    assert explorer.locator(".tk-explorer svg[role=img]").get_attribute("aria-label").startswith("cross entropy")
-    rows = explorer.locator(".tk-explorer tr[data-run]")
-    assert [rows.nth(k).locator("th").inner_text() for k in (0, 1)] == ["the paper's weights", "the chosen weights"]
+    assert explorer.locator(".tk-explorer img").get_attribute("alt").startswith("cross entropy")
+    rows = explorer.locator("#T_runs tbody th").all_inner_texts()
+    assert rows == ["the paper's weights", "the chosen weights"]
     assert train.is_enabled()
     keep(explorer, pictures / "09-cancelled.png")

@@ -41,13 +41,13 @@ def test_definition_with_gram_matrices(estimator):
 
 
 def test_worked_by_hand():
-    """One channel each, centred: x = (-1, 0, 1), y = (-1, 2, -1) are orthogonal; x and (-2, 1, 1) are not.
+    """One channel each, centred: x = (-1, -1, 1, 1), y = (-1, 1, -1, 1) are orthogonal; x and (-2, 0, 0, 2) are not.
 
-    Biased CKA of two channels is their squared correlation: (3 / sqrt(2 * 6))² = 3/4.
+    Biased CKA of two channels is their squared correlation: (4 / sqrt(4 * 8))² = 1/2.
     """
-    x = torch.tensor([[-1.0], [0.0], [1.0]])
-    assert linear_cka(x, torch.tensor([[-1.0], [2.0], [-1.0]]), estimator="biased") == 0
-    assert linear_cka(x, torch.tensor([[-2.0], [1.0], [1.0]]), estimator="biased") == pytest.approx(0.75)
+    x = torch.tensor([[-1.0], [-1.0], [1.0], [1.0]])
+    assert linear_cka(x, torch.tensor([[-1.0], [1.0], [-1.0], [1.0]]), estimator="biased") == 0
+    assert linear_cka(x, torch.tensor([[-2.0], [0.0], [0.0], [2.0]]), estimator="biased") == pytest.approx(0.5)
 
 
 def test_unbiased_worked_by_hand():
@@ -101,10 +101,10 @@ def test_half_precision_is_widened():
 @pytest.mark.parametrize(
     ("x", "y", "estimator", "message"),
     [
-        (torch.ones(4, 2), torch.ones(5, 2), "unbiased", r"same n examples, got \(4, 2\) and \(5, 2\)"),
+        (torch.ones(4, 2), torch.ones(5, 2), "unbiased", r"same n examples.*got \(4, 2\), \(5, 2\)"),
         (torch.ones(4, 2, 2), torch.ones(4, 2), "unbiased", "see stage_similarity"),
-        (torch.ones(3, 2), torch.ones(3, 2), "unbiased", "at least 4 examples, got 3"),
-        (torch.ones(3, 2), torch.ones(3, 2), "debiased", "'unbiased', 'biased'; got 'debiased'"),
+        (torch.ones(3, 2), torch.ones(3, 2), "unbiased", "4 or more"),
+        (torch.ones(4, 2), torch.ones(4, 2), "debiased", "'unbiased' or 'biased'; got .*'debiased'"),
     ],
 )
 def test_what_cannot_be_compared_is_said(x, y, estimator, message):
@@ -121,7 +121,7 @@ def test_stages_are_compared_cell_by_cell_of_the_coarsest_grid():
 
 
 def test_stages_of_other_images_are_refused():
-    with pytest.raises(ValueError, match=r"same images, got \[2, 3\] images"):
+    with pytest.raises(ValueError, match="same n examples"):
         stage_similarity([torch.zeros(2, 1, 4, 4)], [torch.zeros(3, 1, 4, 4)])
 
 

@@ -30,9 +30,9 @@ def test_every_network_is_scored_under_every_condition(batch, tmp_path, monkeypa
     assert scenes["condition"] == ["fog"]
     assert table.set_index("condition").loc["fog", "miou"] == pytest.approx(tk.evaluate(model, scenes).miou)
     monkeypatch.setattr(tables, "DATA", tmp_path)
-    assert comparison.load_conditions("runs").empty
+    assert tables.read_table("results/runs_conditions", comparison.COLUMNS).empty
     comparison.save_results(batch.root, tmp_path / "results")
-    pd.testing.assert_frame_equal(comparison.load_conditions("runs"), comparison.score_conditions(batch))
+    pd.testing.assert_frame_equal(tables.read_table("results/runs_conditions"), comparison.score_conditions(batch))
 
 
 def test_a_table_without_networks_is_refused(batch):
@@ -44,8 +44,8 @@ def test_gains_by_hand():
     scores = {"none": [0.30, 0.32, 0.34], "kd": [0.31, 0.34, 0.37]}
     rows = [("run", m, s, "fog", 20, v) for m, values in scores.items() for s, v in enumerate(values)]
     table = pd.DataFrame(rows, columns=list(comparison.COLUMNS))
-    (gain,) = comparison.condition_gains(table).itertuples()
+    (gain,) = comparison.gains_by(table, "condition").itertuples()
     assert (gain.condition, gain.method, gain.pairs) == ("fog", "kd", 3)
     assert gain.high - gain.mean == pytest.approx(0.0248414, rel=1e-5)
-    with pytest.raises(ValueError, match="baseline 'at' has no run here"):
-        comparison.condition_gains(table, "at")
+    with pytest.raises(KeyError, match="at"):
+        comparison.gains_by(table, "condition", "at")

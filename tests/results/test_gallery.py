@@ -71,7 +71,7 @@ def test_the_figure_of_a_batch_names_its_variants_best_first(batch, tmp_path, mo
     ]
     drawn = pd.concat([table[table["run"].str.startswith("teacher")], *runs], ignore_index=True)
     figures = []
-    monkeypatch.setattr(comparison, "load_batch", lambda root: tables.Batch("mine", drawn, batch.history))
+    monkeypatch.setattr(tables, "load_batch", lambda root: tables.Batch("mine", drawn, batch.history))
     monkeypatch.setattr(comparison, "score_conditions", lambda batch: pd.DataFrame())
     monkeypatch.setattr("transkd_lite.plots.to_png", lambda figure: figures.append(figure) or b"")
     comparison.save_results(tmp_path, tmp_path / "kept")

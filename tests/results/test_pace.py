@@ -62,9 +62,3 @@ def test_the_time_to_a_score_is_that_of_the_first_point_that_has_it(batch):
     never = comparison.time_to_reach(comparison.score_curves(*batch), 0.35)
     assert never.loc["none"].isna().all()
     assert never.loc["kd", "step"] == 40
-
-
-def test_runs_that_were_not_scored_on_the_way_have_no_curve(batch):
-    history, table = batch
-    assert comparison.score_curves(history.drop(columns=["val_miou", "seconds"]), table).empty
-    assert comparison.score_curves(pd.DataFrame(), table).empty

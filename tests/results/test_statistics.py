@@ -40,9 +40,9 @@ def test_bootstrap_of_many_is_drawn_alike_every_time_and_close_to_the_normal_int
     assert interval.high - interval.mean == pytest.approx(1.96 * values.std() / 20, rel=0.05)
 
 
-def coverage(interval, count, level=0.95, repeats=1500):
+def coverage(interval, count, repeats=1500):
     rng = np.random.default_rng(3)
-    drawn = (interval(rng.normal(0.5, 1.0, count), level) for _ in range(repeats))
+    drawn = (interval(rng.normal(0.5, 1.0, count)) for _ in range(repeats))
     return sum(low <= 0.5 <= high for _, low, high in drawn) / repeats
 
 
@@ -79,11 +79,11 @@ def test_too_little_to_say_gives_nan_not_a_number():
     assert math.isnan(c.paired_t([0.2, 0.2]))
 
 
-def test_bad_input_is_named():
-    with pytest.raises(ValueError, match=r"level = 95"):
-        c.student_interval([0.1, 0.2], level=95)
-    with pytest.raises(ValueError, match=r"one-dimensional.*\(1, 2\)"):
-        c.bootstrap_interval([[0.1, 0.2]])
+def test_a_level_in_percent_and_differences_in_a_table_are_refused():
+    with pytest.raises(ValueError, match="Quantiles must be in the range"):
+        c.bootstrap_interval([0.1, 0.2], level=95)
+    with pytest.raises(ValueError, match="1-dimensional"):
+        c.student_interval(np.array([[0.1, 0.2]]))
 
 
 def test_probability_of_superiority_by_hand_and_as_u():
@@ -117,9 +117,9 @@ def test_ranks_share_ties_and_put_the_best_first():
 def test_blocks_without_all_methods_are_left_out_and_none_left_is_an_error():
     blocks = pd.DataFrame({"none": [0.1, 0.2], "kd": [0.3, math.nan]})
     assert r.average_ranks(blocks).to_dict() == {"kd": 1, "none": 2}
-    with pytest.raises(ValueError, match=r"missing in some block: \['kd'\]"):
+    with pytest.raises(ValueError, match=r"leave out those with gaps, \['kd'\]"):
         r.average_ranks(blocks.iloc[1:])
-    with pytest.raises(ValueError, match="at least two methods"):
+    with pytest.raises(ValueError, match="ranks need two methods"):
         r.average_ranks(blocks[["none"]])
 
 
@@ -155,10 +155,8 @@ def test_critical_values_are_those_of_demsars_table_5(k, q):
     assert r.critical_difference(k, n) / math.sqrt(k * (k + 1) / (6 * n)) == pytest.approx(q, abs=1e-3)
 
 
-def test_critical_difference_of_demsars_example_and_bad_input():
+def test_critical_difference_of_demsars_example():
     assert r.critical_difference(4, 14) == pytest.approx(1.25, abs=0.005)
-    with pytest.raises(ValueError, match="got 1 and 5"):
-        r.critical_difference(1, 5)
 
 
 def test_alike_methods_are_told_apart_as_rarely_as_the_level_says():
@@ -185,9 +183,7 @@ def test_held_out_winner_by_hand():
     assert rows["winner"].tolist() == ["kd", "kd", "cwd"]
     assert rows["chosen"].tolist() == [1, 1, 3]
     assert rows["held_out"].tolist() == [1, 1, -6]
-    with pytest.raises(ValueError, match="two blocks are needed"):
-        r.held_out_winner(blocks.iloc[:1], "none")
-    with pytest.raises(ValueError, match="'at' is not among none, kd, cwd"):
+    with pytest.raises(KeyError, match="at"):
         r.held_out_winner(blocks, "at")
 
 
@@ -216,13 +212,15 @@ def test_matrices_of_images_add_up_to_the_score():
     assert matrices.shape == (20, 3, 3)
     assert matrices.sum() == (labels != 255).sum()
     expected = SegMetrics(torch.from_numpy(matrices.sum(0)), torch.zeros(3)).miou
-    assert c._miou(matrices.sum(0).astype(float)) == pytest.approx(expected)
-    with pytest.raises(ValueError, match="2 pixels, its label 1"):
+    assert c.bootstrap_images(matrices, 0 * matrices).mean == pytest.approx(expected)
+    assert c.image_confusions([[[0, 2, 1]]], [[[0, 1, 1]]], 2).tolist() == [[[1, 0], [0, 1]]]  # 2 is void predicted
+    with pytest.raises(ValueError, match="same length"):
         c.image_confusions([[[0, 1]]], [[[0]]], 2)
 
 
 def test_a_class_that_is_nowhere_does_not_count():
-    assert c._miou(np.array([[2.0, 0, 0], [2, 4, 0], [0, 0, 0]])) == pytest.approx((0.5 + 4 / 6) / 2)
+    matrices = np.array([[[2, 0, 0], [2, 4, 0], [0, 0, 0]]])
+    assert c.bootstrap_images(matrices, 0 * matrices).mean == pytest.approx((0.5 + 4 / 6) / 2)
 
 
 def test_bootstrap_over_images_is_paired():
@@ -235,5 +233,5 @@ def test_bootstrap_over_images_is_paired():
     assert c.bootstrap_images(b, a).mean == pytest.approx(-interval.mean)
     assert c.bootstrap_images(a, a) == (0, 0, 0)
     assert math.isnan(c.bootstrap_images(a[:1], b[:1]).low)
-    with pytest.raises(ValueError, match=r"same images; got \(20, 3, 3\) and \(19, 3, 3\)"):
+    with pytest.raises(ValueError, match="same shape"):
         c.bootstrap_images(a, b[:19])

@@ -1,25 +1,21 @@
-"""Charts of one table: curves, heat maps, shares and scores of classes."""
+"""Charts of one table: curves, heat maps, shares and scores of classes, and what a comparison of methods says."""
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from transkd_lite.data.labels import LabelSpace
-from transkd_lite.plots.style import COLOURS, MARKERS, STYLES, new_axes, row_axes
+from transkd_lite.plots.style import COLOURS, MARKERS, STYLES, legend_below, new_axes, row_axes
 from transkd_lite.results.statistics import excludes_zero
 
 __all__ = [
     "budget_gains",
     "class_bars",
     "class_gains",
-    "class_shares",
     "critical_difference",
     "curves",
     "effects",
@@ -30,57 +26,29 @@ __all__ = [
 
 def curves(lines: Mapping[str, tuple[ArrayLike, ArrayLike]], *, x: str, y: str, log: bool = False) -> Figure:
     """Draw named lines, each with its own colour and line style; `log` makes the y axis logarithmic."""
-    fig, ((axis,),) = new_axes(1, 1, 7, 3.4)
+    fig, ((axis,),) = new_axes(1, 1, 7, 3.2 + 0.09 * len(lines))
     for (name, (xs, ys)), colour, style in zip(lines.items(), cycle(COLOURS), cycle(STYLES), strict=False):
         axis.plot(xs, ys, label=name, color=colour, linestyle=style, linewidth=1.6)
     axis.set(xlabel=x, ylabel=y, yscale="log" if log else "linear")
     axis.grid(alpha=0.25)
-    _legend(fig, axis)
+    legend_below(fig)
     return fig
-
-
-def _legend(fig: Figure, axis: Axes) -> None:
-    """Name the axes' lines beside them, or below where a name is so long that it would squeeze them."""
-    if any(len(name) > 25 for name in axis.get_legend_handles_labels()[1]):
-        fig.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
-    else:
-        axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
 
 
 def heatmap(
-    table: pd.DataFrame,
-    *,
-    unit: str,
-    decimals: int = 2,
-    diverging: bool = False,
-    words: pd.DataFrame | None = None,
-    cell: tuple[float, float] = (0.8, 0.42),
+    table: pd.DataFrame, *, unit: str, decimals: int = 2, diverging: bool = False, words: pd.DataFrame | None = None
 ) -> Figure:
     """A table as an annotated heat map; `diverging` centres a blue to red scale on zero.
 
-    words: what the cells say instead of their values. cell: width and height of one, in inches.
+    words: what the cells say instead of their values.
     """
-    fig, ((axis,),) = new_axes(1, 1, 1.6 + cell[0] * table.shape[1], 1.2 + cell[1] * len(table))
+    fig, ((axis,),) = new_axes(1, 1, 1.6 + 0.7 * table.shape[1], 1.2 + 0.32 * len(table))
     reach = float(table.abs().max(axis=None)) or 1.0
     scale = {"cmap": "vlag", "vmin": -reach, "vmax": reach} if diverging else {"cmap": "cividis"}
     annot, fmt = (True, f".{decimals}f") if words is None else (words, "")
-    bar, size = {"label": unit}, {"size": 8}
-    sns.heatmap(table, annot=annot, fmt=fmt, ax=axis, cbar_kws=bar, annot_kws=size, **scale)
+    sns.heatmap(table, annot=annot, fmt=fmt, ax=axis, cbar_kws={"label": unit}, annot_kws={"size": 8}, **scale)
     axis.tick_params(axis="y", rotation=0)
     axis.set(xlabel=table.columns.name or "", ylabel=table.index.name or "")
-    return fig
-
-
-def class_shares(shares: Mapping[str, ArrayLike], space: LabelSpace) -> Figure:
-    """How much of the pixels each class covers, on a logarithmic axis, one marker a data set or split.
-
-    Args:
-        shares: name -> (K,) shares that sum to at most 1.
-        space: names in the same order.
-    """
-    table = pd.DataFrame(dict(shares), index=list(space.names))
-    fig = class_bars(table.sort_values(table.columns[0]))
-    fig.axes[0].set(xscale="log", xlabel="share of the labelled pixels in % (logarithmic)")
     return fig
 
 
@@ -88,11 +56,9 @@ def class_bars(table: pd.DataFrame) -> Figure:
     """IoU of every class (rows, the first at the bottom) for several methods (columns), in [0, 1], as grouped dots."""
     fig, axis = row_axes(table.index, "IoU in %", 0.27)
     for name, colour, marker in zip(table.columns, cycle(COLOURS), cycle(MARKERS), strict=False):
-        look = {"color": colour, "markersize": 5, "alpha": 0.85, "label": name}
-        axis.plot(100 * table[name], range(len(table)), marker, **look)
-    low, high = 100 * table.min(axis=1), 100 * table.max(axis=1)
-    axis.hlines(range(len(table)), low, high, color="0.8", zorder=0)
-    _legend(fig, axis)
+        axis.plot(100 * table[name], range(len(table)), marker, color=colour, markersize=5, alpha=0.85, label=name)
+    axis.hlines(range(len(table)), 100 * table.min(axis=1), 100 * table.max(axis=1), color="0.8", zorder=0)
+    legend_below(fig)
     return fig
 
 
@@ -107,14 +73,13 @@ def methods(table: pd.DataFrame, *, reference: Mapping[str, float] | None = None
         reference: name -> mIoU in [0, 1], drawn as labelled dashed lines (for instance the teacher's) beside up to six
             methods: it lies far away, and its line would squeeze more of them.
     """
-    names = list(dict.fromkeys(table["method"]))
+    names = table["method"].unique()
     fig, axis = row_axes(names, "mIoU in %", 0.55)
     for position, (name, colour) in enumerate(zip(names, cycle(COLOURS), strict=False)):
-        scores = 100 * table.loc[table["method"] == name, "miou"].to_numpy()
-        mean, top = scores.mean(), position - 0.33
-        axis.plot(scores, np.full(len(scores), position), "o", color=colour, alpha=0.65, markersize=6)
-        axis.plot([mean, mean], [position - 0.3, position + 0.3], color=colour, linewidth=2.5)
-        axis.annotate(f"{mean:.1f}", (mean, top), ha="center", va="bottom", fontsize=8)
+        scores = 100 * table.loc[table["method"] == name, "miou"]
+        axis.plot(scores, [position] * len(scores), "o", color=colour, alpha=0.65, markersize=6)
+        axis.plot([scores.mean()] * 2, [position - 0.3, position + 0.3], color=colour, linewidth=2.5)
+        axis.text(scores.mean(), position - 0.33, f"{scores.mean():.1f}", ha="center", va="bottom", fontsize=8)
     for name, value in (reference or {}).items() if len(names) <= 6 else ():
         axis.axvline(100 * value, color="0.35", linestyle="--", linewidth=1)
         place = (100 * value, len(names) - 0.5)  # away from the best, which is often the first and the nearest
@@ -133,30 +98,31 @@ def effects(differences: pd.DataFrame) -> Figure:
         differences: the table of `comparison.paired_differences`, scores in [-1, 1].
     """
     rows = differences.sort_values("mean", ascending=False, kind="stable")
-    several, where = rows["baseline"].nunique() > 1, range(len(rows))
-    to = "" if several else f"to {', '.join(rows['baseline'].unique())} "
-    names = rows["method"] + " − " + rows["baseline"] if several else rows["method"]
+    names, where, to = rows["method"], range(len(rows)), f"to {' '.join(rows['baseline'].unique())} "
+    if rows["baseline"].nunique() > 1:
+        names, to = rows["method"] + " − " + rows["baseline"], ""
     fig, axis = row_axes(names, f"difference of mIoU {to}in percentage points", 0.32)
-    thin: dict[str, Any] = {"color": COLOURS[6], "linewidth": 1, "label": "Student, 95%"}
-    thick: dict[str, Any] = {"color": COLOURS[4], "linewidth": 6, "alpha": 0.9, "label": "bootstrap over seeds, 95%"}
-    axis.hlines(where, 100 * rows["low"], 100 * rows["high"], **thin)
-    axis.hlines(where, 100 * rows["boot_low"], 100 * rows["boot_high"], **thick)
+    for low, high, colour, width, label in (
+        ("low", "high", COLOURS[6], 1, "Student, 95%"),
+        ("boot_low", "boot_high", COLOURS[4], 6, "bootstrap over seeds, 95%"),
+    ):
+        axis.hlines(where, 100 * rows[low], 100 * rows[high], colour, linewidth=width, label=label)
     for position, row in enumerate(rows.itertuples()):
         fill = COLOURS[0] if excludes_zero(row.low, row.high) else "white"
         axis.plot(100 * row.mean, position, "o", color=COLOURS[0], markerfacecolor=fill, markersize=6)
-        beside = ("axes fraction", "data")
-        axis.annotate(f"{row.superiority:.2f}", (1.02, position), xycoords=beside, fontsize=8, va="center")
+        beside = axis.get_yaxis_transform()  # x in shares of the axis
+        axis.text(1.02, position, f"{row.superiority:.2f}", transform=beside, fontsize=8, va="center")
     axis.annotate("P(better)", (1.0, 1.01), xycoords="axes fraction", fontsize=8, va="bottom")
     axis.axvline(0, color="0.3", linewidth=1)
     axis.invert_yaxis()
-    fig.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    legend_below(fig)
     return fig
 
 
 def critical_difference(
     ranks: pd.Series, difference: float, groups: Sequence[Sequence[str]], *, blocks: str = "blocks"
 ) -> Figure:
-    """Average ranks on a line, best at the left; a bar joins methods that the critical difference does not tell apart.
+    """Average ranks, best at the top; a bar joins methods that the critical difference does not tell apart.
 
     Args:
         ranks: method -> average rank (`statistics.average_ranks`).
@@ -164,30 +130,17 @@ def critical_difference(
         groups: the sets to join (`statistics.indistinct_groups`).
         blocks: what the ranks are averaged over, for the axis, such as "5 seeds".
     """
-    ranks, step = ranks.sort_values(kind="stable"), 0.4
-    count, half = len(ranks), -(-len(ranks) // 2)
-    depth = 0.35 * len(groups) + 0.4
-    lowest = depth + step * half
-    fig, ((axis,),) = new_axes(1, 1, 7.5, 1.0 + 0.55 * lowest)
-    for position, (name, rank) in enumerate(ranks.items()):
-        left = position < half
-        y = depth + step * (position if left else count - 1 - position)
-        edge, side = (0.7, "right") if left else (count + 0.3, "left")
-        axis.plot([rank, rank, edge], [0, y, y], color="0.4", linewidth=0.9)
-        text = f"{name}  {rank:.2f}" if left else f"{rank:.2f}  {name}"
-        place = {"xytext": (-3 if left else 3, 0), "textcoords": "offset points", "ha": side, "va": "center"}
-        axis.annotate(text, (edge, y), fontsize=8, **place)
+    ranks = ranks.sort_values(kind="stable")
+    fig, axis = row_axes(ranks.index, f"average rank over {blocks}: 1 is best", 0.28)
+    axis.plot(ranks, range(len(ranks)), "o", color=COLOURS[0])
+    for position, rank in enumerate(ranks):
+        axis.text(rank, position, f"   {rank:.2f}", va="center", fontsize=8)
     for level, group in enumerate(groups):
-        ends = [ranks[list(group)].min() - 0.06, ranks[list(group)].max() + 0.06]
-        axis.plot(ends, [0.3 + 0.35 * level] * 2, color=COLOURS[0], linewidth=4, solid_capstyle="butt")
-    reach = min(difference, count - 1)
-    axis.plot([1, 1 + reach], [-0.75] * 2, color=COLOURS[1], linewidth=2, marker="|", markersize=8)
-    axis.annotate(f"critical difference {difference:.2f}", (1, -0.85), ha="left", va="bottom", fontsize=8)
-    axis.set(ylim=(lowest, -1.3), xlim=(0.6, count + 0.4), yticks=[], xticks=range(1, count + 1))
-    axis.spines[["left", "bottom"]].set_visible(False)
-    axis.spines["top"].set(visible=True, position=("data", 0))
-    axis.xaxis.set_ticks_position("top")
-    axis.set_title(f"average rank over {blocks}: 1 is best", loc="left")
+        ends = [ranks.index.get_loc(group[0]) - 0.2, ranks.index.get_loc(group[-1]) + 0.2]
+        axis.plot([len(ranks) + 0.6 + 0.25 * level] * 2, ends, color=COLOURS[0], linewidth=4, solid_capstyle="butt")
+    axis.plot([1, 1 + difference], [-0.8] * 2, color=COLOURS[1], linewidth=2, marker="|", markersize=8)
+    axis.text(1, -0.95, f"critical difference {difference:.2f}", va="bottom", fontsize=8)
+    axis.set(xticks=range(1, len(ranks) + 1), ylim=(len(ranks) - 0.4, -1.8))
     return fig
 
 
@@ -195,12 +148,13 @@ def class_gains(gains: pd.DataFrame) -> Figure:
     """Heat map of what each method (column) gains on each class (row), in points; a star: the interval excludes zero.
 
     Args:
-        gains: the table of `comparison.class_gains`.
+        gains: the table of `comparison.class_gains`, or of `gains_by` another column.
     """
-    wide = 100 * gains.pivot(index="class", columns="method", values=["mean", "low", "high"])
-    wide = wide.loc[gains["class"].unique()].reindex(columns=gains["method"].unique(), level="method")
+    group = gains.columns[0]
+    wide = 100 * gains.pivot(index=group, columns="method", values=["mean", "low", "high"])
+    wide = wide.loc[gains[group].unique()].reindex(columns=gains["method"].unique(), level="method")
     words = wide["mean"].map("{:+.1f}".format) + np.where(excludes_zero(wide["low"], wide["high"]), "*", "")
-    return heatmap(wide["mean"], unit="gain in percentage points", diverging=True, words=words, cell=(0.6, 0.25))
+    return heatmap(wide["mean"], unit="gain in percentage points", diverging=True, words=words)
 
 
 def budget_gains(gains: pd.DataFrame) -> Figure:
@@ -210,24 +164,21 @@ def budget_gains(gains: pd.DataFrame) -> Figure:
         gains: the table of `comparison.budget_gains`.
     """
     panels = list(gains.groupby(["dataset", "train_images"], sort=True, dropna=False))
-    fig, axes = new_axes(1, len(panels), min(3.4 * len(panels) + 1.6, 9), 3.2, sharey=True)
-    names = list(dict.fromkeys(gains["method"]))
-    looks = dict(zip(names, zip(cycle(COLOURS), cycle(STYLES), cycle(MARKERS), strict=False), strict=False))
-    drawn = {}
-    for axis, ((dataset, images), rows) in zip(axes[0], panels, strict=True):
-        for name, line in rows.sort_values("steps").groupby("method", sort=False):
-            colour, style, marker = looks[str(name)]
-            shift = 1 + 0.012 * (names.index(str(name)) - (len(names) - 1) / 2)  # so that bars stay apart
+    fig, axes = new_axes(1, len(panels), min(3.4 * len(panels) + 1.6, 9), 3.6, sharey=True)
+    looks = zip(gains["method"].unique(), cycle(COLOURS), cycle(STYLES), cycle(MARKERS), strict=False)
+    for number, (name, colour, style, marker) in enumerate(looks):
+        look = {"color": colour, "linestyle": style, "marker": marker, "markersize": 5, "label": name}
+        for axis, (_, rows) in zip(axes[0], panels, strict=True):
+            line = rows[rows["method"] == name].sort_values("steps")
+            steps = line["steps"] * (1 + 0.012 * number)  # so that bars stay apart
             reach = 100 * (line["high"] - line["mean"])
-            look = {"color": colour, "linestyle": style, "marker": marker, "markersize": 5}
-            bars = {"capsize": 2, "elinewidth": 0.8}
-            drawn[name] = axis.errorbar(line["steps"] * shift, 100 * line["mean"], reach, **look, **bars)
-        ticks = sorted(set(rows["steps"]))
+            axis.errorbar(steps, 100 * line["mean"], reach, capsize=2, elinewidth=0.8, **look)
+    for axis, ((dataset, images), rows) in zip(axes[0], panels, strict=True):
         axis.set(xscale="log", xlabel="optimiser steps", title=f"{dataset}, {images} labelled images")
-        axis.set_xticks(ticks, [str(step) for step in ticks])
+        axis.set_xticks(rows["steps"].unique(), rows["steps"].unique())
         axis.minorticks_off()
         axis.axhline(0, color="0.3", linewidth=1)
         axis.grid(alpha=0.25)
     axes[0, 0].set_ylabel(f"difference of mIoU to {gains['baseline'].iloc[0]} in points")
-    fig.legend(drawn.values(), drawn.keys(), loc="outside right center", fontsize=8, frameon=False)
+    legend_below(fig, 4, axes[0, 0].get_legend_handles_labels()[0])
     return fig

@@ -10,13 +10,12 @@ from matplotlib.patches import Patch
 from numpy.typing import ArrayLike, NDArray
 
 from transkd_lite.data.labels import VOID, LabelSpace
-from transkd_lite.plots.style import SHEET_WIDTH, new_axes
+from transkd_lite.plots.style import legend_below, new_axes
 
 __all__ = ["error_map", "label_legend", "label_maps", "maps", "principal_colours", "segmentations"]
 
 RIGHT_COLOUR, WRONG_COLOUR, VOID_COLOUR = np.array([(222,) * 3, (178, 24, 43), (40,) * 3], np.uint8)
-_CELL = 2.2
-_TALLEST = 3.5  # inches: width of a cell of `maps`, and the most that a map may be high
+SHEET_WIDTH, CELL_WIDTH, TALLEST = 7.5, 2.2, 3.5  # inches: a sheet, a cell of `maps`, the most that a map may be high
 
 
 def error_map(prediction: ArrayLike, label: ArrayLike) -> NDArray[np.uint8]:
@@ -37,10 +36,9 @@ def principal_colours(feature: ArrayLike, basis: ArrayLike | None = None) -> NDA
     flat = feature.reshape(len(feature), -1).T
     reference = flat if basis is None else np.asarray(basis, np.float32).reshape(len(feature), -1).T
     centre = reference.mean(0)
-    _, _, components = np.linalg.svd(reference - centre, full_matrices=False)
-    scores = (flat - centre) @ components[:3].T
-    low, high = np.percentile((reference - centre) @ components[:3].T, [2, 98], axis=0)
-    unit = np.clip((scores - low) / np.maximum(high - low, 1e-6), 0, 1)
+    components = np.linalg.svd(reference - centre, full_matrices=False)[2][:3].T
+    low, high = np.percentile((reference - centre) @ components, [2, 98], axis=0)
+    unit = np.clip(((flat - centre) @ components - low) / np.maximum(high - low, 1e-6), 0, 1)
     unit = np.pad(unit, ((0, 0), (0, 3 - unit.shape[1])))
     return np.uint8(255 * unit).reshape(*feature.shape[1:], 3)
 
@@ -48,9 +46,7 @@ def principal_colours(feature: ArrayLike, basis: ArrayLike | None = None) -> NDA
 def label_legend(fig: Figure, space: LabelSpace, present: Sequence[int]) -> None:
     """Put names and colours of the classes `present` (train ids) below the panels of `fig`."""
     colours = np.asarray(space.palette) / 255
-    handles = [Patch(facecolor=colours[k], edgecolor="0.6", label=space.names[k]) for k in present]
-    if handles:
-        fig.legend(handles=handles, ncols=6, loc="outside lower center", fontsize=8, frameon=False)
+    legend_below(fig, 6, [Patch(facecolor=colours[k], edgecolor="0.6", label=space.names[k]) for k in present])
 
 
 def draw_picture(axis: Axes, picture: ArrayLike, **texts: str) -> AxesImage:
@@ -80,21 +76,20 @@ def segmentations(
         space: names and palette.
         errors_against: the row that holds the truth; each other row is then followed by its error map.
     """
-    sheet = [("image", [np.asarray(image) for image in images])]
+    sheet = [("image", images)]
     for name, maps_ in rows.items():
         sheet.append((name, [space.colorize(np.asarray(label)) for label in maps_]))
-        if errors_against is not None and name != errors_against:
-            pairs = zip(maps_, rows[errors_against], strict=True)
-            sheet.append(("its errors", [error_map(prediction, truth) for prediction, truth in pairs]))
+        if errors_against not in (None, name):
+            sheet.append(("its errors", list(map(error_map, maps_, rows[errors_against]))))
     height, width = np.asarray(images[0]).shape[:2]
-    cell = SHEET_WIDTH / len(images)
-    fig, axes = new_axes(len(sheet), len(images), SHEET_WIDTH, len(sheet) * cell * height / width + 0.8)
+    tall = len(sheet) * SHEET_WIDTH / len(images) * height / width
+    fig, axes = new_axes(len(sheet), len(images), SHEET_WIDTH, tall + 0.8)
     for axis_row, (name, pictures) in zip(axes, sheet, strict=True):
         for axis, picture in zip(axis_row, pictures, strict=True):
             draw_picture(axis, picture)
         axis_row[0].set_ylabel(name, fontsize=8, rotation=0, ha="right", va="center")
-    seen = np.unique(np.concatenate([np.unique(m) for maps_ in rows.values() for m in maps_]))
-    label_legend(fig, space, [int(k) for k in seen if k < len(space.names)])
+    seen = set().union(*(np.unique(label).tolist() for maps_ in rows.values() for label in maps_))
+    label_legend(fig, space, sorted(k for k in seen if k < len(space.names)))
     return fig
 
 
@@ -107,8 +102,8 @@ def maps(panels: Mapping[str, ArrayLike], *, columns: int = 4, bar: bool = True,
     arrays = [np.asarray(panel) for panel in panels.values()]
     barred = bar and any(array.ndim == 2 for array in arrays)
     tallest = max(array.shape[0] / array.shape[1] for array in arrays)
-    height = min(_CELL * (0.75 if barred else 0.95) * tallest, _TALLEST) + 0.3  # the title's share
-    fig, axes = new_axes(rows, columns, _CELL * columns, rows * height + 0.1)
+    height = min(CELL_WIDTH * (0.75 if barred else 0.95) * tallest, TALLEST) + 0.3  # the title's share
+    fig, axes = new_axes(rows, columns, CELL_WIDTH * columns, rows * height + 0.1)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     for axis, name, array in zip(axes.flat, panels, arrays, strict=False):

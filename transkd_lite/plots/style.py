@@ -13,17 +13,14 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["COLOURS", "RC", "STYLES", "show", "to_png", "to_svg"]
+__all__ = ["COLOURS", "RC", "STYLES", "show", "to_html", "to_png"]
 
-SHEET_WIDTH = 7.5  # inches; 1,125 pixels at 150 dpi
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (7, 2)))  # one fewer: no pair repeats soon
 MARKERS = "os^Dv"
 RC: Any = {
-    "figure.dpi": 100,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.grid": False,
     "axes.titlesize": 10,
     "axes.labelsize": 9,
     "xtick.labelsize": 8,
@@ -50,36 +47,30 @@ def show(fig: Figure, alt: str) -> None:
         raise ValueError("show(fig, alt): alt is blank; say in a sentence what the figure shows")
     png = to_png(fig)
     plt.close(fig)
-    encoded, text = base64.b64encode(png).decode(), html.escape(alt, quote=True)
-    figure = (
+    bundle = {"text/html": to_html(png, alt), "image/png": base64.b64encode(png).decode(), "text/plain": alt}
+    display(bundle, raw=True, metadata={"image/png": {"alt": alt}})
+
+
+def to_html(png: bytes, alt: str) -> str:
+    """A picture as an HTML figure, no wider than there is room, with `alt` for who does not see it and as caption."""
+    text = html.escape(alt)
+    return (
         '<figure style="margin:0 0 1em 0; max-width:100%">'
-        f'<img alt="{text}" style="max-width:100%; height:auto" src="data:image/png;base64,{encoded}">'
+        f'<img alt="{text}" style="max-width:100%; height:auto" src="data:image/png;base64,'
+        f'{base64.b64encode(png).decode()}">'
         f'<figcaption style="max-width:56em; margin-top:.3em"><em>{text}</em></figcaption></figure>'
     )
-    bundle = {"text/html": figure, "image/png": encoded, "text/plain": alt}
-    display(bundle, raw=True, metadata={"image/png": {"alt": alt}})
 
 
 def to_png(fig: Figure) -> bytes:
     """The figure as an opaque PNG of 150 dpi and at most 256 colours: a third of the size, the same look."""
-    buffer = io.BytesIO()
+    buffer, out = io.BytesIO(), io.BytesIO()
     fig.savefig(buffer, format="png", dpi=150, bbox_inches="tight", facecolor="white")
     # An octree keeps the colours of rare classes; the default median cut moves them by up to 50 levels.
     octree, plain = Image.Quantize.FASTOCTREE, Image.Dither.NONE
     picture = Image.open(buffer).convert("RGB").quantize(256, method=octree, dither=plain)
-    out = io.BytesIO()
     picture.save(out, format="png", optimize=True)
     return out.getvalue()
-
-
-def to_svg(fig: Figure, alt: str) -> str:
-    """The figure as an SVG element for a page, no wider than there is room, with `alt` for who does not see it."""
-    buffer = io.StringIO()
-    fig.savefig(buffer, format="svg", facecolor="white")
-    width, height = 72 * fig.get_size_inches()
-    drawn = buffer.getvalue().partition("</defs>")[2]  # less a style sheet, which the whole page would obey
-    look = f'viewBox="0 0 {width} {height}" style="width:{width}pt; max-width:100%"'
-    return f'<svg role="img" aria-label="{html.escape(alt)}" {look}>{drawn}'
 
 
 def new_axes(rows: int, columns: int, width: float, height: float, **options: Any) -> tuple[Figure, NDArray[Any]]:
@@ -90,6 +81,11 @@ def new_axes(rows: int, columns: int, width: float, height: float, **options: An
     with plt.rc_context(RC):
         figure = Figure(figsize=(width, height), layout="constrained")
         return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def legend_below(fig: Figure, columns: int = 2, handles: Any = None) -> None:
+    """Name what has a label in the axes of `fig`, or only these handles, below them."""
+    fig.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
 
 
 def row_axes(names: Iterable[str], xlabel: str, row: float) -> tuple[Figure, Axes]:

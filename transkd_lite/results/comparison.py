@@ -8,43 +8,23 @@ stands beside it (`statistics` says what each is worth).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import pooch
 from numpy.typing import NDArray
+from tqdm.auto import tqdm
 
 from transkd_lite.data.files import atomic_write
 from transkd_lite.data.labels import LabelSpace, label_space
 from transkd_lite.experiments.experiment import Experiment
 from transkd_lite.metrics import evaluate_by, predict
 from transkd_lite.models.weights import load_model
-from transkd_lite.results import tables
-from transkd_lite.results.statistics import (
-    Interval,
-    bootstrap_interval,
-    excludes_zero,
-    holm,
-    paired_t,
-    probability_of_superiority,
-    student_interval,
-)
-from transkd_lite.results.tables import (
-    DATA,
-    Batch,
-    cells,
-    label_variants,
-    load_batch,
-    read_table,
-    save_tables,
-    students,
-    teachers,
-)
+from transkd_lite.results import statistics, tables
 from transkd_lite.training.folder import STUDENT_FILE, read_run
 
 __all__ = [
@@ -54,8 +34,7 @@ __all__ = [
     "budget_gains",
     "claims",
     "class_gains",
-    "condition_gains",
-    "load_conditions",
+    "gains_by",
     "load_gallery",
     "paired_differences",
     "per_class",
@@ -95,20 +74,18 @@ def paired_differences(table: pd.DataFrame, baseline: str = "none") -> pd.DataFr
         of the method beats one of the baseline). Intervals and p are nan with fewer than two pairs.
 
     Raises:
-        ValueError: the baseline is not in the table, or a method has two runs of one seed.
+        KeyError: the baseline is not in the table. ValueError: see `score_blocks`.
     """
     scores = score_blocks(table)
-    if baseline not in scores:
-        raise ValueError(f"baseline {baseline!r} has no run here; methods with runs: {', '.join(scores)}")
     rows = []
     for method in scores.columns.drop(baseline):
         difference = (scores[method] - scores[baseline]).dropna()
-        means = (*student_interval(difference), *bootstrap_interval(difference)[1:])
-        chance = (paired_t(difference), probability_of_superiority(scores[method], scores[baseline]))
-        rows.append((method, baseline, len(difference), *means, *chance))
-    names = ["method", "baseline", "pairs", *Interval._fields, "boot_low", "boot_high", "p", "superiority"]
+        means = (*statistics.student_interval(difference), *statistics.bootstrap_interval(difference)[1:])
+        better = statistics.probability_of_superiority(scores[method], scores[baseline])
+        rows.append((method, baseline, len(difference), *means, statistics.paired_t(difference), better))
+    names = ["method", "baseline", "pairs", "mean", "low", "high", "boot_low", "boot_high", "p", "superiority"]
     out = pd.DataFrame(rows, columns=names)
-    out.insert(names.index("superiority"), "p_holm", holm(out["p"]))
+    out.insert(names.index("superiority"), "p_holm", statistics.holm(out["p"]))
     return out
 
 
@@ -116,15 +93,11 @@ def score_blocks(table: pd.DataFrame) -> pd.DataFrame:
     """mIoU of every seed (rows) and method (columns): the blocks that ranks and differences are taken of.
 
     Raises:
-        ValueError: a method has two runs of one seed.
+        ValueError: a method has two runs of one seed ("duplicate entries"): select one dataset, budget and protocol,
+            and tell variants of a method apart with `tables.label_variants`.
     """
-    if table.duplicated(["method", "seed"]).any():
-        raise ValueError(
-            "one run for each method and seed is compared; select one dataset, budget and protocol, and tell "
-            "variants of a method apart with label_variants"
-        )
-    order = list(dict.fromkeys(table["method"]))
-    return table.pivot(index="seed", columns="method", values="miou")[order].rename_axis(columns=None)
+    scores = table.pivot(index="seed", columns="method", values="miou")
+    return scores[table["method"].unique()].rename_axis(columns=None)
 
 
 def per_class(table: pd.DataFrame) -> pd.DataFrame:
@@ -134,68 +107,73 @@ def per_class(table: pd.DataFrame) -> pd.DataFrame:
     return means.rename(index=lambda name: name.removeprefix("iou_"))
 
 
-def class_gains(table: pd.DataFrame, baseline: str = "none") -> pd.DataFrame:
-    """What every method gains on every class over `baseline`, seed by seed, with Student's interval.
+def gains_by(table: pd.DataFrame, group: str, baseline: str = "none") -> pd.DataFrame:
+    """What every method gains over `baseline` for each value of a column alone, seed by seed, with Student's interval.
+
+    Args:
+        table: columns method, seed, miou and `group`, such as "condition" of `score_conditions`.
+        group: the column.
+        baseline: the method to compare with.
 
     Returns:
-        Columns class, method, mean, low, high in [-1, 1], classes in the data's order; intervals are nan with fewer
-        than two pairs. With many classes and methods some intervals exclude zero by luck alone: 1 in 20 at 95%.
+        Columns `group`, method, pairs, mean, low, high in [-1, 1]; intervals are nan with fewer than two pairs. With
+        many rows some intervals exclude zero by luck alone: 1 in 20 at 95%.
     """
-    gains = {
-        column.removeprefix("iou_"): paired_differences(table.assign(miou=table[column]), baseline)
-        for column in table
-        if column.startswith("iou_")
-    }
-    rows = pd.concat(gains, names=["class"]).reset_index("class")
-    return rows[["class", "method", "mean", "low", "high"]].reset_index(drop=True)
+    gains = {value: paired_differences(rows, baseline) for value, rows in table.groupby(group, sort=False)}
+    rows = pd.concat(gains, names=[group]).reset_index(group)
+    return rows[[group, "method", "pairs", "mean", "low", "high"]].reset_index(drop=True)
 
 
-def budget_gains(tables: Mapping[str, pd.DataFrame], baseline: str = "none") -> pd.DataFrame:
+def class_gains(table: pd.DataFrame, baseline: str = "none") -> pd.DataFrame:
+    """`gains_by` class, in the data's order, of a table with a column `iou_<class>` for each."""
+    columns = [name for name in table if name.startswith("iou_")]
+    rows = table.drop(columns="miou").melt(["method", "seed"], columns, var_name="class", value_name="miou")
+    return gains_by(rows.assign(**{"class": rows["class"].str.removeprefix("iou_")}), "class", baseline)
+
+
+def budget_gains(batches: Mapping[str, pd.DataFrame], baseline: str = "none") -> pd.DataFrame:
     """The difference of every method to `baseline` in every budget of several tables: what more steps or labels do.
 
     Args:
-        tables: name -> rows of students, one protocol; a budget (see `cells`) without the baseline is left out.
+        batches: name -> rows of students, one protocol; a budget (see `tables.cells`) without the baseline is left out.
+        baseline: the method to compare with.
 
     Returns:
         The columns of `paired_differences`, and batch, dataset, train_images, steps, baseline_miou.
     """
     parts = []
-    for name, table in tables.items():
-        for rows in map(label_variants, cells(table).values()):
+    for name, table in batches.items():
+        for rows in map(tables.label_variants, tables.cells(table).values()):
             alone = rows[rows["method"] == baseline]
             if len(alone) and rows["method"].nunique() > 1:
-                own = alone.iloc[0][["dataset", "train_images", "steps"]]
-                found = paired_differences(rows, baseline)
-                parts.append(found.assign(batch=name, **own, baseline_miou=alone["miou"].mean()))
+                budget = alone.iloc[0][["dataset", "train_images", "steps"]]
+                own = {"batch": name, **budget, "baseline_miou": alone["miou"].mean()}
+                parts.append(paired_differences(rows, baseline).assign(**own))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
 def verdict(table: pd.DataFrame, differences: pd.DataFrame, teacher: float | None) -> str:
     """What the runs say in Markdown: means, then each difference, largest first, by whether it excludes zero."""
-    spread = "; ".join(
-        f"**{name}** {100 * row['mean']:.1f}" + ("" if math.isnan(row["sd"]) else f" ± {100 * row['sd']:.1f}")
-        for name, row in summary(table).iterrows()
-    )
-    text = f"mIoU in %, mean ± standard deviation over seeds: {spread}."
-    if teacher is not None:
-        text += f" The teacher reaches {100 * teacher:.1f}."
-    sure, unsure = "leaves out zero", "contains zero, so that luck is not ruled out"
-    single = "is not known on one seed, which says nothing about chance"
-    told: dict[str, list[str]] = {sure: [], unsure: [], single: []}
-    for row in differences.sort_values("mean", ascending=False).itertuples():
-        gain = f"**{row.method}** {100 * row.mean:+.1f}"
-        if math.isnan(row.low):
-            told[single].append(gain)
-        else:
-            head = sure if excludes_zero(row.low, row.high) else unsure
-            told[head].append(f"{gain} ({100 * row.low:+.1f} to {100 * row.high:+.1f})")
-    baseline = next(iter(differences["baseline"]), "")
-    lines = [
-        f"- The 95% interval of the difference to **{baseline}**, in points, {head}: {', '.join(gains)}."
-        for head, gains in told.items()
-        if gains
-    ]
-    return "\n".join([text, "", *lines]).strip()
+    means = []
+    for row in summary(table).itertuples():
+        means.append(f"**{row.Index}** {100 * row.mean:.1f}" + (f" ± {100 * row.sd:.1f}" if row.runs > 1 else ""))
+    text = f"mIoU in %, mean ± standard deviation over seeds: {'; '.join(means)}."
+    lines = [text if teacher is None else f"{text} The teacher reaches {100 * teacher:.1f}.", ""]
+    rows = differences.sort_values("mean", ascending=False)
+    sure, known = statistics.excludes_zero(rows["low"], rows["high"]), rows["low"].notna()
+    told = {
+        "leaves out zero": rows[sure],
+        "contains zero, so that luck is not ruled out": rows[~sure & known],
+        "is not known on one seed, which says nothing about chance": rows[~known],
+    }
+    for head, part in told.items():
+        gains = []
+        for row in part.itertuples():
+            reach = f" ({100 * row.low:+.1f} to {100 * row.high:+.1f})" if row.pairs > 1 else ""
+            gains.append(f"**{row.method}** {100 * row.mean:+.1f}{reach}")
+        for base in part["baseline"].unique():
+            lines.append(f"- The 95% interval of the difference to **{base}**, in points, {head}: {', '.join(gains)}.")
+    return "\n".join(lines).strip()
 
 
 # --- The published numbers, and ours beside them: never mixed, each cell with its origin.
@@ -206,7 +184,7 @@ def published() -> pd.DataFrame:
 
     Its column `method` is the row's name here.
     """
-    return read_table(DATA / "paper.csv")
+    return tables.read_table("paper")
 
 
 def beside_the_paper(table: pd.DataFrame, teacher: float | None, teacher_name: str = "") -> pd.DataFrame:
@@ -217,19 +195,14 @@ def beside_the_paper(table: pd.DataFrame, teacher: float | None, teacher_name: s
         teacher: the teacher's mIoU in [0, 1], if it was scored.
         teacher_name: which network taught here, for it need not be the paper's.
     """
-    paper = published()
-    scores = table.groupby("method")["miou"]
+    paper, scores = published(), table.groupby("method")["miou"]
     here = {name: f"measured, {100 * own.mean():.2f} (mean of {own.count()})" for name, own in scores}
     if teacher is not None:
         here["teacher"] = f"measured, {100 * teacher:.2f}" + (f" ({teacher_name})" if teacher_name else "")
-    return pd.DataFrame(
-        {
-            "network": paper["network"],
-            "published, Cityscapes": paper["cityscapes_miou"].map("published, {:.2f}".format),
-            "published, ACDC": paper["acdc_miou"].map("published, {:.2f}".format),
-            "measured here": paper["method"].map(here).fillna("not run"),
-        }
-    )
+    columns = {"network": paper["network"]}
+    for name, column in {"Cityscapes": "cityscapes_miou", "ACDC": "acdc_miou"}.items():
+        columns[f"published, {name}"] = paper[column].map("published, {:.2f}".format)
+    return pd.DataFrame({**columns, "measured here": paper["method"].map(here).fillna("not run")})
 
 
 def claims(table: pd.DataFrame, teacher: float | None = None) -> pd.DataFrame:
@@ -245,30 +218,22 @@ def claims(table: pd.DataFrame, teacher: float | None = None) -> pd.DataFrame:
     Returns:
         Columns claim, unit, cityscapes, acdc, mean, low, high, verdict; a claim without its runs is left out.
     """
-    paper = published().set_index("method")[["cityscapes_miou", "acdc_miou"]]
-    scores = 100 * table.pivot(index="seed", columns="method", values="miou")
-    variants = [name for name in paper.index if name.startswith("transkd-")]
+    paper = published().set_index("method")[["cityscapes_miou", "acdc_miou"]].T
+    scores = 100 * score_blocks(table)
+    here = [name for name in paper.drop(columns="teacher") if name in scores]  # none first
     rows = []
-    for lower, upper in (*(("none", name) for name in variants), *combinations(variants, 2)):
-        if {lower, upper} <= set(scores):
-            there = paper.loc[upper] - paper.loc[lower]
-            found = student_interval(scores[upper] - scores[lower])
-            rows.append((f"{upper} above {lower}", "points", *there.round(2), *found, _verdict(found, 0.0)))
-    for method in variants:
-        if teacher is not None and {"none", method} <= set(scores):
-            there = 100 * (paper.loc[method] - paper.loc["none"]) / (paper.loc["teacher"] - paper.loc["none"])
-            gap = (100 * teacher - scores["none"].mean()) / 100
-            found = student_interval((scores[method] - scores["none"]) / gap)
-            held = _verdict(found, there["cityscapes_miou"])
-            rows.append((f"{method} closes the gap to the teacher", "%", *there.round(1), *found, held))
-    columns = ["claim", "unit", "cityscapes", "acdc", "mean", "low", "high", "verdict"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def _verdict(found: Interval, claimed: float) -> str:
-    if math.isnan(found.low):
-        return "one seed: not decided"
-    return "holds" if found.low > claimed else "does not hold" if found.high < claimed else "not decided"
+    for lower, upper in combinations(here, 2):
+        found = statistics.student_interval(scores[upper] - scores[lower])
+        rows.append((f"{upper} above {lower}", "points", *(paper[upper] - paper[lower]).round(2), *found))
+    for method in here[1:] if teacher is not None and "none" in here else []:
+        there = 100 * (paper[method] - paper["none"]) / (paper["teacher"] - paper["none"])
+        gap = teacher - scores["none"].mean() / 100
+        found = statistics.student_interval((scores[method] - scores["none"]) / gap)
+        rows.append((f"{method} closes the gap to the teacher", "%", *there.round(1), *found))
+    out = pd.DataFrame(rows, columns=["claim", "unit", "cityscapes", "acdc", "mean", "low", "high"])
+    claimed = out["cityscapes"].where(out["unit"] == "%", 0)
+    judged = [out["low"].isna(), out["low"] > claimed, out["high"] < claimed]
+    return out.assign(verdict=np.select(judged, ["one seed: not decided", "holds", "does not hold"], "not decided"))
 
 
 # --- How a score grows with steps and with time, from runs that were scored on the way (`eval_every`).
@@ -281,30 +246,23 @@ def score_curves(history: pd.DataFrame, table: pd.DataFrame, before: Mapping[str
     """Mean score of every method at every step at which its runs were scored, the last one included.
 
     Args:
-        history: curves of a batch under the labels of `table` (see `label_history`).
+        history: curves of a batch with `val_miou`, under the labels of `table` (see `tables.label_history`).
         table: rows of students, one protocol and one budget; their scores are the curves' last points.
         before: method -> seconds spent before its first step, such as a pre-training.
 
     Returns:
-        Columns method, step, seconds (of training, the median over seeds, for one run may have shared its machine; with
-        those of `before`), mean, low, high (over seeds), runs; no row where no run was scored on the way.
+        Columns method, step, mean, low, high (over seeds), runs, seconds (of training, the median over seeds, for one
+        run may have shared its machine; with those of `before`); methods in the table's order.
     """
-    if "val_miou" not in history:
-        return pd.DataFrame(columns=["method", "step", "seconds", "mean", "low", "high", "runs"])
     points = history.dropna(subset="val_miou")
     ends = table.rename(columns={"steps": "step", "wall_s": "seconds", "miou": "val_miou"})
     both = pd.concat([points, ends[ends["run"].isin(points["run"])]], join="inner")
-    groups = both.groupby(["method", "step"], sort=False)
-    curves = groups.agg(
-        seconds=("seconds", "median"),
-        mean=("val_miou", "mean"),
-        low=("val_miou", "min"),
-        high=("val_miou", "max"),
-        runs=("val_miou", "count"),
-    ).reset_index()
-    curves["seconds"] += curves["method"].map(dict(before or {})).fillna(0.0)
-    order = {name: rank for rank, name in enumerate(dict.fromkeys(table["method"]))}
-    return curves.sort_values(["method", "step"], key=lambda c: c.map(order) if c.name == "method" else c)
+    groups = both.groupby(["method", "step"])
+    curves = groups["val_miou"].agg(mean="mean", low="min", high="max", runs="count")
+    curves = curves.assign(seconds=groups["seconds"].median()).reset_index()
+    curves["seconds"] += curves["method"].map(before or {}).fillna(0.0)
+    order = list(table["method"].unique())
+    return curves.sort_values("method", kind="stable", key=lambda names: names.map(order.index))
 
 
 def time_to_reach(curves: pd.DataFrame, target: float) -> pd.DataFrame:
@@ -313,7 +271,7 @@ def time_to_reach(curves: pd.DataFrame, target: float) -> pd.DataFrame:
     Returns: index method; columns step, seconds, mean; nan in all three where a method never gets there.
     """
     reached = curves[curves["mean"] >= target].sort_values("step").groupby("method", sort=False).first()
-    return reached[["step", "seconds", "mean"]].reindex(dict.fromkeys(curves["method"]))
+    return reached[["step", "seconds", "mean"]].reindex(curves["method"].unique())
 
 
 # --- Scores of a batch's networks under each condition alone, such as fog, night, rain and snow of streets and ACDC.
@@ -321,10 +279,12 @@ def time_to_reach(curves: pd.DataFrame, target: float) -> pd.DataFrame:
 # A run's `metrics.json` holds its scores over all validation images. The networks lie beside it, so that their scores
 # under each condition can be taken afterwards; the table of them ships with the others in `data/results`.
 
-COLUMNS = ["run", "method", "seed", "condition", "images", "miou"]
+COLUMNS = ("run", "method", "seed", "condition", "images", "miou")
 
 
-def score_conditions(batch: Batch, rows: pd.DataFrame | None = None, data_root: str | None = None) -> pd.DataFrame:
+def score_conditions(
+    batch: tables.Batch, rows: pd.DataFrame | None = None, data_root: str | None = None
+) -> pd.DataFrame:
     """Score the students of a folder of runs on each condition of their validation images ("full" protocol).
 
     A progress bar appears on stderr when it takes more than five seconds.
@@ -343,55 +303,31 @@ def score_conditions(batch: Batch, rows: pd.DataFrame | None = None, data_root: 
     """
     if batch.root is None:
         raise ValueError(f"{batch.name} holds no networks: pass the folder of its runs, such as runs/demo")
-    from tqdm.auto import tqdm
-
     found, data = [], None
-    rows = students(batch.table) if rows is None else rows
+    rows = tables.students(batch.table) if rows is None else rows
     for run in tqdm(rows.itertuples(), "scores by condition", len(rows), unit="network", delay=5):
         weights = batch.root / run.run / STUDENT_FILE
-        if not weights.is_file():
-            continue
-        parameters = read_run(weights.parent).info["parameters"]
-        experiment = Experiment.from_dict({**parameters, "data_root": data_root})
-        data = data or experiment.open_split("val", experiment.val_images)
-        if "condition" not in data.column_names:
-            break
-        images = pd.Series(data["condition"]).value_counts()
-        scores = evaluate_by(load_model(weights), data, normalize=experiment.normalize)
-        found += [(run.run, run.method, run.seed, name, int(images[name]), own.miou) for name, own in scores.items()]
-    return pd.DataFrame(found, columns=COLUMNS)
-
-
-def load_conditions(name: str) -> pd.DataFrame:
-    """The shipped scores by condition of the table `name`, such as "demo"; empty where there are none."""
-    path = tables.DATA / "results" / f"{name}_conditions.csv"
-    return tables.read_table(path) if path.is_file() else pd.DataFrame(columns=COLUMNS)
-
-
-def condition_gains(table: pd.DataFrame, baseline: str = "none") -> pd.DataFrame:
-    """What every method gains over `baseline` under each condition, seed by seed, with Student's interval.
-
-    Args:
-        table: that of `score_conditions`.
-
-    Returns:
-        Columns condition, method, pairs, mean, low, high in [-1, 1]; intervals are nan with fewer than two pairs.
-    """
-    gains = {name: paired_differences(part, baseline) for name, part in table.groupby("condition")}
-    rows = pd.concat(gains, names=["condition"]).reset_index("condition")
-    return rows[["condition", "method", "pairs", "mean", "low", "high"]].reset_index(drop=True)
+        if weights.is_file():
+            parameters = read_run(weights.parent).info["parameters"]
+            experiment = Experiment.from_dict({**parameters, "data_root": data_root})
+            data = data or experiment.open_split("val", experiment.val_images)
+            if "condition" in data.column_names:
+                images = pd.Series(data["condition"]).value_counts()
+                scores = evaluate_by(load_model(weights), data, normalize=experiment.normalize)
+                own = (run.run, run.method, run.seed)
+                found += [(*own, name, int(images[name]), found_by.miou) for name, found_by in scores.items()]
+    return pd.DataFrame(found, columns=list(COLUMNS))
 
 
 # --- What a batch looks like: the same validation images segmented by its networks, and the files that stay of it.
 
 SHIPPED_NETWORKS = {
-    "teacher": DATA / "weights" / "streets-segformer_b1.safetensors",
-    "transkd-base": DATA / "weights" / "streets-segformer_b0-transkd-base.safetensors",
+    "teacher": tables.DATA / "weights" / "streets-segformer_b1.safetensors",
+    "transkd-base": tables.DATA / "weights" / "streets-segformer_b0-transkd-base.safetensors",
 }
 
 
-@dataclass(frozen=True)
-class Gallery:
+class Gallery(NamedTuple):
     """N pictures uint8 (H, W, 3), their label space, and for "label" and each network N maps (H, W) of train ids."""
 
     images: list[Any]
@@ -399,7 +335,7 @@ class Gallery:
     space: LabelSpace
 
 
-def load_gallery(batch: Batch, num_images: int = 5, data_root: str | None = None) -> Gallery | None:
+def load_gallery(batch: tables.Batch, num_images: int = 5, data_root: str | None = None) -> Gallery | None:
     """Segment the first validation images by the teacher and by the first seed's student of every method.
 
     Args:
@@ -410,18 +346,16 @@ def load_gallery(batch: Batch, num_images: int = 5, data_root: str | None = None
     Returns:
         None where no weights are here.
     """
-    rows = batch.table.sort_values("seed", kind="stable")
-    first = batch.table.iloc[0]
-    if batch.root is None:
-        if first["dataset"] != "streets":
-            return None
-        networks = SHIPPED_NETWORKS
-        parameters = {"dataset": "streets", **{name: int(first[name]) for name in ("height", "width")}}
-    else:
-        named = pd.concat([teachers(rows).assign(method="teacher"), students(rows)])
+    first, networks = batch.table.iloc[0], {}
+    if batch.root is not None:
+        rows = batch.table.sort_values("seed", kind="stable")
+        named = pd.concat([tables.teachers(rows).assign(method="teacher"), tables.students(rows)])
         lowest = named.drop_duplicates("method").itertuples()
         networks = {row.method: batch.root / row.run / STUDENT_FILE for row in lowest}
         parameters = read_run(batch.root / first["run"]).info["parameters"]
+    elif first["dataset"] == "streets":
+        networks = SHIPPED_NETWORKS
+        parameters = {"dataset": "streets", "height": int(first["height"]), "width": int(first["width"])}
     networks = {name: path for name, path in networks.items() if path.is_file()}
     if not networks:
         return None
@@ -435,18 +369,25 @@ def load_gallery(batch: Batch, num_images: int = 5, data_root: str | None = None
 
 
 def save_results(root: Path, folder: Path) -> list[Path]:
-    """Save a batch's table, its curves, the figure of its scores and its scores by condition, into `folder`.
+    """Save what stays of the batch of a folder of runs: files of `folder` that begin with its name.
 
-    Scores by condition are taken for streets, whose validation scenes need no files.
+    .csv and _history.csv, which `tables.load_batch` reads where the run folders are not; _networks.csv, which names the
+    trained networks, which are not shipped, with size and checksum; the figure of the scores as .png; and for streets,
+    whose validation scenes need no files, _conditions.csv.
     """
     from transkd_lite import plots
 
-    batch = load_batch(root)
-    runs, best = best_first(label_variants(students(batch.table))), teachers(batch.table)["miou"]
+    batch = tables.load_batch(root)
+    runs, best = best_first(tables.label_variants(tables.students(batch.table))), tables.teachers(batch.table)["miou"]
+    networks = [root / run / STUDENT_FILE for run in batch.table["run"].unique()]
+    sums = [(p.parent.name, p.name, p.stat().st_size, pooch.file_hash(p)) for p in networks if p.is_file()]
     figure = plots.methods(runs, reference={} if best.empty else {"teacher": best.iloc[0]})
-    saved = [*save_tables(batch, folder), atomic_write(folder / f"{batch.name}.png", plots.to_png(figure))]
-    if batch.table["dataset"].iloc[0] == "streets":  # last, for every network is run again
-        scores = score_conditions(batch)
-        if len(scores):
-            saved.append(atomic_write(folder / f"{batch.name}_conditions.csv", scores.to_csv(index=False)))
-    return saved
+    files: dict[str, str | bytes] = {
+        ".csv": batch.table.to_csv(index=False),
+        "_history.csv": batch.history.to_csv(index=False, float_format="%.6g"),
+        "_networks.csv": pd.DataFrame(sums, columns=["run", "file", "bytes", "sha256"]).to_csv(index=False),
+        ".png": plots.to_png(figure),
+    }
+    if batch.table["dataset"].iloc[0] == "streets" and len(scores := score_conditions(batch)):
+        files["_conditions.csv"] = scores.to_csv(index=False)
+    return [atomic_write(folder / f"{batch.name}{end}", content) for end, content in files.items()]

@@ -9,8 +9,8 @@ differences it saw, so that for symmetric differences it misses the truth at lea
 at most 75%, n = 5 at most 94%, whatever level is asked for. Student's interval keeps its level if differences are about
 normal, and pays with width. A test that assumes nothing but symmetry has no p below 2^(1 - n).
 
-Sources: Efron and Tibshirani 1993 (bootstrap); Vargha and Delaney 2000 (probability of superiority); Holm 1979. Ranks
-have a module of their own, `ranks`.
+Sources: Efron and Tibshirani 1993 (bootstrap); Vargha and Delaney 2000 (probability of superiority); Holm 1979;
+Friedman 1937, Nemenyi 1963 and Demsar 2006, *Statistical comparisons of classifiers over multiple data sets* (ranks).
 """
 
 from __future__ import annotations
@@ -42,22 +42,19 @@ __all__ = [
 
 # --- Ranks of methods over blocks, the difference that they must have to count, and a winner measured afresh.
 #
-# A block is what all methods went through alike: a seed, a class, a budget. Sources: Friedman 1937, Nemenyi 1963;
-# Demsar 2006, *Statistical comparisons of classifiers over multiple data sets*.
+# A block is what all methods went through alike: a seed, a class, a budget. One in which a method has no score is
+# left out.
 
 
-def _complete(blocks: pd.DataFrame) -> pd.DataFrame:
-    """The blocks in which every method has a score."""
-    if blocks.shape[1] < 2:
-        raise ValueError(f"ranks compare at least two methods; got {list(blocks.columns)}")
+def _ranks(blocks: pd.DataFrame) -> pd.DataFrame:
+    """Ranks of the methods (columns) in every block (rows) in which all have a score; 1 is best, ties share a mean."""
     complete = blocks.dropna()
-    if complete.empty:
-        missing = blocks.columns[blocks.isna().any()].tolist()
+    if complete.empty or complete.shape[1] < 2:
+        gaps = blocks.columns[blocks.isna().any()].tolist()
         raise ValueError(
-            f"ranks need blocks in which every method has a score; missing in some block: {missing}. "
-            "Leave these methods out, or finish their runs"
+            f"ranks need two methods and a block in which all have a score: leave out those with gaps, {gaps}"
         )
-    return complete
+    return complete.rank(axis=1, ascending=False)
 
 
 def average_ranks(blocks: pd.DataFrame) -> pd.Series:
@@ -67,10 +64,13 @@ def average_ranks(blocks: pd.DataFrame) -> pd.Series:
         blocks: one row a block (a seed, a class, a cell), one column a method, higher is better; a block in which a
             method has no score is left out.
 
+    Raises:
+        ValueError: fewer than two methods, or no block in which all have a score.
+
     >>> average_ranks(pd.DataFrame({"none": [1, 2], "kd": [3, 2]})).to_dict()
     {'kd': 1.25, 'none': 1.75}
     """
-    return _complete(blocks).rank(axis=1, ascending=False).mean().sort_values(kind="stable")
+    return _ranks(blocks).mean().sort_values(kind="stable")
 
 
 def friedman(blocks: pd.DataFrame) -> tuple[float, float]:
@@ -82,14 +82,13 @@ def friedman(blocks: pd.DataFrame) -> tuple[float, float]:
     Returns:
         Chi squared, corrected for ties, and its p; nan with one block or where all methods tie.
     """
-    ranks = _complete(blocks).rank(axis=1)
-    n, k = ranks.shape
-    centred = ranks - (k + 1) / 2
+    ranks = _ranks(blocks)
+    centred, free = ranks - (ranks.shape[1] + 1) / 2, ranks.shape[1] - 1
     spread = (centred**2).to_numpy().sum()
-    if n < 2 or spread == 0:
+    if len(ranks) < 2 or spread == 0:
         return math.nan, math.nan
-    chi2 = float((k - 1) * (centred.sum() ** 2).sum() / spread)
-    return chi2, float(stats.chi2.sf(chi2, k - 1))
+    chi2 = float(free * (centred.sum() ** 2).sum() / spread)
+    return chi2, float(stats.chi2.sf(chi2, free))
 
 
 def critical_difference(num_methods: int, num_blocks: int) -> float:
@@ -101,8 +100,6 @@ def critical_difference(num_methods: int, num_blocks: int) -> float:
     >>> round(critical_difference(4, 14), 2)
     1.25
     """
-    if num_methods < 2 or num_blocks < 1:
-        raise ValueError(f"at least two methods and one block; got {num_methods} and {num_blocks}")
     q = float(stats.studentized_range.ppf(0.95, num_methods, np.inf)) / math.sqrt(2)
     return q * math.sqrt(num_methods * (num_methods + 1) / (6 * num_blocks))
 
@@ -114,14 +111,12 @@ def indistinct_groups(ranks: pd.Series, difference: float) -> list[tuple[str, ..
     [('a', 'b'), ('b', 'c')]
     """
     ordered = ranks.sort_values(kind="stable")
-    groups: list[tuple[str, ...]] = []
-    reached = 0
-    for start, rank in enumerate(ordered):
-        end = int((ordered <= rank + difference).sum())
-        if end - start > 1 and end > reached:
-            groups.append(tuple(ordered.index[start:end]))
-        reached = max(reached, end)
-    return groups
+    groups: dict[str, tuple[str, ...]] = {}  # by the last of each: a later one with the same last is a part of it
+    for rank in ordered:
+        group = tuple(ordered.index[ordered.between(rank, rank + difference)])
+        if len(group) > 1:
+            groups.setdefault(group[-1], group)
+    return list(groups.values())
 
 
 def held_out_winner(blocks: pd.DataFrame, baseline: str) -> pd.DataFrame:
@@ -137,21 +132,16 @@ def held_out_winner(blocks: pd.DataFrame, baseline: str) -> pd.DataFrame:
     Returns:
         One row a block: winner (of the others), chosen (its mean difference there), held_out (its difference here).
     """
-    complete = _complete(blocks)
-    if baseline not in complete:
-        raise ValueError(f"baseline {baseline!r} is not among {', '.join(map(str, complete.columns))}")
-    if len(complete) < 2:
-        raise ValueError("a winner is chosen on some blocks and measured on another: two blocks are needed, got 1")
+    complete = blocks.dropna()
     gains = complete.drop(columns=baseline).sub(complete[baseline], axis=0)
-    rows = []
-    for block, gain in gains.iterrows():
-        others = gains.drop(index=block).mean()
-        winner = others.idxmax()
-        rows.append({"block": block, "winner": winner, "chosen": others[winner], "held_out": gain[winner]})
-    return pd.DataFrame(rows)
+    others = (gains.sum() - gains) / (len(gains) - 1)  # means over all blocks but one
+    winner = others.idxmax(axis=1)
+    held_out = [gains.at[block, name] for block, name in winner.items()]
+    out = pd.DataFrame({"winner": winner, "chosen": others.max(axis=1), "held_out": held_out})
+    return out.rename_axis("block").reset_index()
 
 
-# --- Is a difference between methods more than luck? Intervals, ranks, and corrections for many comparisons.
+# --- Intervals of a difference, its p, and the correction for many.
 
 
 class Interval(NamedTuple):
@@ -171,31 +161,20 @@ def excludes_zero(low: Any, high: Any) -> Any:
     return (low > 0) | (high < 0)
 
 
-def _known(values: ArrayLike, level: float = 0.95) -> pd.Series:
-    """The values that are there, after a check of their shape and of the level."""
-    if not 0 < level < 1:
-        raise ValueError(f"level = {level}: it must lie between 0 and 1, such as 0.95")
-    array = np.asarray(values, np.float64)
-    if array.ndim != 1:
-        raise ValueError(f"differences must be one-dimensional, one a pair; got shape {array.shape}")
-    return pd.Series(array).dropna()
-
-
-def student_interval(differences: ArrayLike, level: float = 0.95) -> Interval:
-    """Student's interval of the mean difference, n - 1 degrees of freedom; nan ends with fewer than two pairs.
+def student_interval(differences: ArrayLike) -> Interval:
+    """Student's 95% interval of the mean difference, n - 1 degrees of freedom; nan ends with fewer than two pairs.
 
     >>> [round(v, 4) for v in student_interval([0.01, 0.02, 0.03])]
     [0.02, -0.0048, 0.0448]
     """
-    values = _known(differences, level)
-    mean = float(values.mean())
-    reach = float(stats.t.ppf((1 + level) / 2, len(values) - 1) * values.sem())
+    values = pd.Series(differences, dtype=float).dropna()
+    mean, reach = float(values.mean()), float(stats.t.ppf(0.975, len(values) - 1) * values.sem())
     return Interval(mean, mean - reach, mean + reach)
 
 
 def paired_t(differences: ArrayLike) -> float:
     """Two-sided p of the paired t-test; nan with fewer than two pairs or without any spread."""
-    values = _known(differences)
+    values = pd.Series(differences, dtype=float).dropna()
     if values.nunique() < 2:
         return math.nan
     return float(2 * stats.t.sf(abs(values.mean()) / values.sem(), len(values) - 1))
@@ -217,28 +196,26 @@ def bootstrap_interval(differences: ArrayLike, level: float = 0.95) -> Interval:
     >>> bootstrap_interval([0.0, 1.0], level=0.5)
     Interval(mean=0.5, low=0.375, high=0.625)
     """
-    values = _known(differences, level)
-    mean, n = float(values.mean()), len(values)
+    values = pd.Series(differences, dtype=float).dropna().to_numpy()
+    n = len(values)
     if n < 2:
-        return Interval(mean, math.nan, math.nan)
+        return Interval(float(values.mean()) if n else math.nan, math.nan, math.nan)
     rng = np.random.default_rng(0)
     draws = np.indices((n,) * n).reshape(n, -1).T if n <= 6 else rng.integers(0, n, (10_000, n))
-    low, high = np.quantile(values.to_numpy()[draws].mean(1), [(1 - level) / 2, (1 + level) / 2])
-    return Interval(mean, float(low), float(high))
+    low, high = np.quantile(values[draws].mean(1), [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(values.mean()), float(low), float(high))
 
 
 def probability_of_superiority(scores: ArrayLike, baseline: ArrayLike) -> float:
-    """P(a run of the method beats a run of the baseline), over all pairs of runs, ties counting half.
+    """P(a run of the method beats a run of the baseline), over all pairs of runs, ties counting half; nan without any.
 
     0.5 says that they are alike. With n and m runs it moves in steps of 1 / (n m): with few runs 0 and 1 come easily.
 
     >>> probability_of_superiority([0.3, 0.5], [0.3, 0.4])
     0.625
     """
-    a, b = (_known(values).to_numpy() for values in (scores, baseline))
-    if not len(a) or not len(b):
-        return math.nan
-    return float((np.sign(a[:, None] - b).mean() + 1) / 2)
+    a, b = (pd.Series(values, dtype=float).dropna().to_numpy() for values in (scores, baseline))
+    return float((np.sign(a[:, None] - b).mean() + 1) / 2) if len(a) and len(b) else math.nan
 
 
 def holm(p_values: ArrayLike) -> pd.Series:
@@ -254,6 +231,9 @@ def holm(p_values: ArrayLike) -> pd.Series:
     return (ordered * np.arange(len(ordered), 0, -1)).cummax().clip(upper=1).reindex(p.index)
 
 
+# --- Two networks on the same validation images.
+
+
 def image_confusions(predictions: ArrayLike, labels: ArrayLike, num_classes: int) -> NDArray[np.int64]:
     """A confusion matrix for each image (N, K, K): rows true, columns predicted; void and unknown ids do not count.
 
@@ -263,30 +243,17 @@ def image_confusions(predictions: ArrayLike, labels: ArrayLike, num_classes: int
     >>> image_confusions([[[0, 1]]], [[[0, 255]]], 2).tolist()
     [[[1, 0], [0, 0]]]
     """
-    out = []
-    for prediction, label in zip(predictions, labels, strict=True):  # type: ignore[arg-type]
-        p, t = np.asarray(prediction, np.int64).ravel(), np.asarray(label, np.int64).ravel()
-        if p.shape != t.shape:
-            raise ValueError(f"a prediction has {p.size} pixels, its label {t.size}: resize it to the label")
-        keep = (t < num_classes) & (p < num_classes)
-        counts = np.bincount(t[keep] * num_classes + p[keep], minlength=num_classes**2)
-        out.append(counts.reshape(num_classes, num_classes))
-    return np.array(out)
-
-
-def _miou(confusions: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean IoU of every matrix (..., K, K) over the classes that occur or are predicted."""
-    hits = np.diagonal(confusions, axis1=-2, axis2=-1)
-    union = confusions.sum(-1) + confusions.sum(-2) - hits
-    there = union > 0
-    return (hits / np.where(there, union, 1)).sum(-1) / np.maximum(there.sum(-1), 1)
+    edges = np.arange(num_classes + 1) - 0.5
+    pairs = zip(labels, predictions, strict=True)  # type: ignore[arg-type]
+    return np.array([np.histogram2d(np.ravel(t), np.ravel(p), [edges, edges])[0] for t, p in pairs], np.int64)
 
 
 def bootstrap_images(confusions: ArrayLike, others: ArrayLike) -> Interval:
     """95% interval of the mIoU difference of two networks over other validation images like these.
 
-    The same images are drawn for both (paired), their matrices are summed, and mIoU is taken of the sums: it is no
-    mean over images. Images must be independent: frames of one drive are not, and make the interval too narrow.
+    The same images are drawn for both (paired), their matrices are summed, and mIoU is taken of the sums, over the
+    classes that occur or are predicted: it is no mean over images. Images must be independent: frames of one drive
+    are not, and make the interval too narrow.
 
     Args:
         confusions, others: (N, K, K) of `image_confusions`, the same N images.
@@ -294,14 +261,15 @@ def bootstrap_images(confusions: ArrayLike, others: ArrayLike) -> Interval:
     Returns:
         The difference on all images (first minus other), and the percentiles of 2,000 draws; nan ends with one image.
     """
-    a, b = (np.asarray(matrices, np.float64) for matrices in (confusions, others))
-    if a.shape != b.shape or a.ndim != 3 or not len(a):
-        raise ValueError(f"both networks need matrices (N, K, K) of the same images; got {a.shape} and {b.shape}")
-    n = len(a)
-    whole = float(_miou(a.sum(0)) - _miou(b.sum(0)))
-    if n < 2:
-        return Interval(whole, math.nan, math.nan)
-    counts = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), 2_000).astype(np.float64)
-    drawn = [_miou(np.tensordot(counts, matrices, 1)) for matrices in (a, b)]
-    low, high = np.quantile(drawn[0] - drawn[1], [0.025, 0.975])
-    return Interval(whole, float(low), float(high))
+    both = np.stack([np.asarray(confusions, np.float64), np.asarray(others, np.float64)])
+    n = both.shape[1]
+    draws = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), 2_000)
+    counts = np.vstack([np.ones(n), draws])  # first, every image once
+    summed = np.einsum("dn,mnij->mdij", counts, both, optimize=True)
+    hits = np.diagonal(summed, axis1=-2, axis2=-1)
+    union = summed.sum(-1) + summed.sum(-2) - hits
+    there = union > 0
+    miou = (hits / np.where(there, union, 1)).sum(-1) / np.maximum(there.sum(-1), 1)
+    whole, *drawn = miou[0] - miou[1]
+    low, high = np.quantile(drawn, [0.025, 0.975]) if n > 1 else (math.nan, math.nan)
+    return Interval(float(whole), float(low), float(high))

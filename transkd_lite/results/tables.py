@@ -6,7 +6,6 @@ report comes from the same columns, whether the runs lie on this disk or not.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -16,9 +15,8 @@ from typing import Any
 
 import pandas as pd
 
-from transkd_lite.data.files import atomic_write
 from transkd_lite.metrics import PROTOCOLS
-from transkd_lite.training.folder import BATCH_FILE, HISTORY_FILE, STUDENT_FILE, Run, list_runs, read_json
+from transkd_lite.training.folder import BATCH_FILE, HISTORY_FILE, Run, list_runs, read_json
 
 __all__ = [
     "DATA",
@@ -32,10 +30,10 @@ __all__ = [
     "origin",
     "read_table",
     "results_table",
-    "save_tables",
     "shipped_tables",
     "students",
     "teachers",
+    "training_curves",
 ]
 
 # --- Which rows of a table may be compared, and what to call variants of one method.
@@ -63,10 +61,7 @@ def cells(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     if not varies:
         return {"one budget": table}
     groups = table.groupby(varies, sort=False, dropna=False)
-    parts = {
-        ", ".join(_phrase(name, _text(value)) for name, value in zip(varies, key, strict=True)): rows
-        for key, rows in groups
-    }
+    parts = {", ".join(map(_phrase, varies, key)): rows for key, rows in groups}
     return dict(sorted(parts.items(), key=lambda item: -len(item[1])))
 
 
@@ -82,7 +77,7 @@ def label_variants(table: pd.DataFrame) -> pd.DataFrame:
         table: rows of students, one protocol.
     """
     parts = [table[list(TOLD_APART)]]
-    for column in (name for name in ("options", "settings") if name in table):
+    for column in table.columns.intersection(["options", "settings"], sort=False):
         parsed = [json.loads(text) if isinstance(text, str) else {} for text in table[column]]
         parts.append(pd.DataFrame(parsed, table.index, dtype=object).add_prefix(f"{column}."))
     given = pd.concat(parts, axis=1).map(_text)
@@ -103,34 +98,33 @@ def label_variants(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _text(value: Any) -> str:
-    """A value to compare and to name: numbers short, a file by its name alone."""
-    if value is None or (isinstance(value, float) and value != value):
+    """A value to compare and to name: numbers short, a file by its name alone, "" for None and nan."""
+    if value is None or value != value:
         return ""
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, str) and value.endswith(".safetensors"):
-        return Path(value).stem
-    return str(value)
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return Path(text).stem if text.endswith(".safetensors") else text
 
 
-def _phrase(name: str, text: str) -> str:
-    return f"{name.rpartition('.')[2]} {text.removeprefix('run:') or 'none'}"
+def _phrase(name: str, value: Any) -> str:
+    return f"{name.rpartition('.')[2]} {_text(value).removeprefix('run:') or 'none'}"
 
 
 def label_history(history: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     """The curves, or scores by condition, of the runs in `rows`, under the labels that these have."""
-    if history.empty:
-        return history
     labels = rows.set_index("run")["method"]
     known = history[history["run"].isin(labels.index)]
     return known.assign(method=known["run"].map(labels))
 
 
-# --- Tables of measured results: made from run folders, saved, read back by name, and their rows told apart.
+# --- Tables of measured results: made from run folders, saved, and read back by name.
 
 DATA = Path(__file__).resolve().parents[2] / "data"
-_NEEDED = {"protocol", "method", "seed", "run", "miou"}  # what makes a file of data/results such a table
-_PARAMETERS = ("train_images", "seed", "steps", "batch_size", "lr", "augment", "height", "width")
+_CURVES = ("step", "loss", "ce", "method", "seed", "run")
+_COLUMNS = (
+    *("dataset", "protocol", "teacher", "student", "method", "options", "train_images", "seed", "steps", "batch_size"),
+    *("lr", "augment", "height", "width", "precision", "threads", "initial_values", "device", "torch", "commit", "run"),
+    *("wall_s", "settings", "miou", "pixel_accuracy"),
+)
 # Parameters of a run that have a column of their own, or do not say how it was trained.
 _KNOWN = {*TOLD_APART, "network", "method", "options", "seed", "epochs", "device", "deterministic", "compile"}
 
@@ -154,23 +148,24 @@ def load_batch(source: str | os.PathLike[str]) -> Batch:
     Raises:
         FileNotFoundError: nothing finished lies there, with the tables that exist.
     """
-    if Path(source).is_dir() or os.fspath(source) != Path(source).name:
-        return Batch(Path(source).name, results_table(source), _histories(source), Path(source))
-    name = os.fspath(source)
-    path = DATA / "results" / f"{name}.csv"
-    if not path.is_file():
-        listed = ", ".join(shipped_tables()["table"]) or "none"
+    name = Path(source).name
+    if Path(source).is_dir() or os.fspath(source) != name:
+        return Batch(name, results_table(source), training_curves(source), Path(source))
+    table = read_table(f"results/{name}")
+    if table.empty:
         raise FileNotFoundError(
-            f"no folder of runs and no shipped table {name!r} ({path} is missing); tables that exist: {listed}. Run "
-            f"`transkd reproduce {name}` and pass run_dir, or name one of these"
+            f"no folder of runs and no shipped table {name!r}; tables that exist: "
+            f"{', '.join(shipped_tables()['table'])}. Run `transkd reproduce {name}` and pass run_dir, or name one of "
+            "these"
         )
-    curves = path.with_name(f"{name}_history.csv")
-    history = read_table(curves) if curves.is_file() else pd.DataFrame()
-    return Batch(f"{name} (shipped tables)", read_table(path), history)
+    return Batch(f"{name} (shipped tables)", table, read_table(f"results/{name}_history", _CURVES))
 
 
-def read_table(path: Path, **options: Any) -> pd.DataFrame:
-    """A table of `data/results`, in which "none" is a method and not a missing value."""
+def read_table(name: str, columns: tuple[str, ...] = (), **options: Any) -> pd.DataFrame:
+    """The file `data/<name>.csv`, in which "none" is a method; an empty table with `columns` where there is no file."""
+    path = DATA / f"{name}.csv"
+    if not path.is_file():
+        return pd.DataFrame(columns=list(columns))
     return pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"threads": str}, **options)
 
 
@@ -183,43 +178,23 @@ def shipped_tables() -> pd.DataFrame:
     """One line for every table in `data/results`: table, dataset, methods, seeds, runs, commit, torch, device."""
     lines = []
     for path in sorted((DATA / "results").glob("*.csv")):
-        if set(read_table(path, nrows=0)) >= _NEEDED:
-            rows = students(read_table(path))
-            told = rows[["dataset", "commit", "torch", "device"]].astype("string")
-            told["commit"] = told["commit"].str[:8]
+        if "protocol" in read_table(f"results/{path.stem}", nrows=0):
+            rows = students(read_table(f"results/{path.stem}"))
+            told = rows[["dataset", "commit", "torch", "device"]].assign(commit=rows["commit"].str[:8])
+            words = {name: ", ".join(map(str, values.dropna().unique())) or "unknown" for name, values in told.items()}
             counts = {"methods": rows["method"].nunique(), "seeds": rows["seed"].nunique(), "runs": len(rows)}
-            words = {name: ", ".join(values.dropna().unique()) or "unknown" for name, values in told.items()}
             lines.append({"table": path.stem, **counts, **words})
     return pd.DataFrame(lines, columns=["table", "dataset", "methods", "seeds", "runs", "commit", "torch", "device"])
 
 
 def origin(table: pd.DataFrame) -> pd.DataFrame:
     """Where the rows come from: runs for each commit, version of torch, device, precision and number of threads."""
-    columns = [name for name in ("commit", "torch", "device", "precision", "threads") if name in table]
-    shown = table.drop_duplicates("run")[columns].fillna("unknown")
+    shown = table.drop_duplicates("run").filter(["commit", "torch", "device", "precision", "threads"]).fillna("unknown")
     shown["commit"] = shown["commit"].str[:8]
-    return shown.groupby(columns, sort=False).size().reset_index(name="runs")
+    return shown.groupby(list(shown), sort=False).size().reset_index(name="runs")
 
 
-def save_tables(batch: Batch, folder: str | os.PathLike[str]) -> list[Path]:
-    """Write `<batch>.csv` and `<batch>_history.csv`, which `load_batch` reads where the run folders are not.
-
-    Where they are, `<batch>_networks.csv` names the trained networks, which are not shipped, with size and checksum.
-    """
-    texts = {"": batch.table.to_csv(index=False), "_history": batch.history.to_csv(index=False, float_format="%.6g")}
-    if batch.root is not None:
-        networks = []
-        for run in batch.table["run"].unique():
-            path = batch.root / run / STUDENT_FILE
-            if path.is_file():
-                content = path.read_bytes()  # one at a time: a batch may hold a gigabyte
-                networks.append((run, path.name, len(content), hashlib.sha256(content).hexdigest()))
-        table = pd.DataFrame(networks, columns=["run", "file", "bytes", "sha256"])
-        texts["_networks"] = table.to_csv(index=False)
-    return [atomic_write(Path(folder) / f"{batch.name}{end}.csv", text) for end, text in texts.items()]
-
-
-def _histories(root: str | os.PathLike[str]) -> pd.DataFrame:
+def training_curves(root: str | os.PathLike[str]) -> pd.DataFrame:
     """The curves of every finished student run, with its method, seed and name.
 
     Step, loss, cross entropy and each term of the method unweighted; where a run was scored on the way, `val_miou`
@@ -229,15 +204,15 @@ def _histories(root: str | os.PathLike[str]) -> pd.DataFrame:
     for run in _finished(root):
         path = run.folder / HISTORY_FILE
         if run.name.startswith("student-") and path.is_file():
-            parameters, history = run.info.get("parameters", {}), pd.read_csv(path)
+            given, history = run.info.get("parameters", {}), pd.read_csv(path)
             terms = [name for name in history if f"weight_{name}" in history]
             kept = history[["step", "loss", "ce", *terms]]
             if "val_miou" in history:
-                images = parameters.get("batch_size", 1) * history["step"].diff().fillna(history["step"])
+                images = given.get("batch_size", 1) * history["step"].diff().fillna(history["step"])
                 seconds = (images / history["images_per_s"]).cumsum().round(2)
                 kept = kept.assign(val_miou=history["val_miou"], seconds=seconds)
-            parts.append(kept.assign(method=parameters.get("method"), seed=parameters.get("seed"), run=run.name))
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+            parts.append(kept.assign(method=given.get("method"), seed=given.get("seed"), run=run.name))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(_CURVES))
 
 
 def results_table(root: str | os.PathLike[str]) -> pd.DataFrame:
@@ -248,7 +223,7 @@ def results_table(root: str | os.PathLike[str]) -> pd.DataFrame:
 
     Returns:
         Columns dataset, protocol, teacher, student, method, options (JSON), train_images, seed, steps, batch_size, lr,
-        augment, height, width, precision, threads, initial_values (see `runs.caveats`), device, torch, commit, run,
+        augment, height, width, precision, threads, initial_values (see `folder.caveats`), device, torch, commit, run,
         wall_s, miou, pixel_accuracy and one `iou_<class>` each; scores in [0, 1]. A teacher's row has method "none" and
         a run named `teacher-…`. Where the students differ in parameters that have no column, `settings` (JSON) before
         miou holds those.
@@ -262,32 +237,15 @@ def results_table(root: str | os.PathLike[str]) -> pd.DataFrame:
     varying = [name for name in texts if name not in _KNOWN and texts[name].nunique() > 1]
     rows = []
     for run, protocol in product(runs, PROTOCOLS):
-        info, given, scores = run.info, run.info.get("parameters", {}), run.metrics.get(protocol)
-        if not scores:
-            continue
-        settings = json.dumps({name: given.get(name) for name in varying}, sort_keys=True)
-        row = {
-            "dataset": given.get("dataset"),
-            "protocol": protocol,
-            "teacher": given.get("teacher") or "",
-            "student": given.get("network"),
-            "method": given.get("method", "none"),
-            "options": json.dumps(given.get("options", {}), sort_keys=True),
-            **{name: given.get(name) for name in _PARAMETERS},
-            "steps": info.get("num_steps") or given.get("steps"),
-            "precision": info.get("precision"),
-            "threads": info.get("threads") and str(info["threads"]),
-            "initial_values": info.get("initial_values"),
-            "device": info.get("device"),
-            "torch": info.get("versions", {}).get("torch"),
-            "commit": info.get("commit"),
-            "run": run.name,
-            "wall_s": run.metrics.get("wall_s"),
-            **({"settings": settings} if varying else {}),
-            "miou": scores["miou"],
-            "pixel_accuracy": scores["pixel_accuracy"],
-        }
-        rows.append(row | {f"iou_{name}": value for name, value in scores["iou"].items()})
+        if scores := run.metrics.get(protocol):
+            info, given, threads = run.info, run.info.get("parameters", {}), run.info.get("threads")
+            found = {"method": "none", **given, **info, **run.metrics, **scores, "protocol": protocol, "run": run.name}
+            found |= {"student": given.get("network"), "steps": info.get("num_steps") or given.get("steps")}
+            found |= {"torch": info.get("versions", {}).get("torch"), "threads": threads and str(threads)}
+            found["options"] = json.dumps(given.get("options", {}), sort_keys=True)
+            found["settings"] = json.dumps({name: given.get(name) for name in varying}, sort_keys=True)
+            row = {name: found.get(name) for name in _COLUMNS if name != "settings" or varying}
+            rows.append(row | {f"iou_{name}": value for name, value in scores["iou"].items()})
     if not rows:
         raise FileNotFoundError(
             f"{root} holds no finished training run: make some with `transkd reproduce PROFILE`, or give the "
@@ -305,13 +263,9 @@ def _finished(root: str | os.PathLike[str]) -> list[Run]:
 
 def students(table: pd.DataFrame, protocol: str = "full") -> pd.DataFrame:
     """The rows of one protocol without the teachers', in the table's order."""
-    return table[(table["protocol"] == protocol) & ~_of_teachers(table)]
+    return table[(table["protocol"] == protocol) & ~table["run"].str.startswith("teacher-")]
 
 
 def teachers(table: pd.DataFrame, protocol: str = "full") -> pd.DataFrame:
     """The teachers' rows of one protocol."""
-    return table[(table["protocol"] == protocol) & _of_teachers(table)]
-
-
-def _of_teachers(table: pd.DataFrame) -> pd.Series:
-    return table["run"].str.startswith("teacher-")
+    return table[(table["protocol"] == protocol) & table["run"].str.startswith("teacher-")]
