@@ -43,7 +43,7 @@ def main() -> None:
     print(f"{'':<16}{'median':>9}{'95%':>9}{'CPU ms':>9}")
     measure("at rest", panel, args.moves)
     if args.training:
-        experiment = Experiment.from_parameters(load_gradients().about["experiment"])
+        experiment = Experiment.from_dict(load_gradients().about["experiment"])
         bench = TrialBench(replace(experiment, train_images=16))
         panel = LossWeightsPanel(load_gradients(), bench, num_steps=10_000)
         panel.train.click()

@@ -306,5 +306,5 @@ def load_gradients(path: str | Path = SHIPPED_GRADIENTS) -> GradientRecord:
 
 
 if __name__ == "__main__":
-    again = Experiment.from_parameters(load_gradients().about["experiment"])
+    again = Experiment.from_dict(load_gradients().about["experiment"])
     atomic_write(sys.argv[1], record_gradients(again).model_dump_json(indent=1) + "\n")
