@@ -59,7 +59,7 @@ def notebooks_without_kernels(monkeypatch):
         (["reproduce", "nowhere.yaml"], "no profile nowhere.yaml; the course has"),
         (["reproduce", "camvid", "--data-root", "no such folder"], "'no such folder' does not exist"),
         (["reproduce", "smoke", "--set", "stesp=3"], "did you mean steps"),
-        (["reproduce", "smoke", "--set", "steps=-3"], "steps = -3: it must be at least 0"),
+        (["reproduce", "smoke", "--set", "steps=-3"], "steps must be greater than or equal to 0; got steps=-3"),
         (["reproduce", "smoke", "--set", "lr=6e-5"], "write 6.0e-5"),
         (["reproduce", "smoke", "--seeds", "0,x"], "write whole numbers (a seed is 0 or more) with commas"),
         (["reproduce", "smoke", "--seeds", "-1"], "a seed is 0 or more"),

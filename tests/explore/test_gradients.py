@@ -183,7 +183,7 @@ def test_trials_differ_in_nothing_but_their_weights(bench):
     first, second = list(bench.compare(runs, 2))
     assert first["plain"]["ce"] == first["same"]["ce"] == first["other"]["ce"]
     assert second["plain"]["ce"] == second["same"]["ce"] != second["other"]["ce"]
-    with pytest.raises(ValueError, match=r"each with one weight; check .*csf_9"):
+    with pytest.raises(ValueError, match=r"each with one weight; got .*csf_9"):
         next(bench.compare({"strange": {"csf_9": 1.0}}, 1))
 
 

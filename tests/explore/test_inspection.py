@@ -102,6 +102,8 @@ def test_class_share_equals_the_sum_over_queries(model, images):
         (lambda a: a.query((2, 0)), "out of bounds"),
         (lambda a: a.query((0, 0), head=2), "out of bounds"),
         (lambda a: a.query((0, 0), image=1), "out of bounds"),
+        (lambda a: a.query((-1, 0)), "positions and images count from 0"),
+        (lambda a: a.query((0, 0), head=0), "heads from 1"),
         (lambda a: class_share(a, torch.zeros(1, 4, 4)), r"labels must be \(1, 2, 4\), got \(1, 4, 4\)"),
     ],
 )

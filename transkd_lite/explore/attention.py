@@ -64,6 +64,8 @@ class BlockAttention:
         counted. image: which of the N, from 0. Raises IndexError for one that is not there.
         """
         r, (height, width) = self.reduction, self.size
+        if min(*position, head - 1, image) < 0:
+            raise IndexError(f"positions and images count from 0, heads from 1; got {position}, {image} and {head}")
         keys = self.weights.unflatten(2, self.size)[image, head - 1, *position].unflatten(0, self.key_size) / r**2
         spread = keys.repeat_interleave(r, 0).repeat_interleave(r, 1)
         return F.pad(spread, (0, width - spread.shape[1], 0, height - spread.shape[0]))
