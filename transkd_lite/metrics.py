@@ -234,12 +234,9 @@ def _batches(data: Any, batch_size: int, normalize: bool) -> Iterator[tuple[Tens
 def as_batch(images: Sequence[Any], *, normalize: bool = True) -> Tensor:
     """Stack pictures of one size into the float tensor (N, 3, H, W) that a network takes.
 
-    Args:
-        images: RGB pictures, PIL or uint8 arrays (H, W, 3).
-        normalize: subtract ImageNet's mean and divide by its deviation; otherwise values are in [0, 1].
-
-    Raises:
-        ValueError: the pictures differ in size, or do not hold 8-bit RGB.
+    images: RGB pictures, PIL or uint8 arrays (H, W, 3).
+    normalize: subtract ImageNet's mean and divide by its deviation; otherwise values are in [0, 1].
+    Raises `ValueError`: the pictures differ in size, or do not hold 8-bit RGB.
     """
     arrays = [np.asarray(image) for image in images]
     found = sorted({(str(array.dtype), array.shape) for array in arrays})
@@ -263,17 +260,12 @@ def _require_finite(logits: Tensor) -> Tensor:
 def predict(model: SegModel, images: Sequence[Any], *, normalize: bool = True) -> list[NDArray[np.uint8]]:
     """Segment pictures, each at its own size, with logits upsampled to it (bilinear).
 
-    Args:
-        model: the network; it runs where it is, and comes back in the mode in which it was.
-        images: RGB pictures, PIL or uint8 arrays (H, W, 3).
-        normalize: as in training, see `as_batch`.
-
-    Returns:
-        One map (H, W) of train ids for each picture.
-
-    Raises:
-        ValueError: logits that are not finite, or more of them than the 255 classes that a map of 8 bits can tell
-            from void (a network on its own may have any number).
+    model: the network; it runs where it is, and comes back in the mode in which it was.
+    images: RGB pictures, PIL or uint8 arrays (H, W, 3).
+    normalize: as in training, see `as_batch`.
+    Returns one map (H, W) of train ids for each picture.
+    Raises `ValueError`: logits that are not finite, or more of them than the 255 classes that a map of 8 bits can tell
+        from void (a network on its own may have any number).
     """
     maps = []
     with evaluating(model) as device:

@@ -119,8 +119,8 @@ def count_flops(
 ) -> float:
     """Multiply-accumulates of one image of `size` (H, W); those of a distiller's training-only parts added.
 
-    - convention: "full" counts convolutions, linear layers and attention products; "paper" what the authors'
-      counter counted, which leaves attention products out (see `MultiplyAccumulates`).
+    convention: "full" counts convolutions, linear layers and attention products; "paper" what the authors'
+        counter counted, which leaves attention products out (see `MultiplyAccumulates`).
 
     The network computes nothing, and no module is changed.
     """

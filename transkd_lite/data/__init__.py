@@ -1,6 +1,6 @@
 """Images and labels: official datasets, synthetic streets, joint transforms, class tables.
 
-``make_transform`` is in ``data.transforms``, which needs torch; what is here does not.
+`make_transform` is in `data.transforms`, which needs torch; what is here does not.
 """
 
 from typing import Literal

@@ -1,8 +1,8 @@
-"""``open_dataset``: one table of images and labels, whatever the dataset and however its files lie.
+"""`open_dataset`: one table of images and labels, whatever the dataset and however its files lie.
 
-A dataset is a Hugging Face ``datasets.Dataset`` with the columns ``image`` and ``label`` (and ``condition`` for
-``streets`` and ``acdc``). The table holds file names; pixels are decoded when a row is looked at. Class names and
-palette travel in ``dataset.info.description``; `label_space` reads them. Every file is looked at once before a dataset
+A dataset is a Hugging Face `datasets.Dataset` with the columns `image` and `label` (and `condition` for
+`streets` and `acdc`). The table holds file names; pixels are decoded when a row is looked at. Class names and
+palette travel in `dataset.info.description`; `label_space` reads them. Every file is looked at once before a dataset
 is handed out, so that a damaged one is an error before training starts (`verify`).
 """
 
@@ -25,7 +25,7 @@ __all__ = ["DATASETS", "LAYOUTS", "Layout", "find_layout", "open_dataset", "read
 
 # --- The folders that the official archives unpack to, one function a dataset.
 #
-# Each takes ``(root, split, **options)`` and returns a `Listing`. ``transkd data fetch`` shows its docstring, with the
+# Each takes `(root, split, **options)` and returns a `Listing`. `transkd data fetch` shows its docstring, with the
 # folder of the files for ROOT.
 
 ACDC_CONDITIONS = ("fog", "night", "rain", "snow")
@@ -59,7 +59,7 @@ def acdc(
 
 
 def _by_ids(root: Path, images: str, labels: str, label_ids: bool | None, prefixes: tuple[str, ...]) -> Listing:
-    """``label_ids`` decides between labelIds and labelTrainIds; None takes labelIds where more images have them."""
+    """`label_ids` decides between labelIds and labelTrainIds; None takes labelIds where more images have them."""
     by_train_id, by_id = (
         list_files(root, images, labels, ids=ids, endings=(f"_{images}", f"_{labels}_{kind}"), prefixes=prefixes)
         for kind, ids in (("labelTrainIds", None), ("labelIds", tables.CITYSCAPES_ID_TO_TRAIN_ID))
@@ -131,7 +131,7 @@ class Layout:
 
     find: Callable[..., Listing]
     counts: dict[str, int]  # split -> official number of images
-    space: LabelSpace | None  # None: read from the root (``folder``)
+    space: LabelSpace | None  # None: read from the root (`folder`)
     hidden: tuple[str, ...] = ()  # splits whose labels the makers keep to themselves
 
 
@@ -157,7 +157,7 @@ def find_layout(name: str, root: str | Path | None) -> tuple[Layout, Path, Label
 
 
 def read_classes(path: Path) -> LabelSpace:
-    """``classes.txt``: one class a line in train-id order, followed by its colour (three numbers) or not.
+    """`classes.txt`: one class a line in train-id order, followed by its colour (three numbers) or not.
 
     Lines that start with # do not count. Without colours the classes wear those of VOC.
     """
@@ -182,20 +182,19 @@ def open_dataset(
 ) -> datasets.Dataset:
     """Open one split of a dataset as a table with the columns image and label.
 
-    Args:
-        name: streets, cityscapes, acdc, nyuv2, voc2012, camvid, folder or ``hub:<repo id>``.
-        split: train, val or test; also trainaug (voc2012) and whatever a folder or a hub repository has.
-        root: the folder with the files; ``transkd data fetch NAME`` says what it holds. streets and hub have none.
-        size: (height, width), or an int for the length of the shorter side, or None for the size of the file.
-            Images are resized bilinearly with antialiasing, labels by nearest neighbour.
-        options: ``label_ids`` (cityscapes, acdc: True reads labelIds, False labelTrainIds, None what is
-            complete), ``conditions`` (acdc, streets), ``num`` and ``seed`` (streets), ``label_map`` (folder,
-            hub: file value -> train id), ``image_column``, ``label_column``, ``classes``, ``palette`` (hub).
-            For datasets in folders: ``fold`` ((index, count): "val" is that part of train, "train" the rest, to
-            choose settings without a look at val), ``check`` (False: open without a look into every file) and
-            ``cache`` (True or a folder: keep the resized samples in an Arrow file).
+    name: streets, cityscapes, acdc, nyuv2, voc2012, camvid, folder or `hub:<repo id>`.
+    split: train, val or test; also trainaug (voc2012) and whatever a folder or a hub repository has.
+    root: the folder with the files; `transkd data fetch NAME` says what it holds. streets and hub have none.
+    size: (height, width), or an int for the length of the shorter side, or None for the size of the file.
+        Images are resized bilinearly with antialiasing, labels by nearest neighbour.
+    options: `label_ids` (cityscapes, acdc: True reads labelIds, False labelTrainIds, None what is
+        complete), `conditions` (acdc, streets), `num` and `seed` (streets), `label_map` (folder,
+        hub: file value -> train id), `image_column`, `label_column`, `classes`, `palette` (hub).
+        For datasets in folders: `fold` ((index, count): "val" is that part of train, "train" the rest, to
+        choose settings without a look at val), `check` (False: open without a look into every file) and
+        `cache` (True or a folder: keep the resized samples in an Arrow file).
 
-    Returns: a ``datasets.Dataset``; a row is {"image": PIL RGB, "label": PIL "L" of train ids, 255 = void}.
+    Returns a `datasets.Dataset`; a row is {"image": PIL RGB, "label": PIL "L" of train ids, 255 = void}.
 
     Raises: ValueError for an unknown name or split, TypeError for an unknown option, FileNotFoundError for a missing
         root, folder or list, DataError (a ValueError) for a file that breaks a rule. Each names file or parameter.
@@ -271,16 +270,15 @@ def open_hub(
     label_map: dict[int, int] | None = None,
     **load_options: Any,
 ) -> datasets.Dataset:
-    """Open ``split`` of a repository of the Hugging Face hub, or of a folder that `datasets.load_dataset` reads.
+    """Open `split` of a repository of the Hugging Face hub, or of a folder that `datasets.load_dataset` reads.
 
-    Args:
-        classes: names in train-id order, always needed: repositories do not say them in a common way.
-        image_column, label_column: what the repository calls its two image columns.
-        palette: one colour a class; without it the VOC colours.
-        label_map: {value in the files: train id}; without it they hold train ids.
-        load_options: for ``datasets.load_dataset``, such as ``revision`` or ``name``.
+    classes: names in train-id order, always needed: repositories do not say them in a common way.
+    image_column, label_column: what the repository calls its two image columns.
+    palette: one colour a class; without it the VOC colours.
+    label_map: {value in the files: train id}; without it they hold train ids.
+    load_options: for `datasets.load_dataset`, such as `revision` or `name`.
 
-    Raises ValueError without classes, and for a column that is not there or holds no images.
+    Raises `ValueError` without classes, and for a column that is not there or holds no images.
     Files are checked when they are read.
     """
     import datasets

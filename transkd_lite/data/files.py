@@ -76,7 +76,7 @@ Size = int | tuple[int, int] | None  # the shorter side, or (height, width), or 
 class DataError(ValueError):
     """A file or folder of a dataset breaks a rule; the message names it and says what to do.
 
-    ``kind`` is what `check_dataset` counts it under: file, size, label or pair.
+    `kind` is what `check_dataset` counts it under: file, size, label or pair.
     """
 
     def __init__(self, message: str, kind: str = "file") -> None:
@@ -114,8 +114,8 @@ class Decoder:
         """The row with PIL images for its files: the photograph in RGB, resized bilinearly with antialiasing, and the
         label as "L" of train ids, resized by nearest neighbour.
 
-        Raises DataError for a file that cannot be read, images of 16 bits, labels that are not 8-bit numbers stored
-        exactly, sizes that differ, and a value where ``table`` holds ``ILLEGAL``.
+        Raises `DataError` for a file that cannot be read, images of 16 bits, labels that are not 8-bit numbers stored
+        exactly, sizes that differ, and a value where `table` holds `ILLEGAL`.
         """
         pictures: Row = {}
         names = {kind: row[kind].get("path") or "a file in the table" for kind in ("image", "label") if kind in row}
@@ -205,14 +205,13 @@ def list_files(
     endings: tuple[str, str] = ("", ""),
     prefixes: tuple[str, ...] = ("",),
 ) -> Listing:
-    """The pictures in two folders below ``root``, and below these, by key: the path without suffix and ending.
+    """The pictures in two folders below `root`, and below these, by key: the path without suffix and ending.
 
-    Args:
-        ids: how the label files number their classes, see `Listing`.
-        endings: what the stems of images and of labels end with, such as ``_leftImg8bit``.
-        prefixes: what keys begin with, any of these.
+    ids: how the label files number their classes, see `Listing`.
+    endings: what the stems of images and of labels end with, such as `_leftImg8bit`.
+    prefixes: what keys begin with, any of these.
 
-    Symbolic links are followed, but never in a circle. Raises FileNotFoundError without the two folders, DataError
+    Symbolic links are followed, but never in a circle. Raises `FileNotFoundError` without the two folders, DataError
     when two files share a key or a folder cannot be listed.
     """
 
@@ -245,7 +244,7 @@ def list_files(
 
 
 def read_lines(path: Path, what: str) -> list[str]:
-    """The lines of a small text file without blanks; errors name the file and say ``what`` it should hold."""
+    """The lines of a small text file without blanks; errors name the file and say `what` it should hold."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
@@ -274,7 +273,7 @@ T = TypeVar("T")
 
 
 def _cache_file(kind: str, rows: Iterable[Row], *parts: bytes) -> Path:
-    """A file name in ``TRANSKD_CACHE``, or the user's cache folder, for what was made of these files and ``parts``."""
+    """A file name in `TRANSKD_CACHE`, or the user's cache folder, for what was made of these files and `parts`."""
     import pooch
 
     digest = hashlib.sha256(b"\0".join(parts))
@@ -287,7 +286,7 @@ def _cache_file(kind: str, rows: Iterable[Row], *parts: bytes) -> Path:
 
 
 def over_rows(look: Callable[[Row], T], rows: Sequence[Row]) -> list[T]:
-    """What ``look`` returns for every row, in threads (Pillow decodes outside the interpreter lock).
+    """What `look` returns for every row, in threads (Pillow decodes outside the interpreter lock).
 
     A progress bar appears on stderr when it takes more than five seconds.
     """
@@ -322,10 +321,9 @@ def cached(
 ) -> datasets.Dataset:
     """The same samples from an Arrow file, which is made first where it does not exist yet.
 
-    Args:
-        table: rows of file names; its label space goes along.
-        rows: the same files; a changed file, size or table makes another Arrow file.
-        cache: True for the user's cache folder, or the folder to use.
+    table: rows of file names; its label space goes along.
+    rows: the same files; a changed file, size or table makes another Arrow file.
+    cache: True for the user's cache folder, or the folder to use.
     """
 
     def raw(row: Row) -> Row:

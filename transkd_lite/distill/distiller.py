@@ -26,7 +26,7 @@ Terms = dict[str, Tensor]
 
 
 def check_stages(option: str, stages: Sequence[int]) -> tuple[int, ...]:
-    """The stages as a tuple. Raises ValueError unless they are one or more of 1 … 4 in ascending order."""
+    """The stages as a tuple. Raises `ValueError` unless they are one or more of 1 … 4 in ascending order."""
     given = list(stages) if isinstance(stages, list | tuple) else [stages]
     chosen = [stage for stage in STAGES if stage in given]
     if not chosen or chosen != given:
@@ -40,9 +40,9 @@ class Part(nn.Module):
     A part defines forward(images, student output, teacher output, labels or None) -> unweighted scalar terms by name;
     the teacher's output is detached already.
 
-    - family: names the part inside a Distiller.
-    - weights: one default weight for each term that `forward` yields.
-    - processes: the number of processes that share a mini-batch; the training loop sets it.
+    family: names the part inside a Distiller.
+    weights: one default weight for each term that `forward` yields.
+    processes: the number of processes that share a mini-batch; the training loop sets it.
     """
 
     processes = 1
@@ -58,8 +58,8 @@ class SingleTerm(Part):
 
     - loss(student map, teacher map), with `labels=…` too where `labels` is True; it is then a mean over the pixels
       that are not void.
-    - stages: whose features are compared; None means the logits.
-    - adapter: makes, for a stage, the module that brings the student's map to the teacher's width.
+    stages: whose features are compared; None means the logits.
+    adapter: makes, for a stage, the module that brings the student's map to the teacher's width.
 
     The student's map is resized to the teacher's (bilinear) before it is adapted.
     """
@@ -102,11 +102,11 @@ class SingleTerm(Part):
 class Distiller(nn.Module):
     """A method for one pair of networks; its parameters exist only during training.
 
-    - parts: the families of terms, e.g. `parts["csf"].fusion` and `parts["pea"].stages["4"]`.
-    - terms: the names of the terms, in order.
-    - weights: one entry for each term; may be changed at any time, `combine` reads it.
-    - warmup: for some terms the number of steps over which the weight rises linearly from 0.
-    - steps_seen: forward passes in training mode; in the state dict, so that a warm-up goes on after a resume.
+    parts: the families of terms, e.g. `parts["csf"].fusion` and `parts["pea"].stages["4"]`.
+    terms: the names of the terms, in order.
+    weights: one entry for each term; may be changed at any time, `combine` reads it.
+    warmup: for some terms the number of steps over which the weight rises linearly from 0.
+    steps_seen: forward passes in training mode; in the state dict, so that a warm-up goes on after a resume.
     """
 
     steps_seen: Tensor
@@ -136,7 +136,7 @@ class Distiller(nn.Module):
         """Unweighted scalar terms of one batch; no gradient flows into the teacher's output.
 
         images (N, 3, H, W); labels (N, h, w) of any size, 255 = void, or None where no term needs them.
-        Raises ValueError for outputs that are not those of the networks that the method was created for, and for
+        Raises `ValueError` for outputs that are not those of the networks that the method was created for, and for
         labels that are no class of either. The first mini-batch is searched for terms that cannot change the student.
         """
         self._check(images, student, teacher, labels)
@@ -207,7 +207,7 @@ class Distiller(nn.Module):
     def combine(self, terms: Mapping[str, Tensor]) -> Tensor:
         """The sum of the terms, each times its weight at this step. The supervised loss is not in it.
 
-        Raises ValueError for a term that is not this method's, and where `weights` has lost or gained a name.
+        Raises `ValueError` for a term that is not this method's, and where `weights` has lost or gained a name.
         """
         if not {*terms} <= {*self.terms} == {*self.weights}:
             given = f"terms {', '.join(terms)} and weights of {', '.join(self.weights)}"

@@ -133,7 +133,7 @@ def hcl(student_features: Sequence[Tensor] | Tensor, teacher_features: Sequence[
     """Hierarchical context loss, summed over stages (Chen et al. 2021, Knowledge Review; the loss of CSF).
 
     Of a stage: [MSE + Σ_k 2^-k MSE of l_k x l_k averages] / (1 + Σ_k 2^-k), l_k those of 4, 2, 1 below the height.
-    Shapes: lists of maps (N, C_i, H_i, W_i), equal in both, or one map each. 0 when equal. Raises ValueError
+    Shapes: lists of maps (N, C_i, H_i, W_i), equal in both, or one map each. 0 when equal. Raises `ValueError`
     for lists of different length.
     """
     if not (isinstance(student_features, Tensor) and isinstance(teacher_features, Tensor)):

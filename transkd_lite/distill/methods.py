@@ -355,7 +355,7 @@ BUILT_IN = frozenset(METHODS)
 def register(name: str, *, formula: str, source: str, strength: str = "") -> Callable[[Builder], Builder]:
     """Decorator for a method of one's own: a function (student spec, teacher spec, *, options) -> list of parts.
 
-    The keyword-only arguments of the function are the method's options. Raises ValueError for the name of a method of
+    The keyword-only arguments of the function are the method's options. Raises `ValueError` for the name of a method of
     this library; one of one's own is replaced.
 
     >>> @register("contrast", formula="…", source="this example")
@@ -390,12 +390,12 @@ def create_method(
 ) -> Distiller:
     """Build the method `name`, or several joined with "+", for a pair of networks.
 
-    - weights: replaces the default weights of the terms named in it.
-    - warmup_steps: over so many training steps weights rise linearly from 0, all of them or those of the terms named.
-    - options: those of the methods (`describe` lists them). Where two joined methods take the same one, write
-      "method.option".
+    weights: replaces the default weights of the terms named in it.
+    warmup_steps: over so many training steps weights rise linearly from 0, all of them or those of the terms named.
+    options: those of the methods (`describe` lists them). Where two joined methods take the same one, write
+        "method.option".
 
-    Raises ValueError for unknown names and options, and for networks that cannot be compared.
+    Raises `ValueError` for unknown names and options, and for networks that cannot be compared.
     """
     student_spec: Any = getattr(student, "spec", student)
     teacher_spec: Any = getattr(teacher, "spec", teacher)
@@ -446,7 +446,7 @@ def describe(name: str) -> None:
     The line "weight" tells with which networks, crops and map sizes the default weight was published (where it says
     "with kd", NAME+kd is the published loss), and how the term grows with the map.
 
-    Raises ValueError for an unknown method.
+    Raises `ValueError` for an unknown method.
     """
     with torch.device("meta"):  # the shapes are enough
         weights = create_method(name, PAPER_STUDENT, PAPER_TEACHER).weights

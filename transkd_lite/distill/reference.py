@@ -48,11 +48,11 @@ def load_reference_checkpoint(
 ) -> tuple[SegModel, Distiller | None]:
     """Build the network, and the method where there is one, that a checkpoint of the authors holds.
 
-    - source: a path, or a state dict. What it is wrapped in ({"state_dict": …}, "module." …), a teacher and a
-      moving average beside it are seen through, as in `create_model`. Nothing is unpickled but tensors.
-    - residual: whether a GL-Mixer adds its input, which a file does not tell.
+    source: a path, or a state dict. What it is wrapped in ({"state_dict": …}, "module." …), a teacher and a
+        moving average beside it are seen through, as in `create_model`. Nothing is unpickled but tensors.
+    residual: whether a GL-Mixer adds its input, which a file does not tell.
 
-    Returns both in evaluation mode; None for the method where the file is a network alone. Raises ValueError
+    Returns both in evaluation mode; None for the method where the file is a network alone. Raises `ValueError`
     where no network or method has these tensors, with the first names of those that do not fit.
     """
     tensors = weights.flatten(source) if isinstance(source, Mapping) else weights.read_tensors(source)

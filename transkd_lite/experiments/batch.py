@@ -321,18 +321,15 @@ def reproduce(
 ) -> Outcome:
     """Execute every unfinished run of a profile into `runs/<profile>/` and render the report.
 
-    Args:
-        profile: what to run.
-        runs: the folder of all batches.
-        methods, seeds: these instead of the profile's.
-        jobs: notebooks side by side on this machine.
-        scheduler: address of a Dask scheduler whose workers see the same files, instead of this machine.
-        echo: takes one line of progress at a time.
-
-    Raises:
-        ParameterError: something that has a name is wrong; nothing has run.
-        RunLockedError: another batch works in this folder.
-        KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM came; the same call goes on with what is not finished.
+    profile: what to run.
+    runs: the folder of all batches.
+    methods, seeds: these instead of the profile's.
+    jobs: notebooks side by side on this machine.
+    scheduler: address of a Dask scheduler whose workers see the same files, instead of this machine.
+    echo: takes one line of progress at a time.
+    Raises `ParameterError`: something that has a name is wrong; nothing has run.
+    Raises `RunLockedError`: another batch works in this folder.
+    Raises `KeyboardInterrupt`, SystemExit: Ctrl-C or SIGTERM came; the same call goes on with what is not finished.
     """
     if jobs < 1:
         raise ParameterError(f"jobs = {jobs}: it must be at least 1")
@@ -389,8 +386,7 @@ def _report(profile: Profile, outcome: Outcome) -> None:
 def render_report(profile: Profile, root: Path) -> Path:
     """Execute the profile's report on the runs in `root` and write `report.html`, without code, in one file.
 
-    Raises:
-        NotebookFailed: a cell raised or was left out; the executed notebook is kept as `report.failed.ipynb`.
+    Raises `NotebookFailed`: a cell raised or was left out; the executed notebook is kept as `report.failed.ipynb`.
     """
     notebook = profile.notebooks / f"{profile.report}.ipynb"
     parameters = {"run_dir": str(root)}

@@ -75,7 +75,7 @@ def read_signature(notebook: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _type(annotation: ast.expr) -> Any:
-    """The type that an annotation such as `list[int] | None` names. Raises KeyError for another name."""
+    """The type that an annotation such as `list[int] | None` names. Raises `KeyError` for another name."""
     if isinstance(annotation, ast.BinOp):
         return _type(annotation.left) | _type(annotation.right)
     if isinstance(annotation, ast.Subscript):

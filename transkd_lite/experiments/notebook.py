@@ -48,10 +48,9 @@ _STARTS = 3  # kernels that start at the same moment can race for a port: such a
 def execute_notebook(notebook: Path, target: Path, parameters: dict[str, Any]) -> None:
     """Execute a notebook with papermill, strictly, into `target`.
 
-    Raises:
-        NotebookInterrupted: a cell was interrupted, as a batch that is stopped does.
-        NotebookFailed: a cell raised, the kernel died, or a cell was left out (`sys.exit()` ends a notebook
-            early).
+    Raises `NotebookInterrupted`: a cell was interrupted, as a batch that is stopped does.
+    Raises `NotebookFailed`: a cell raised, the kernel died, or a cell was left out (`sys.exit()` ends a notebook
+        early).
     """
     import papermill
     from papermill.exceptions import PapermillExecutionError
@@ -89,8 +88,7 @@ def refresh_notebook(notebook: Path) -> float:
 
     The file changes only when every cell has run; papermill's own notes are taken out again.
 
-    Raises:
-        NotebookFailed: a cell raised or was left out; the notebook is as before.
+    Raises `NotebookFailed`: a cell raised or was left out; the notebook is as before.
     """
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:

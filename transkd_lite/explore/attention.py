@@ -37,10 +37,10 @@ Block = tuple[int, int]
 class BlockAttention:
     """What one block of a network attends to.
 
-    - weights: (N, heads, H * W, h * w), rows add up to 1; queries and keys row by row.
-    - size: (H, W) of the stage's grid, on which the queries lie.
-    - reduction: R; a key stands for R x R positions from the top left on, and h = H // R, w = W // R. What is
-      left over at the right and at the bottom belongs to no key.
+    weights: (N, heads, H * W, h * w), rows add up to 1; queries and keys row by row.
+    size: (H, W) of the stage's grid, on which the queries lie.
+    reduction: R; a key stands for R x R positions from the top left on, and h = H // R, w = W // R. What is
+        left over at the right and at the bottom belongs to no key.
     """
 
     weights: Tensor
@@ -61,7 +61,7 @@ class BlockAttention:
         """The attention of one query on the stage's grid, (H, W), adding up to 1; a key's weight shared out evenly.
 
         position: (row, column) of the query on the stage's grid, from 0. head: from 1, as stages and blocks are
-        counted. image: which of the N, from 0. Raises IndexError for one that is not there.
+        counted. image: which of the N, from 0. Raises `IndexError` for one that is not there.
         """
         r, (height, width) = self.reduction, self.size
         if min(*position, head - 1, image) < 0:
@@ -76,7 +76,7 @@ def attend(model: SegModel, images: Tensor, blocks: Sequence[Block] | None = Non
     """Run `model` on images (N, 3, H, W) in evaluation mode and keep the attention of blocks (None: of all).
 
     Stages and blocks are counted from 1. A copy of the model is run, so that the model stays as it is.
-    Raises ValueError for networks without such attention and for blocks that do not exist.
+    Raises `ValueError` for networks without such attention and for blocks that do not exist.
 
     >>> from transkd_lite.models import create_model
     >>> seen = attend(create_model("segformer_b0", 19), torch.rand(1, 3, 64, 128))
@@ -104,7 +104,7 @@ def class_share(attention: BlockAttention, labels: Tensor) -> tuple[float, float
     labels: (N, H, W) train ids on the stage's grid; 255 is void and neither asks nor counts as a class.
 
     Returns the mean share in [0, 1] over all images, heads and labelled queries, and the same for attention that is
-    even over all keys: what the sizes of the classes alone would give; nan where all is void. Raises ValueError for
+    even over all keys: what the sizes of the classes alone would give; nan where all is void. Raises `ValueError` for
     labels of another shape.
     """
     if labels.shape != (expected := (len(attention.weights), *attention.size)):
@@ -152,7 +152,7 @@ def linear_cka(x: Tensor, y: Tensor, *, estimator: str = "unbiased") -> float:
 
     Returns 1 for features that differ by a rotation, a reflection, an isotropic scale and a shift; about 0 ("unbiased":
     on average 0, and so sometimes below) for unrelated ones; nan where one of them is constant.
-    Raises ValueError for an unknown estimator, other shapes, or too few examples.
+    Raises `ValueError` for an unknown estimator, other shapes, or too few examples.
 
     >>> x = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 1.0], [0.0, 0.0]])
     >>> round(linear_cka(x, -5 * x.flip(1) + 7), 6)
@@ -222,7 +222,7 @@ class Looks:
     networks: SegFormers or PVTv2s of four stages. pictures: RGB pictures of one size, PIL or uint8 arrays (H, W, 3).
     labels: a map (H, W) of train ids for each. space: the classes' names.
 
-    Raises ValueError for pictures of several sizes, and for networks without such attention.
+    Raises `ValueError` for pictures of several sizes, and for networks without such attention.
     """
 
     def __init__(
@@ -242,14 +242,14 @@ class Looks:
     def view(self, network: str, choice: Choice) -> SimpleNamespace:
         """What one network's block and head attend to from the chosen pixel; distances and peak in pixels.
 
-        - position: the query's on the stage's grid; weights: (H_i, W_i), adding up to 1; block, head: the ones shown.
-        - predicted: the class that the network predicts at the query; keys: how many there are.
-        - peak: (row, column) of the middle of the strongest key; there: the class labelled there; share: its weight.
-        - effective: exp(entropy), from 1 (one key has all) to `keys` (all alike).
-        - distance: mean distance of positions from the query, weighted by attention.
-        - own_class: the share of attention on positions of the query's labelled class, nan at void.
+        position: the query's on the stage's grid; weights: (H_i, W_i), adding up to 1; block, head: the ones shown.
+        predicted: the class that the network predicts at the query; keys: how many there are.
+        peak: (row, column) of the middle of the strongest key; there: the class labelled there; share: its weight.
+        effective: exp(entropy), from 1 (one key has all) to `keys` (all alike).
+        distance: mean distance of positions from the query, weighted by attention.
+        own_class: the share of attention on positions of the query's labelled class, nan at void.
 
-        Raises LookupError for a network, stage, image or pixel that is not there.
+        Raises `LookupError` for a network, stage, image or pixel that is not there.
         """
         blocks = [attention for (stage, _), attention in self.attention[network].items() if stage == choice.stage]
         attention = blocks[: choice.block][-1]

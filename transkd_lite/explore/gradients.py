@@ -106,7 +106,7 @@ class GradientMoment(BaseModel, frozen=True, arbitrary_types_allowed=True):
     def read(self, weights: Mapping[str, float]) -> GramReading:
         """What the Gram matrix says about weights by term; ce has 1 unless given, a term that is not named 0.
 
-        Raises ValueError for a weight whose term this moment does not have.
+        Raises `ValueError` for a weight whose term this moment does not have.
 
         >>> moment = GradientMoment(step=0, names=("ce", "kd"), losses=np.ones(2), gram=[[4.0, 3.0], [3.0, 9.0]])
         >>> moment.read({"kd": 0.0}).change_per_length
@@ -153,7 +153,7 @@ class GradientRecord(BaseModel, frozen=True):
         return tuple(moment.step for moment in self.moments)
 
     def at(self, step: int) -> GradientMoment:
-        """The moment after `step` optimiser steps. Raises KeyError where there is none, see `steps`."""
+        """The moment after `step` optimiser steps. Raises `KeyError` where there is none, see `steps`."""
         return dict(zip(self.steps, self.moments, strict=True))[step]
 
 
@@ -170,7 +170,7 @@ class TrialBench:
 
     experiment: what is trained; `steps` is the length that the learning-rate schedule plans for.
 
-    Raises ParameterError where the experiment's teacher or data are missing, ValueError where its method does not fit.
+    Raises `ParameterError` where the experiment's teacher or data are missing, ValueError where its method does not fit.
     """
 
     def __init__(self, experiment: Experiment) -> None:
@@ -237,7 +237,7 @@ def term_gradients(step: TrainStep, batches: Iterable[Batch]) -> tuple[tuple[str
     """Names (T), mean losses (T,) and their gradients (T, P) with respect to the student's P parameters.
 
     The mean is over the batches: row t is (1/B) Σ_b ∇L_t(batch b), unweighted, ce first; a parameter that a term does
-    not reach has zeros. A copy of the module is run, so that it stays as it is. Raises ValueError without any batch.
+    not reach has zeros. A copy of the module is run, so that it stays as it is. Raises `ValueError` without any batch.
     """
     twin, batches = copy.deepcopy(step).train(), list(batches)
     if not batches:
@@ -273,7 +273,7 @@ def record_gradients(
 ) -> GradientRecord:
     """Train as the experiment says and look at the gradients after so many steps each, on the run's first batches.
 
-    Raises ValueError unless the moments ascend from 0 or more to at most the run's steps.
+    Raises `ValueError` unless the moments ascend from 0 or more to at most the run's steps.
     """
     bench = TrialBench(experiment)
     trainer = bench.trainer()
@@ -301,7 +301,7 @@ def record_gradients(
 
 
 def load_gradients(path: str | Path = SHIPPED_GRADIENTS) -> GradientRecord:
-    """Read a record. Raises FileNotFoundError where there is no file, ValueError where it holds something else."""
+    """Read a record. Raises `FileNotFoundError` where there is no file, ValueError where it holds something else."""
     return GradientRecord.model_validate_json(Path(path).read_text(encoding="utf-8"))
 
 

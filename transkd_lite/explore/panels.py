@@ -178,14 +178,11 @@ SLIDERS |= {"kd": "Logits (kd)"}
 class LossWeightsPanel(Panel):
     """Sliders for the weights, readouts of the gradient, a trial training, and the choice as YAML.
 
-    Args:
-        record: the gradients to read, one Gram matrix for each moment of training.
-        bench: what a trial trains; without it there is no trial.
-        num_steps: length of a trial, for each of its two students.
-        teacher: file of the teacher, written into the YAML.
-
-    Raises:
-        KeyError: the record has terms that the explorer has no slider for.
+    record: the gradients to read, one Gram matrix for each moment of training.
+    bench: what a trial trains; without it there is no trial.
+    num_steps: length of a trial, for each of its two students.
+    teacher: file of the teacher, written into the YAML.
+    Raises `KeyError`: the record has terms that the explorer has no slider for.
 
     sliders holds the sliders by term, so that a program can move them, too.
     """
@@ -279,12 +276,9 @@ class LossWeightsPanel(Panel):
 class AttentionPanel(Panel):
     """Controls for network, image, stage, block, head and pixel; pictures of attention; the same in words.
 
-    Args:
-        looks: what the networks saw, from `explore.attention`.
-        start: what is shown first; None for the middle pixel of the first image.
-
-    Raises:
-        LookupError: `start` is not among the looks.
+    looks: what the networks saw, from `explore.attention`.
+    start: what is shown first; None for the middle pixel of the first image.
+    Raises `LookupError`: `start` is not among the looks.
 
     controls holds the controls by field of `Choice`, so that a program can move them, too.
     """

@@ -68,10 +68,9 @@ def class_bars(table: pd.DataFrame) -> Figure:
 def methods(table: pd.DataFrame, *, reference: Mapping[str, float] | None = None) -> Figure:
     """One dot a run and one bar a mean: the scores of every method, side by side.
 
-    Args:
-        table: one row a run, columns `method` and `miou` (in [0, 1]); methods in order of first appearance.
-        reference: name -> mIoU in [0, 1], drawn as labelled dashed lines (for instance the teacher's) beside up to six
-            methods: it lies far away, and its line would squeeze more of them.
+    table: one row a run, columns `method` and `miou` (in [0, 1]); methods in order of first appearance.
+    reference: name -> mIoU in [0, 1], drawn as labelled dashed lines (for instance the teacher's) beside up to six
+        methods: it lies far away, and its line would squeeze more of them.
     """
     names = table["method"].unique()
     fig, axis = row_axes(names, "mIoU in %", 0.55)
@@ -94,8 +93,7 @@ def effects(differences: pd.DataFrame) -> Figure:
     A filled dot: Student's interval leaves out zero. At the right the probability of superiority. Rows name their
     baseline where they have several.
 
-    Args:
-        differences: the table of `comparison.paired_differences`, scores in [-1, 1].
+    differences: the table of `comparison.paired_differences`, scores in [-1, 1].
     """
     rows = differences.sort_values("mean", ascending=False, kind="stable")
     names, where, to = rows["method"], range(len(rows)), f"to {' '.join(rows['baseline'].unique())} "
@@ -124,11 +122,10 @@ def critical_difference(
 ) -> Figure:
     """Average ranks, best at the top; a bar joins methods that the critical difference does not tell apart.
 
-    Args:
-        ranks: method -> average rank (`statistics.average_ranks`).
-        difference: the critical difference.
-        groups: the sets to join (`statistics.indistinct_groups`).
-        blocks: what the ranks are averaged over, for the axis, such as "5 seeds".
+    ranks: method -> average rank (`statistics.average_ranks`).
+    difference: the critical difference.
+    groups: the sets to join (`statistics.indistinct_groups`).
+    blocks: what the ranks are averaged over, for the axis, such as "5 seeds".
     """
     ranks = ranks.sort_values(kind="stable")
     fig, axis = row_axes(ranks.index, f"average rank over {blocks}: 1 is best", 0.28)
@@ -147,8 +144,7 @@ def critical_difference(
 def class_gains(gains: pd.DataFrame) -> Figure:
     """Heat map of what each method (column) gains on each class (row), in points; a star: the interval excludes zero.
 
-    Args:
-        gains: the table of `comparison.class_gains`, or of `gains_by` another column.
+    gains: the table of `comparison.class_gains`, or of `gains_by` another column.
     """
     group = gains.columns[0]
     wide = 100 * gains.pivot(index=group, columns="method", values=["mean", "low", "high"])
@@ -160,8 +156,7 @@ def class_gains(gains: pd.DataFrame) -> Figure:
 def budget_gains(gains: pd.DataFrame) -> Figure:
     """Difference to the baseline against steps, one panel a number of labelled images, a line a method.
 
-    Args:
-        gains: the table of `comparison.budget_gains`.
+    gains: the table of `comparison.budget_gains`.
     """
     panels = list(gains.groupby(["dataset", "train_images"], sort=True, dropna=False))
     fig, axes = new_axes(1, len(panels), min(3.4 * len(panels) + 1.6, 9), 3.6, sharey=True)

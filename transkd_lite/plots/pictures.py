@@ -28,9 +28,8 @@ def error_map(prediction: ArrayLike, label: ArrayLike) -> NDArray[np.uint8]:
 def principal_colours(feature: ArrayLike, basis: ArrayLike | None = None) -> NDArray[np.uint8]:
     """Show a feature map (C, H, W) by its three main components as red, green and blue: uint8 (H, W, 3).
 
-    Args:
-        feature: one feature map.
-        basis: another map (C, H', W') whose components and range to use, so that the colours of two maps compare.
+    feature: one feature map.
+    basis: another map (C, H', W') whose components and range to use, so that the colours of two maps compare.
     """
     feature = np.asarray(feature, np.float32)
     flat = feature.reshape(len(feature), -1).T
@@ -70,11 +69,10 @@ def segmentations(
 ) -> Figure:
     """A sheet of pictures: one column an image, one row a set of label maps.
 
-    Args:
-        images: N pictures, uint8 (H, W, 3).
-        rows: name of the row -> N label maps (H, W) of train ids.
-        space: names and palette.
-        errors_against: the row that holds the truth; each other row is then followed by its error map.
+    images: N pictures, uint8 (H, W, 3).
+    rows: name of the row -> N label maps (H, W) of train ids.
+    space: names and palette.
+    errors_against: the row that holds the truth; each other row is then followed by its error map.
     """
     sheet = [("image", images)]
     for name, maps_ in rows.items():

@@ -36,12 +36,9 @@ def show(fig: Figure, alt: str) -> None:
     JupyterLab and nbconvert drop the alternative text of a bare PNG, so it travels in three forms: an HTML
     figure for front ends, a PNG with metadata for tools, and the plain sentence for terminals.
 
-    Args:
-        fig: the figure; it is closed afterwards, so that a notebook does not show it twice.
-        alt: one or two sentences that tell what the figure shows and what to read in it.
-
-    Raises:
-        ValueError: if `alt` is blank: a picture without words is lost on those who do not see it.
+    fig: the figure; it is closed afterwards, so that a notebook does not show it twice.
+    alt: one or two sentences that tell what the figure shows and what to read in it.
+    Raises `ValueError`: if `alt` is blank: a picture without words is lost on those who do not see it.
     """
     if not alt.strip():
         raise ValueError("show(fig, alt): alt is blank; say in a sentence what the figure shows")

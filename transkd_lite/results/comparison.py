@@ -64,17 +64,12 @@ def best_first(table: pd.DataFrame) -> pd.DataFrame:
 def paired_differences(table: pd.DataFrame, baseline: str = "none") -> pd.DataFrame:
     """Mean difference of every other method to `baseline`, seed by seed, with its 95% intervals.
 
-    Args:
-        table: one row a run; one run for each method and seed.
-        baseline: the method to compare with.
-
-    Returns:
-        Columns method, baseline, pairs, mean; low, high (Student); boot_low, boot_high (bootstrap over seeds); p
-        (two-sided paired t-test), p_holm (p corrected for the number of methods), superiority (probability that a run
-        of the method beats one of the baseline). Intervals and p are nan with fewer than two pairs.
-
-    Raises:
-        KeyError: the baseline is not in the table. ValueError: see `score_blocks`.
+    table: one row a run; one run for each method and seed.
+    baseline: the method to compare with.
+    Returns columns method, baseline, pairs, mean; low, high (Student); boot_low, boot_high (bootstrap over seeds); p
+    (two-sided paired t-test), p_holm (p corrected for the number of methods), superiority (probability that a run
+    of the method beats one of the baseline). Intervals and p are nan with fewer than two pairs.
+    Raises `KeyError`: the baseline is not in the table. ValueError: see `score_blocks`.
     """
     scores = score_blocks(table)
     rows = []
@@ -92,9 +87,8 @@ def paired_differences(table: pd.DataFrame, baseline: str = "none") -> pd.DataFr
 def score_blocks(table: pd.DataFrame) -> pd.DataFrame:
     """mIoU of every seed (rows) and method (columns): the blocks that ranks and differences are taken of.
 
-    Raises:
-        ValueError: a method has two runs of one seed ("duplicate entries"): select one dataset, budget and protocol,
-            and tell variants of a method apart with `tables.label_variants`.
+    Raises `ValueError`: a method has two runs of one seed ("duplicate entries"): select one dataset, budget and
+        protocol, and tell variants of a method apart with `tables.label_variants`.
     """
     scores = table.pivot(index="seed", columns="method", values="miou")
     return scores[table["method"].unique()].rename_axis(columns=None)
@@ -110,14 +104,11 @@ def per_class(table: pd.DataFrame) -> pd.DataFrame:
 def gains_by(table: pd.DataFrame, group: str, baseline: str = "none") -> pd.DataFrame:
     """What every method gains over `baseline` for each value of a column alone, seed by seed, with Student's interval.
 
-    Args:
-        table: columns method, seed, miou and `group`, such as "condition" of `score_conditions`.
-        group: the column.
-        baseline: the method to compare with.
-
-    Returns:
-        Columns `group`, method, pairs, mean, low, high in [-1, 1]; intervals are nan with fewer than two pairs. With
-        many rows some intervals exclude zero by luck alone: 1 in 20 at 95%.
+    table: columns method, seed, miou and `group`, such as "condition" of `score_conditions`.
+    group: the column.
+    baseline: the method to compare with.
+    Returns columns `group`, method, pairs, mean, low, high in [-1, 1]; intervals are nan with fewer than two pairs.
+    With many rows some intervals exclude zero by luck alone: 1 in 20 at 95%.
     """
     gains = {value: paired_differences(rows, baseline) for value, rows in table.groupby(group, sort=False)}
     rows = pd.concat(gains, names=[group]).reset_index(group)
@@ -134,12 +125,9 @@ def class_gains(table: pd.DataFrame, baseline: str = "none") -> pd.DataFrame:
 def budget_gains(batches: Mapping[str, pd.DataFrame], baseline: str = "none") -> pd.DataFrame:
     """The difference of every method to `baseline` in every budget of several tables: what more steps or labels do.
 
-    Args:
-        batches: name -> rows of students, one protocol; a budget (see `tables.cells`) without the baseline is left out.
-        baseline: the method to compare with.
-
-    Returns:
-        The columns of `paired_differences`, and batch, dataset, train_images, steps, baseline_miou.
+    batches: name -> rows of students, one protocol; a budget (see `tables.cells`) without the baseline is left out.
+    baseline: the method to compare with.
+    Returns the columns of `paired_differences`, and batch, dataset, train_images, steps, baseline_miou.
     """
     parts = []
     for name, table in batches.items():
@@ -190,10 +178,9 @@ def published() -> pd.DataFrame:
 def beside_the_paper(table: pd.DataFrame, teacher: float | None, teacher_name: str = "") -> pd.DataFrame:
     """The paper's rows with what was measured here beside them; a row that was not run says so.
 
-    Args:
-        table: the students' rows of one protocol.
-        teacher: the teacher's mIoU in [0, 1], if it was scored.
-        teacher_name: which network taught here, for it need not be the paper's.
+    table: the students' rows of one protocol.
+    teacher: the teacher's mIoU in [0, 1], if it was scored.
+    teacher_name: which network taught here, for it need not be the paper's.
     """
     paper, scores = published(), table.groupby("method")["miou"]
     here = {name: f"measured, {100 * own.mean():.2f} (mean of {own.count()})" for name, own in scores}
@@ -211,12 +198,9 @@ def claims(table: pd.DataFrame, teacher: float | None = None) -> pd.DataFrame:
     A difference is claimed where Cityscapes shows one; the interval is Student's, 95%, over seeds. "holds" and "does
     not hold" ask for an interval that leaves out zero, or, for a share of the gap, the published share.
 
-    Args:
-        table: the students' rows of one protocol and one budget, methods by their plain names.
-        teacher: the teacher's mIoU in [0, 1]; without it no share of the gap is computed.
-
-    Returns:
-        Columns claim, unit, cityscapes, acdc, mean, low, high, verdict; a claim without its runs is left out.
+    table: the students' rows of one protocol and one budget, methods by their plain names.
+    teacher: the teacher's mIoU in [0, 1]; without it no share of the gap is computed.
+    Returns columns claim, unit, cityscapes, acdc, mean, low, high, verdict; a claim without its runs is left out.
     """
     paper = published().set_index("method")[["cityscapes_miou", "acdc_miou"]].T
     scores = 100 * score_blocks(table)
@@ -245,14 +229,11 @@ def claims(table: pd.DataFrame, teacher: float | None = None) -> pd.DataFrame:
 def score_curves(history: pd.DataFrame, table: pd.DataFrame, before: Mapping[str, float] | None = None) -> pd.DataFrame:
     """Mean score of every method at every step at which its runs were scored, the last one included.
 
-    Args:
-        history: curves of a batch with `val_miou`, under the labels of `table` (see `tables.label_history`).
-        table: rows of students, one protocol and one budget; their scores are the curves' last points.
-        before: method -> seconds spent before its first step, such as a pre-training.
-
-    Returns:
-        Columns method, step, mean, low, high (over seeds), runs, seconds (of training, the median over seeds, for one
-        run may have shared its machine; with those of `before`); methods in the table's order.
+    history: curves of a batch with `val_miou`, under the labels of `table` (see `tables.label_history`).
+    table: rows of students, one protocol and one budget; their scores are the curves' last points.
+    before: method -> seconds spent before its first step, such as a pre-training.
+    Returns columns method, step, mean, low, high (over seeds), runs, seconds (of training, the median over seeds, for
+    one run may have shared its machine; with those of `before`); methods in the table's order.
     """
     points = history.dropna(subset="val_miou")
     ends = table.rename(columns={"steps": "step", "wall_s": "seconds", "miou": "val_miou"})
@@ -289,17 +270,12 @@ def score_conditions(
 
     A progress bar appears on stderr when it takes more than five seconds.
 
-    Args:
-        batch: runs whose folder is here.
-        rows: only the runs of these rows of its table; all students by default.
-        data_root: where the data set lies, for those that need it.
-
-    Returns:
-        Columns run, method, seed, condition, images, miou: a row for each run and condition; no row for a run whose
-        network is gone, and none where the data have no column "condition".
-
-    Raises:
-        ValueError: the batch is a shipped table, without networks.
+    batch: runs whose folder is here.
+    rows: only the runs of these rows of its table; all students by default.
+    data_root: where the data set lies, for those that need it.
+    Returns columns run, method, seed, condition, images, miou: a row for each run and condition; no row for a run whose
+    network is gone, and none where the data have no column "condition".
+    Raises `ValueError`: the batch is a shipped table, without networks.
     """
     if batch.root is None:
         raise ValueError(f"{batch.name} holds no networks: pass the folder of its runs, such as runs/demo")
@@ -338,13 +314,10 @@ class Gallery(NamedTuple):
 def load_gallery(batch: tables.Batch, num_images: int = 5, data_root: str | None = None) -> Gallery | None:
     """Segment the first validation images by the teacher and by the first seed's student of every method.
 
-    Args:
-        batch: the runs; for a shipped table of streets, the networks that come with the course are used.
-        num_images: how many images.
-        data_root: where the data set lies, for those that need it.
-
-    Returns:
-        None where no weights are here.
+    batch: the runs; for a shipped table of streets, the networks that come with the course are used.
+    num_images: how many images.
+    data_root: where the data set lies, for those that need it.
+    Returns none where no weights are here.
     """
     first, networks = batch.table.iloc[0], {}
     if batch.root is not None:

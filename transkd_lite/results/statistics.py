@@ -60,12 +60,9 @@ def _ranks(blocks: pd.DataFrame) -> pd.DataFrame:
 def average_ranks(blocks: pd.DataFrame) -> pd.Series:
     """Mean rank of every method over blocks: 1 is best, ties share the mean of their ranks. Best first.
 
-    Args:
-        blocks: one row a block (a seed, a class, a cell), one column a method, higher is better; a block in which a
-            method has no score is left out.
-
-    Raises:
-        ValueError: fewer than two methods, or no block in which all have a score.
+    blocks: one row a block (a seed, a class, a cell), one column a method, higher is better; a block in which a
+        method has no score is left out.
+    Raises `ValueError`: fewer than two methods, or no block in which all have a score.
 
     >>> average_ranks(pd.DataFrame({"none": [1, 2], "kd": [3, 2]})).to_dict()
     {'kd': 1.25, 'none': 1.75}
@@ -76,11 +73,8 @@ def average_ranks(blocks: pd.DataFrame) -> pd.Series:
 def friedman(blocks: pd.DataFrame) -> tuple[float, float]:
     """Do the methods differ at all? The test that comes before any comparison of two of them (Demsar 2006, eq. 7).
 
-    Args:
-        blocks: as for `average_ranks`; the blocks must be independent of each other.
-
-    Returns:
-        Chi squared, corrected for ties, and its p; nan with one block or where all methods tie.
+    blocks: as for `average_ranks`; the blocks must be independent of each other.
+    Returns chi squared, corrected for ties, and its p; nan with one block or where all methods tie.
     """
     ranks = _ranks(blocks)
     centred, free = ranks - (ranks.shape[1] + 1) / 2, ranks.shape[1] - 1
@@ -125,12 +119,9 @@ def held_out_winner(blocks: pd.DataFrame, baseline: str) -> pd.DataFrame:
     The largest of many means is partly the luckiest, so its own difference overstates it. Choosing on all blocks but
     one and measuring on that one has no such bias (it is an estimate for "the method that would be chosen").
 
-    Args:
-        blocks: as for `average_ranks`, two blocks or more.
-        baseline: the column to compare with; it is no candidate.
-
-    Returns:
-        One row a block: winner (of the others), chosen (its mean difference there), held_out (its difference here).
+    blocks: as for `average_ranks`, two blocks or more.
+    baseline: the column to compare with; it is no candidate.
+    Returns one row a block: winner (of the others), chosen (its mean difference there), held_out (its difference here).
     """
     complete = blocks.dropna()
     gains = complete.drop(columns=baseline).sub(complete[baseline], axis=0)
@@ -186,12 +177,9 @@ def bootstrap_interval(differences: ArrayLike, level: float = 0.95) -> Interval:
     Up to six pairs all n^n resamples are taken, and nothing is random; from seven on 10,000 are drawn. With few pairs
     the interval is too narrow (see the module's text): read it beside `student_interval`.
 
-    Args:
-        differences: (n,) one difference a seed; nan entries (a missing partner) are left out.
-        level: coverage that is asked for, between 0 and 1.
-
-    Returns:
-        The mean and the two percentiles; nan ends with fewer than two pairs.
+    differences: (n,) one difference a seed; nan entries (a missing partner) are left out.
+    level: coverage that is asked for, between 0 and 1.
+    Returns the mean and the two percentiles; nan ends with fewer than two pairs.
 
     >>> bootstrap_interval([0.0, 1.0], level=0.5)
     Interval(mean=0.5, low=0.375, high=0.625)
@@ -237,8 +225,7 @@ def holm(p_values: ArrayLike) -> pd.Series:
 def image_confusions(predictions: ArrayLike, labels: ArrayLike, num_classes: int) -> NDArray[np.int64]:
     """A confusion matrix for each image (N, K, K): rows true, columns predicted; void and unknown ids do not count.
 
-    Args:
-        predictions, labels: N label maps (H, W) of train ids; all of one size, or lists of maps.
+    predictions, labels: N label maps (H, W) of train ids; all of one size, or lists of maps.
 
     >>> image_confusions([[[0, 1]]], [[[0, 255]]], 2).tolist()
     [[[1, 0], [0, 0]]]
@@ -255,11 +242,9 @@ def bootstrap_images(confusions: ArrayLike, others: ArrayLike) -> Interval:
     classes that occur or are predicted: it is no mean over images. Images must be independent: frames of one drive
     are not, and make the interval too narrow.
 
-    Args:
-        confusions, others: (N, K, K) of `image_confusions`, the same N images.
-
-    Returns:
-        The difference on all images (first minus other), and the percentiles of 2,000 draws; nan ends with one image.
+    confusions, others: (N, K, K) of `image_confusions`, the same N images.
+    Returns the difference on all images (first minus other), and the percentiles of 2,000 draws; nan ends with one
+    image.
     """
     both = np.stack([np.asarray(confusions, np.float64), np.asarray(others, np.float64)])
     n = both.shape[1]

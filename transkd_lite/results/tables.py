@@ -53,8 +53,8 @@ def cells(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     only where some method was run at several; a method that always had its own (the paper's student alone) stays
     beside the others.
 
-    Returns:
-        Label such as "steps 300, train_images 128" -> rows; one entry with the label "one budget" if there is but one.
+    Returns label such as "steps 300, train_images 128" -> rows; one entry with the label "one budget" if there is but
+    one.
     """
     by_method = table.groupby("method", sort=False)
     varies = [name for name in _BUDGET if (by_method[name].nunique(dropna=False) > 1).any()]
@@ -73,8 +73,7 @@ def label_variants(table: pd.DataFrame) -> pd.DataFrame:
     where a method has several (see `cells`), every one is named. The learning rate, which a search may have chosen for
     each variant, is named only where nothing else differs. A table without variants comes back as it was.
 
-    Args:
-        table: rows of students, one protocol.
+    table: rows of students, one protocol.
     """
     parts = [table[list(TOLD_APART)]]
     for column in table.columns.intersection(["options", "settings"], sort=False):
@@ -142,11 +141,8 @@ class Batch:
 def load_batch(source: str | os.PathLike[str]) -> Batch:
     """Read a folder of run folders, or a shipped table by its name.
 
-    Args:
-        source: `runs/demo`, or a name of `shipped_tables` such as "demo"; a folder of that name goes first.
-
-    Raises:
-        FileNotFoundError: nothing finished lies there, with the tables that exist.
+    source: `runs/demo`, or a name of `shipped_tables` such as "demo"; a folder of that name goes first.
+    Raises `FileNotFoundError`: nothing finished lies there, with the tables that exist.
     """
     name = Path(source).name
     if Path(source).is_dir() or os.fspath(source) != name:
@@ -218,18 +214,13 @@ def training_curves(root: str | os.PathLike[str]) -> pd.DataFrame:
 def results_table(root: str | os.PathLike[str]) -> pd.DataFrame:
     """One row for every finished training run below `root` and every protocol.
 
-    Args:
-        root: a folder of run folders, such as `runs/demo`.
-
-    Returns:
-        Columns dataset, protocol, teacher, student, method, options (JSON), train_images, seed, steps, batch_size, lr,
-        augment, height, width, precision, threads, initial_values (see `folder.caveats`), device, torch, commit, run,
-        wall_s, miou, pixel_accuracy and one `iou_<class>` each; scores in [0, 1]. A teacher's row has method "none" and
-        a run named `teacher-…`. Where the students differ in parameters that have no column, `settings` (JSON) before
-        miou holds those.
-
-    Raises:
-        FileNotFoundError: no finished training run lies below `root`.
+    root: a folder of run folders, such as `runs/demo`.
+    Returns columns dataset, protocol, teacher, student, method, options (JSON), train_images, seed, steps, batch_size,
+    lr, augment, height, width, precision, threads, initial_values (see `folder.caveats`), device, torch, commit, run,
+    wall_s, miou, pixel_accuracy and one `iou_<class>` each; scores in [0, 1]. A teacher's row has method "none" and
+    a run named `teacher-…`. Where the students differ in parameters that have no column, `settings` (JSON) before
+    miou holds those.
+    Raises `FileNotFoundError`: no finished training run lies below `root`.
     """
     runs = _finished(root)
     trained = [run.info.get("parameters", {}) for run in runs if run.name.startswith("student-")]

@@ -2,7 +2,7 @@
 
 Defaults are the paper's optimiser (AdamW, lr 6e-5, betas 0.9/0.999, weight decay 0.01; section IV-B and the
 authors' scripts). The authors decay once an epoch over 1500 epochs and stop at 1000: that is
-``schedule="poly", schedule_unit="epoch", schedule_horizon=1.5``.
+`schedule="poly", schedule_unit="epoch", schedule_horizon=1.5`.
 """
 
 import dataclasses

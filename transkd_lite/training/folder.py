@@ -1,6 +1,6 @@
 """Run folders: names, whole-or-nothing files, the lock of a folder, its state, and where a run came from.
 
-A folder that has ``metrics.json`` is finished. Nothing here imports torch: a finished batch is recognised
+A folder that has `metrics.json` is finished. Nothing here imports torch: a finished batch is recognised
 at once. Temporary file, flush, fsync, rename, fsync of the folder: a kill at any moment leaves the old file
 or the new one.
 """
@@ -103,7 +103,7 @@ def lock_run(folder: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def is_finished(folder: str | os.PathLike[str]) -> bool:
-    """Whether the folder holds a finished run, that is, a readable ``metrics.json``."""
+    """Whether the folder holds a finished run, that is, a readable `metrics.json`."""
     return bool(read_json(Path(folder) / METRICS_FILE))
 
 
@@ -158,7 +158,7 @@ def list_runs(root: str | os.PathLike[str]) -> list[Run]:
 
 
 def update_run(folder: str | os.PathLike[str], **values: Any) -> dict[str, Any]:
-    """Merge values into the folder's ``run.json`` and return the whole of it."""
+    """Merge values into the folder's `run.json` and return the whole of it."""
     path = Path(folder) / RUN_FILE
     info = {**read_json(path), **values}
     write_json(path, info)

@@ -2,7 +2,7 @@
 
 One loop for all (the method gives a dictionary of loss terms and has no loop of its own). `accelerate`
 finds the device and the other processes. With `out_dir` the run leaves a folder that can be resumed, and
-finishes it with ``metrics.json``.
+finishes it with `metrics.json`.
 """
 
 from __future__ import annotations

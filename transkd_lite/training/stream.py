@@ -1,7 +1,7 @@
 """From a dataset to batches: decode once, augment by seed, and know every sample from its position alone.
 
 The stream of samples is endless and is a pure function of the seed: position p is sample ``order(p // n)[p
-% n]`` of epoch ``p // n``, and its augmentation draws from a generator seeded by (seed, epoch, index). So a
+% n]` of epoch `p // n``, and its augmentation draws from a generator seeded by (seed, epoch, index). So a
 run can go on from any step with nothing but the step number, whatever the number of workers or processes.
 """
 

@@ -228,14 +228,13 @@ def draw_scene(
 ) -> Scene:
     """Draw scene `index` of a split: the same arguments give the same bytes on every machine.
 
-    Args:
-        seed: which family of scenes, >= 0.
-        index: which scene of it, >= 0.
-        size: (height, width) in pixels, each 32..2048; the composition is the same at every size.
-        condition: one of `CONDITIONS`; None takes them in turn by index, so each makes up a fifth.
-        split: train, val or test; different splits never share a scene.
+    seed: which family of scenes, >= 0.
+    index: which scene of it, >= 0.
+    size: (height, width) in pixels, each 32..2048; the composition is the same at every size.
+    condition: one of `CONDITIONS`; None takes them in turn by index, so each makes up a fifth.
+    split: train, val or test; different splits never share a scene.
 
-    Returns: a `Scene`. Its arrays are the caller's own.
+    Returns a `Scene`. Its arrays are the caller's own.
 
     Raises: ValueError for a size, condition or split that is not one of these, and for a negative seed or index.
 

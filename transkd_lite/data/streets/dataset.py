@@ -53,14 +53,13 @@ def open_streets(
 ) -> datasets.Dataset:
     """Open `num` scenes as a table with the columns image, label and condition.
 
-    Args:
-        split: train, val or test.
-        size: (height, width); an int n means (n, 2n); None means (128, 256).
-        num: how many scenes; None takes 2000, 200 or 500 for train, val and test.
-        seed: which family of scenes.
-        conditions: keep to these, in turn; None takes all five.
+    split: train, val or test.
+    size: (height, width); an int n means (n, 2n); None means (128, 256).
+    num: how many scenes; None takes 2000, 200 or 500 for train, val and test.
+    seed: which family of scenes.
+    conditions: keep to these, in turn; None takes all five.
 
-    Returns: a `datasets.Dataset`; a row is {"image": PIL RGB, "label": PIL "L", "condition": str}.
+    Returns a `datasets.Dataset`; a row is {"image": PIL RGB, "label": PIL "L", "condition": str}.
 
     Raises: ValueError for an unknown split or condition, a negative seed or a `num` below 1.
     """
