@@ -62,9 +62,9 @@ def test_a_wrong_call_says_what_is_right(call, message: str) -> None:
 
 
 def test_images_of_another_shape_are_refused(b0: SegModel) -> None:
-    with pytest.raises(ValueError, match=r"must have shape \(N, 3, H, W\), got \(1, 1, 64, 64\)"):
+    with pytest.raises(ValueError, match=r"must have shape \(N, 3, H, W\).*got \(1, 1, 64, 64\)"):
         b0(torch.rand(1, 1, 64, 64))
-    with pytest.raises(ValueError, match=r"at least 32x32 pixels.*got 16x64"):
+    with pytest.raises(ValueError, match=r"at least 32 pixels, got \(1, 3, 16, 64\)"):
         b0(torch.rand(1, 3, 16, 64))
 
 
@@ -102,18 +102,6 @@ def test_gradient_checkpointing_stores_less() -> None:
         return sum(sizes)
 
     assert stored(True) < 0.7 * stored(False)
-
-
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [("segformer_b0", {"normed_projections": True}), ("timm:resnet18", {}), ("timm:resnest14d", {})],
-)
-def test_batch_norm_of_one_value_per_channel_says_what_helps(name: str, options: dict) -> None:
-    model = create_model(name, 3, decoder_channels=32, **options).train()
-    with pytest.raises(ValueError, match=r"got one value per channel.*mini-batches of at least two images"):
-        model(torch.rand(1, 3, 32, 32))
-    assert model(torch.rand(2, 3, 32, 32)).logits.shape == (2, 3, 8, 8)
-    assert model.eval()(torch.rand(1, 3, 32, 32)).logits.shape == (1, 3, 8, 8)
 
 
 def test_compiles_without_a_graph_break(b0: SegModel) -> None:
