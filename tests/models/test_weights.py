@@ -243,7 +243,7 @@ def test_an_unknown_network_is_named_before_its_weights_are_read(b0: SegModel, t
 def test_another_width_is_not_another_number_of_classes(b0: SegModel, tmp_path: Path) -> None:
     path = save_model(b0, tmp_path / "b0.safetensors")
     own = {name: tensor for name, tensor in b0.state_dict().items() if name.startswith("head.")}
-    with pytest.raises(ValueError, match=r"does not fit pvt_v2_b0 .*Missing key") as error:
+    with pytest.raises(ValueError, match="does not fit pvt_v2_b0: Missing key") as error:
         load_tensors(create_model("pvt_v2_b0", 19), own, origin=str(path))
     assert "reset_head" not in str(error.value)
 
@@ -320,14 +320,14 @@ def test_timm_weights_are_offered_for_timm_backbones_only() -> None:
 
 def test_another_architecture_is_refused_with_both_shapes(b0: SegModel, tmp_path: Path) -> None:
     path = save_model(b0, tmp_path / "b0.safetensors")
-    expected = r"does not fit segformer_b1 .*Missing key.*size mismatch|shape"
+    expected = r"does not fit segformer_b1: Missing key.*size mismatch|shape"
     with pytest.raises(ValueError, match=expected):
         create_model("segformer_b1", 19, pretrained=path)
 
 
 def test_a_head_for_other_classes_is_reset_only_when_asked(b0: SegModel) -> None:
     model = create_model("segformer_b0", 5)
-    with pytest.raises(ValueError, match=r"\[19, 256, 1, 1\].*\[5, 256.*reset_head=True"):
+    with pytest.raises(ValueError, match=r"reset_head=True.*\[19, 256, 1, 1\].*\[5\]"):
         load_tensors(model, b0.state_dict())
     before = model.head.classifier.weight.clone()
     load_tensors(model, b0.state_dict(), reset_head=True)

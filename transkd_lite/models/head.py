@@ -14,11 +14,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 __all__ = [
     "AllMLPHead", "SemanticFPNHead", "drop_path", "folded_heads", "initialise", "keys_and_values",
-    "run_blocks", "to_map", "to_tokens",
+    "to_map", "to_tokens",
 ]  # fmt: skip
 
 # --- Small parts that several networks share: token and map layouts, stochastic depth, initial weights.
@@ -47,18 +46,6 @@ def keys_and_values(attention: Any, x: Tensor, size: Sequence[int]) -> tuple[Ten
         x = attention.norm(to_tokens(attention.sr(to_map(x, size))))
     k, v = attention.kv(x).unflatten(2, (2, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
     return k, v
-
-
-def run_blocks(blocks: nn.ModuleList, x: Tensor, *args: object, recompute: bool) -> Tensor:
-    """x through blocks that are called as block(x, *args).
-
-    With `recompute`, blocks store nothing in training and run again in the backward pass (gradient
-    checkpointing).
-    """
-    for block in blocks:
-        again = recompute and block.training
-        x = checkpoint(block, x, *args, use_reentrant=False) if again else block(x, *args)
-    return x
 
 
 def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
@@ -92,7 +79,7 @@ class AllMLPHead(nn.Module):
     features 4 x (N, C_i, H_i, W_i) -> logits (N, K, H_1, W_1). The concatenation runs from the deepest stage
     to the shallowest, as in the published weights. Layers begin with PyTorch's own values, the fusing
     convolution with Kaiming's normal (fan-out), as in NVIDIA's code and the TransKD authors'. With
-    `normed_projections` (mmsegmentation's variant) so do the projections, and the classifier with a normal of
+    `normed` projections (mmsegmentation's variant) so do the projections, and the classifier with a normal of
     standard deviation 0.01, as there.
 
     The switch `folded` has the linear maps taken before the upsampling: the same function for a fraction of the work.
@@ -110,25 +97,19 @@ class AllMLPHead(nn.Module):
     folded = False
 
     def __init__(
-        self,
-        channels: tuple[int, ...],
-        width: int,
-        num_classes: int,
-        *,
-        dropout: float = 0.1,
-        normed_projections: bool = False,
+        self, channels: tuple[int, ...], width: int, num_classes: int, *, dropout: float = 0.1, normed: bool = False
     ) -> None:
         super().__init__()
-        self.projections = nn.ModuleList(nn.Linear(c, width, bias=not normed_projections) for c in channels)
+        self.projections = nn.ModuleList(nn.Linear(c, width, bias=not normed) for c in channels)
         norms = (nn.BatchNorm2d(width) for _ in channels)
-        self.projection_norms = nn.ModuleList(norms) if normed_projections else None
+        self.projection_norms = nn.ModuleList(norms) if normed else None
         self.fuse = nn.Conv2d(len(channels) * width, width, 1, bias=False)
         self.norm = nn.BatchNorm2d(width)
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(width, num_classes, 1)
-        for weight in [self.fuse.weight, *(self.projections.parameters() if normed_projections else [])]:
+        for weight in [self.fuse.weight, *(self.projections.parameters() if normed else [])]:
             nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")
-        if normed_projections:
+        if normed:
             nn.init.normal_(self.classifier.weight, std=0.01)
             nn.init.zeros_(self.classifier.get_parameter("bias"))
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from transkd_lite.models.head import AllMLPHead, drop_path, initialise, keys_and_values, run_blocks, to_map, to_tokens
+from transkd_lite.models.head import AllMLPHead, drop_path, initialise, keys_and_values, to_map, to_tokens
 from transkd_lite.models.output import ModelSpec, SegModel
 
 __all__ = ["LVT"]
@@ -135,7 +135,7 @@ def normalise(norm: nn.Module, x: Tensor) -> Tensor:
 class Stage(nn.Module):
     """Overlapping patch embedding, norm, blocks. Map in, (feature map, embedding tokens) out."""
 
-    def __init__(self, stage: int, rates: Iterator[float], recompute: bool) -> None:
+    def __init__(self, stage: int, rates: Iterator[float]) -> None:
         super().__init__()
         before = CHANNELS[stage - 1] if stage else 3
         size, stride = (3, 2) if stage else (7, 4)
@@ -143,12 +143,13 @@ class Stage(nn.Module):
         self.norm = nn.LayerNorm(CHANNELS[stage], eps=1e-5)
         self.proj.apply(initialise)
         self.blocks = nn.ModuleList(Block(stage, next(rates)) for _ in range(DEPTHS[stage]))
-        self.recompute = recompute
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         embedding = self.proj(x)
         x = normalise(self.norm, embedding)
-        return run_blocks(self.blocks, x, recompute=self.recompute), to_tokens(embedding)
+        for block in self.blocks:
+            x = block(x)
+        return x, to_tokens(embedding)
 
 
 class LVT(SegModel):
@@ -158,18 +159,10 @@ class LVT(SegModel):
     torch.Size([1, 19, 16, 24])
     """
 
-    def __init__(
-        self,
-        name: str,
-        num_classes: int,
-        *,
-        drop_path: float = 0.1,
-        head_dropout: float = 0.1,
-        gradient_checkpointing: bool = False,
-    ) -> None:
+    def __init__(self, name: str, num_classes: int, *, drop_path: float = 0.1, head_dropout: float = 0.1) -> None:
         super().__init__()
         self.spec = ModelSpec(name, CHANNELS, num_classes=num_classes, num_heads=NUM_HEADS, depths=DEPTHS)
         rates = (drop_path * i / (sum(DEPTHS) - 1) for i in range(sum(DEPTHS)))
-        self.stages = nn.ModuleList(Stage(i, rates, gradient_checkpointing) for i in range(4))
+        self.stages = nn.ModuleList(Stage(i, rates) for i in range(4))
         self.head = AllMLPHead(CHANNELS, self.spec.decoder_channels, num_classes, dropout=head_dropout)
         self.head.projections.apply(initialise)

@@ -24,7 +24,7 @@ Rules = list[tuple[str, str | None]]
 Tensors = dict[str, Tensor]
 
 _INSERTED = re.compile(r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-_PART = r"(?:segformer\.|backbone\.|decode_head\.)?"  # how whole networks of others call encoder and head
+_PART = r"(?:segformer\.|backbone\.|decode_head\.)??"  # how whole networks of others call encoder and head
 
 # The TransKD authors and NVIDIA (mit_b*.pth, trained SegFormers), and mmsegmentation.
 _SEGFORMER = """
@@ -163,10 +163,8 @@ def find_network(tensors: Mapping[str, Tensor], signs: Iterable[str]) -> Network
     ValueError where that leaves more than one.
     """
     named = {plain_name(name): tensor for name, tensor in tensors.items()}
-    found: dict[str, str] = {}
-    for sign in signs:
-        pattern = re.compile(rf"((?:.+?\.)??){_PART}{re.escape(sign)}")
-        found = {match[1]: sign for match in map(pattern.fullmatch, named) if match} | found
+    pattern = re.compile(rf"((?:.+?\.)??){_PART}({'|'.join(map(re.escape, signs))})")
+    found = {match[1]: match[2] for match in map(pattern.fullmatch, named) if match}
     ranks = {p: [("teacher" in w, "student" not in w, "ema" in w) for w in [_words(p)]] for p in found or [""]}
     prefix, *others = [p for p, rank in ranks.items() if rank == min(ranks.values())]
     if others:
@@ -220,8 +218,8 @@ def rename(tensors: Mapping[str, Tensor], rules: Rules) -> Tensors:
     """
     renamed: Tensors = {}
     for name, tensor in tensors.items():
-        matches = ((re.fullmatch(pattern, name), template) for pattern, template in rules)
-        match, template = next((found for found in matches if found[0]), (None, None))
+        found = ((match, template) for pattern, template in rules if (match := re.fullmatch(pattern, name)))
+        match, template = next(found, (None, None))
         if match is None:
             renamed[name] = tensor
         elif template is not None:

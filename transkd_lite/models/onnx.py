@@ -34,6 +34,8 @@ from transkd_lite.models.output import SegModel, SegOutput, describe, recorded, 
 __all__ = ["OnnxModel", "Parity", "export_onnx", "parity"]
 
 OPSET = 20
+INPUT = "images: float32 (N, 3, H, W), RGB in [0, 1], then normalized"
+OUTPUT = "logits: float32 (N, K, H/4, W/4) before any softmax, sizes rounded up"
 SMALLEST = 64  # pixels: below, stage 4 of the example is one token wide, which the exporter takes for a law
 TOLERANCE = 1e-3  # of the largest logit: kernels of two libraries add up in other orders, about 1e-6 a layer
 
@@ -82,14 +84,8 @@ def export_onnx(
     for holder in (proto, graph, *itertools.chain(*parts)):
         del holder.metadata_props[:]
         holder.doc_string = ""
-    about = describe(
-        model.spec,
-        space,
-        input="images: float32 (N, 3, H, W), RGB in [0, 1], then normalized",
-        normalize={"mean": IMAGENET_MEAN, "std": IMAGENET_STD} if normalize else None,
-        output="logits: float32 (N, K, H/4, W/4) before any softmax, sizes rounded up",
-        folded_head=fold_head,
-    )
+    constants = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD} if normalize else None
+    about = describe(model.spec, space, input=INPUT, normalize=constants, output=OUTPUT, folded_head=fold_head)
     for key, value in about.items():
         proto.metadata_props.add(key=key, value=value)
     return atomic_write(path, proto.SerializeToString())

@@ -65,7 +65,8 @@ class SegModel(nn.Module):
     """Base class of the networks: `spec` describes it, `forward` maps images to a `SegOutput`.
 
     A network has a `head` over four features, and either `stages`, each from a map to (feature, embedding), or an
-    `encode` of its own.
+    `encode` of its own. Where memory is short, torch's `apply_activation_checkpointing` has its blocks run again in
+    the backward pass.
 
     `label_space` names the classes of the data that it was trained on, None where that is not known. `fit` sets it,
     `save_model` keeps it, and whoever scores the network compares it with that of the data.
@@ -140,12 +141,12 @@ def as_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def printable(text: object, limit: int = 120) -> str:
-    """A text of unknown origin, fit for a message: no control characters, at most `limit` characters.
+    """A text of unknown origin, fit for a message: one line, no control characters, at most `limit` characters.
 
     >>> printable("norm\\x1b[31m.weight", 12)
     'norm?[…eight'
     """
-    clean = "".join(c if c.isprintable() else "?" for c in str(text))
+    clean = "".join(c if c.isprintable() else "?" for c in " ".join(str(text).split()))
     half = limit // 2
     return clean if len(clean) <= limit else f"{clean[:half]}…{clean[1 + half - limit :]}"
 

@@ -12,7 +12,6 @@ by side (HRNet), and those whose maps do not cover the image (Inception, which d
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -24,13 +23,12 @@ from timm.layers import to_2tuple
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from transkd_lite.models.head import AllMLPHead, SemanticFPNHead, run_blocks, to_map
+from transkd_lite.models.head import AllMLPHead, SemanticFPNHead, to_map
 from transkd_lite.models.output import ModelSpec, SegModel, printable
 
 __all__ = ["NETWORKS", "PVTv2", "Pyramid"]
 
 Size = tuple[int, int]
-Call = tuple[str, Any]  # a module's name and its output
 
 # Two unlike sizes to look at, by what the sides of images must be divisible by. The odd ones are unlike modulo 32 too:
 # where two branches round differently, a backbone fails for some odd sides only.
@@ -45,7 +43,7 @@ class Pyramid(SegModel):
     - img_size: (H, W) in pixels, for backbones that are built for one image size.
     - drop_path: stochastic depth, for backbones that know it.
     - head_dropout, decoder_channels: as in SegFormer.
-    - timm_pretrained: take the backbone's ImageNet weights from timm.
+    - fetch: take the backbone's ImageNet weights from timm.
 
     `sources` holds the modules that give the four embeddings, each with the layout of its output. `image_size` is the
     one size that the backbone takes, None for most; `multiple` is what both sides of an image must be divisible by.
@@ -57,32 +55,29 @@ class Pyramid(SegModel):
         self,
         name: str,
         num_classes: int,
+        fetch: bool = False,
         *,
         img_size: Size | None = None,
         drop_path: float = 0.0,
         head_dropout: float = 0.1,
         decoder_channels: int = 256,
-        timm_pretrained: bool = False,
     ) -> None:
         super().__init__()
         given = {"img_size": img_size and to_2tuple(img_size), "drop_path_rate": drop_path}
         options: dict[str, Any] = {key: value for key, value in given.items() if value}
         build: Any = partial(timm.create_model, name.removeprefix("timm:"), features_only=True, **options)
         try:
-            levels = build().feature_info.info
+            # Where two levels have one stride, the deeper one is the stage's output.
+            deepest = {level["reduction"]: index for index, level in enumerate(build().feature_info.info)}
+            if not deepest.keys() >= set(ModelSpec.strides):
+                raise ValueError(f"it has strides {sorted(deepest)}")
         except Exception as error:  # timm has many ways to say that there are no levels, or no such name or option
             raise ValueError(
-                f"{name} cannot give features of its stages with {options or 'its own options'} "
+                f"{name} cannot give features at strides {ModelSpec.strides} with {options or 'its own options'} "
                 f"({printable(repr(error))}): change or leave out the options, or {ADVICE}"
             ) from error
-        # Where two levels have one stride, the deeper one is the stage's output.
-        deepest = {level["reduction"]: index for index, level in enumerate(levels)}
-        if not deepest.keys() >= set(ModelSpec.strides):
-            raise ValueError(
-                f"{name} gives features at strides {sorted(deepest)}, but a pyramid needs {ModelSpec.strides}: {ADVICE}"
-            )
         indices = [deepest[stride] for stride in ModelSpec.strides]
-        self.backbone = build(pretrained=timm_pretrained, out_indices=indices)
+        self.backbone = build(pretrained=fetch, out_indices=indices)
         channels = tuple(self.backbone.feature_info.channels())
         self.spec = ModelSpec(name, channels, num_classes=num_classes, decoder_channels=decoder_channels)
         self.sources, self.image_size, self.multiple = _look(self.spec, self.backbone, options.get("img_size"))
@@ -93,8 +88,8 @@ class Pyramid(SegModel):
         if size != (self.image_size or size) or size[0] % self.multiple or size[1] % self.multiple:
             takes = self.image_size or f"sides divisible by {self.multiple}"
             raise _WrongSize(name, size, f"it takes {takes}")
-        features, calls = _run(name, self.backbone, images, self.sources)
-        outputs, stages = dict(calls), []
+        features, outputs = _run(name, self.backbone, images, self.sources)
+        stages = []
         for (source, layout), feature in zip(self.sources.items(), features, strict=True):
             x = outputs[source]
             if x.shape != _shapes(feature)[layout]:
@@ -159,9 +154,8 @@ def _candidates(spec: ModelSpec, backbone: Any, size: Size) -> list[dict[str, st
     # Only the graph is read: no tensor is kept for a backward pass.
     with torch.enable_grad(), saved_tensors_hooks(lambda x: None, lambda x: x):
         images = torch.zeros(1, 3, *size, device=device, requires_grad=True) * 1
-        features, calls = _run(spec.name, backbone.eval(), images, names)
+        features, outputs = _run(spec.name, backbone.eval(), images, names)
     backbone.train()
-    times = Counter(name for name, _ in calls)
     stages, before = [], {images.grad_fn}
     for feature, channels, stride in zip(features, spec.channels, spec.strides, strict=True):
         sides = zip(feature.shape[2:], size, strict=True)
@@ -178,19 +172,20 @@ def _candidates(spec: ModelSpec, backbone: Any, size: Size) -> list[dict[str, st
             end.add(node)
         within = _upstream(end, before) - end
         layouts = {shape: layout for layout, shape in _shapes(feature).items()}
-        tokens = {n: x for n, x in calls if times[n] == 1 and isinstance(x, Tensor) and x.shape in layouts}
+        tokens = {n: x for n, x in outputs.items() if isinstance(x, Tensor) and x.shape in layouts}
         inside = {n: x for n, x in tokens.items() if x.grad_fn in within and before & _upstream({x.grad_fn}, before)}
         stages.append({n: layouts[x.shape] for n, x in inside.items()})
         before = end
     return stages
 
 
-def _run(name: str, backbone: Any, images: Tensor, sources: Iterable[str]) -> tuple[list[Tensor], list[Call]]:
-    """The four features (N, C, H, W), and what these modules gave, in the order of calls."""
-    calls: list[Call] = []
+def _run(name: str, backbone: Any, images: Tensor, sources: Iterable[str]) -> tuple[list[Tensor], dict[str, Any]]:
+    """The four features (N, C, H, W), and what these modules gave, in the order of calls; None if called twice."""
+    outputs: dict[str, Any] = {}
 
     def keep(source: str, module: nn.Module, args: Any, output: Any) -> None:
-        calls.append((source, output[0] if isinstance(output, tuple | list) else output))
+        given = output[0] if isinstance(output, tuple | list) else output
+        outputs[source] = None if source in outputs else given
 
     with ExitStack() as hooks:
         for source in sources:
@@ -202,7 +197,7 @@ def _run(name: str, backbone: Any, images: Tensor, sources: Iterable[str]) -> tu
         except Exception as error:  # MViTv2, say, takes no sides above 224
             raise _WrongSize(name, images.shape[2:], repr(error)) from error
     last = getattr(backbone, "output_fmt", "NCHW") == "NHWC"
-    return [x.permute(0, 3, 1, 2) if last else x for x in maps], calls
+    return [x.permute(0, 3, 1, 2) if last else x for x in maps], outputs
 
 
 def _shapes(feature: Tensor) -> dict[str, tuple[int, ...]]:
@@ -226,7 +221,7 @@ def _upstream(nodes: set[Any], stop: set[Any]) -> set[Any]:
 class PVTv2(SegModel):
     """Images (N, 3, H, W), H and W at least 32, to a `SegOutput`.
 
-    - drop_path, head_dropout, gradient_checkpointing: as in SegFormer; timm_pretrained: as in `Pyramid`.
+    - drop_path, head_dropout: as in SegFormer; fetch: as in `Pyramid`.
 
     >>> import torch
     >>> PVTv2("pvt_v2_b0", 19)(torch.rand(1, 3, 64, 128)).logits.shape
@@ -236,18 +231,10 @@ class PVTv2(SegModel):
     backbone: Any  # timm types its stages as plain modules
 
     def __init__(
-        self,
-        name: str,
-        num_classes: int,
-        *,
-        drop_path: float = 0.1,
-        head_dropout: float = 0.1,
-        gradient_checkpointing: bool = False,
-        timm_pretrained: bool = False,
+        self, name: str, num_classes: int, fetch: bool = False, *, drop_path: float = 0.1, head_dropout: float = 0.1
     ) -> None:
         super().__init__()
-        self.backbone = timm.create_model(name, timm_pretrained, num_classes=0, drop_path_rate=drop_path)
-        self.recompute = gradient_checkpointing
+        self.backbone = timm.create_model(name, fetch, num_classes=0, drop_path_rate=drop_path)
         stages = list(self.backbone.stages)
         channels = tuple(stage.norm.normalized_shape[0] for stage in stages)
         self.head = SemanticFPNHead(channels, num_classes, dropout=head_dropout)
@@ -260,9 +247,11 @@ class PVTv2(SegModel):
             # The first patch embedding stands before the stages, the others inside theirs.
             embed = stage.downsample or self.backbone.patch_embed
             tokens = embed(x)  # (N, H_i, W_i, C_i)
-            embedding, size = tokens.flatten(1, 2), tokens.shape[1:3]
-            x = to_map(stage.norm(run_blocks(stage.blocks, embedding, size, recompute=self.recompute)), size)
-            outputs.append((x, embedding))
+            size, x = tokens.shape[1:3], tokens.flatten(1, 2)
+            for block in stage.blocks:
+                x = block(x, size)
+            x = to_map(stage.norm(x), size)
+            outputs.append((x, tokens.flatten(1, 2)))
         return outputs
 
 

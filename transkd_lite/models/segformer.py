@@ -14,7 +14,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from transkd_lite.models.head import AllMLPHead, drop_path, initialise, keys_and_values, run_blocks, to_map, to_tokens
+from transkd_lite.models.head import AllMLPHead, drop_path, initialise, keys_and_values, to_map, to_tokens
 from transkd_lite.models.output import ModelSpec, SegModel, printable
 
 __all__ = ["SEGFORMERS", "SegFormer", "Variant"]
@@ -112,19 +112,20 @@ class Block(nn.Module):
 class Stage(nn.Module):
     """Patch embedding, blocks, norm. Map in, (feature map, embedding tokens) out."""
 
-    def __init__(self, index: int, spec: ModelSpec, rates: Iterator[float], norm_eps: float, recompute: bool) -> None:
+    def __init__(self, index: int, spec: ModelSpec, rates: Iterator[float], norm_eps: float) -> None:
         super().__init__()
         width, before = spec.channels[index], spec.channels[index - 1] if index else 3
         self.patch_embed = PatchEmbedding(before, width, PATCH_SIZES[index], PATCH_STRIDES[index])
         heads, reduction, depth = spec.num_heads[index], REDUCTIONS[index], spec.depths[index]
         self.blocks = nn.ModuleList(Block(width, heads, reduction, next(rates), norm_eps) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=norm_eps)
-        self.recompute = recompute
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         embedding, size = self.patch_embed(x)
-        x = self.norm(run_blocks(self.blocks, embedding, size, recompute=self.recompute))
-        return to_map(x, size), embedding
+        x = embedding
+        for block in self.blocks:
+            x = block(x, size)
+        return to_map(self.norm(x), size), embedding
 
 
 class SegFormer(SegModel):
@@ -136,7 +137,6 @@ class SegFormer(SegModel):
     - num_heads: attention heads of each stage, each a divisor of its width.
     - norm_eps: the constant of the LayerNorms in blocks and after stages.
     - normed_projections: BatchNorm and ReLU after the head's projections, as mmsegmentation has them.
-    - gradient_checkpointing: in training, recompute blocks in the backward pass instead of storing them.
 
     >>> import torch
     >>> SegFormer("segformer_b0", 19)(torch.rand(1, 3, 64, 128)).logits.shape
@@ -154,7 +154,6 @@ class SegFormer(SegModel):
         num_heads: tuple[int, ...] = NUM_HEADS,
         norm_eps: float = EPS,
         normed_projections: bool = False,
-        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         channels, depths, usual_width = SEGFORMERS[name]
@@ -168,8 +167,6 @@ class SegFormer(SegModel):
             name, channels, num_classes=num_classes, num_heads=num_heads, depths=depths, decoder_channels=width
         )
         rates = (drop_path * i / (sum(depths) - 1) for i in range(sum(depths)))
-        self.stages = nn.ModuleList(Stage(i, self.spec, rates, norm_eps, gradient_checkpointing) for i in range(4))
+        self.stages = nn.ModuleList(Stage(i, self.spec, rates, norm_eps) for i in range(4))
         self.stages.apply(initialise)
-        self.head = AllMLPHead(
-            channels, width, num_classes, dropout=head_dropout, normed_projections=normed_projections
-        )
+        self.head = AllMLPHead(channels, width, num_classes, dropout=head_dropout, normed=normed_projections)

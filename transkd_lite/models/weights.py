@@ -119,9 +119,7 @@ def flatten(content: Any, origin: str = "the checkpoint") -> dict[str, Tensor]:
             seen.add(id(value))
             waiting += [(f"{path}.{key}" if path else str(key), inner) for key, inner in value.items()]
     if not tensors:
-        raise ValueError(
-            f"{printable(origin)} holds no state dict: expected tensors by name, got {type(content).__name__}"
-        )
+        raise ValueError(f"{printable(origin)} holds no tensors by name, but {type(content).__name__}")
     return tensors
 
 
@@ -176,10 +174,9 @@ def load_tensors(
     try:
         model.load_state_dict(given)
     except RuntimeError as error:
-        advice = "; for other classes pass reset_head=True, or num_classes as in the file" if other else ""
-        raise ValueError(
-            f"{printable(origin)} does not fit {model.spec.name} ({printable(error, 320)}){advice}"
-        ) from error
+        advice = "for other classes pass reset_head=True, or num_classes as in the file: " if other else ""
+        reason = printable(str(error).partition(":")[2], 320)
+        raise ValueError(f"{printable(origin)} does not fit {model.spec.name}: {advice}{reason}") from error
 
 
 def find_authors_network(tensors: Mapping[str, Tensor]) -> Network:
@@ -221,7 +218,7 @@ def head_options(own: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def unusual(options: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the options that a network has and whose value is not the usual one."""
+    """Those of a network's options whose value is not the usual one."""
     return {key: value for key, value in options.items() if value != usual.get(key, value)}
 
 
@@ -240,9 +237,7 @@ def list_models() -> list[str]:
 def _class_of(name: str) -> tuple[Any, dict[str, Any]]:
     """A network's class, and its options with their usual values. Raises ValueError for an unknown name."""
     if name not in list_models() and not name.startswith("timm:"):
-        raise ValueError(
-            f"unknown network {printable(name)!r}; choose one of {', '.join(list_models())} or timm:<backbone>"
-        )
+        raise ValueError(f"unknown network {printable(name)!r}; choose one of {', '.join(list_models())}, timm:<name>")
     network: Any = {"segformer": SegFormer, "lvt": LVT}.get(family_of(name))
     if network is None:
         network = import_module("transkd_lite.models.pyramid").NETWORKS[family_of(name)]
@@ -283,24 +278,21 @@ def create_model(
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}")
     network, usual = _class_of(name)
-    by_timm = {key: True for key in usual if key == "timm_pretrained" and pretrained == "timm"}
-    if pretrained == "timm" and not by_timm:
+    fetch = {"fetch": True} if pretrained == "timm" else {}
+    if fetch and network in (SegFormer, LVT):
         raise ValueError(f"timm has no weights for {name}: give a path or for instance hub:nvidia/mit-b0")
-    options, own = as_tuples(options), None
-    if pretrained is not None and not by_timm:
-        own, found = _read_pretrained(name, pretrained)
-        clash = [key for key, value in found.items() if options.get(key) not in (None, value)]
-        if clash:
+    options = as_tuples(options)
+    own, found = (None, {}) if pretrained is None or fetch else _read_pretrained(name, pretrained)
+    for key, value in found.items():
+        if options.get(key) not in (None, value):
             raise ValueError(
-                f"{clash[0]}={options[clash[0]]!r} contradicts {printable(pretrained)}, which has {found[clash[0]]!r}: "
-                "leave the option out"
+                f"{key}={options[key]!r} contradicts {printable(pretrained)}, which has {value!r}: leave the option out"
             )
-        options |= unusual(found, usual)
-    known = [key for key in usual if key != "timm_pretrained"]
-    unknown = [key for key in options if key not in known]
+    options |= unusual(found, usual)
+    unknown = [key for key in options if key not in usual]
     if unknown:
-        raise ValueError(f"{name} has no option {listed(unknown)}; its options are {', '.join(known)}")
-    model = network(name, num_classes, **options, **by_timm)
+        raise ValueError(f"{name} has no option {listed(unknown)}; its options are {', '.join(usual)}")
+    model = network(name, num_classes, **options, **fetch)
     model.spec = dataclasses.replace(model.spec, options=options)
     if own is not None:
         load_tensors(model, own, origin=str(pretrained), reset_head=reset_head)
@@ -353,8 +345,7 @@ def load_model(path: str | Path, *, device: str | torch.device = "cpu") -> SegMo
     """
     (file,) = files_of(path)
     spec, space = restore(read_metadata(file), file)
-    model = create_model(spec.name, spec.num_classes, **spec.options)
-    load_tensors(model, read_tensors(file), origin=str(path))
+    model = create_model(spec.name, spec.num_classes, pretrained=file, **spec.options)
     model.label_space = space
     return model.to(device).eval()
 
