@@ -146,9 +146,9 @@ def test_a_saved_pyramid_comes_back(tmp_path: Path) -> None:
             "vit_tiny_patch16_224",
             r"features at strides \(4, 8, 16, 32\) with its own options .*it has strides \[16\].*choose a hier",
         ),
-        ("hrnet_w18_small", "no patch embedding of stage 2: from the output of the stage before to its own, no module"),
-        ("densenet121", "no patch embedding of stage 1: from the output"),
-        ("inception_v3", r"a map \(192, 71, 71\) for images of \(299, 299\), not 192 channels at stride 4: choose"),
+        ("hrnet_w18_small", "no module that gives a patch embedding of stage 2: choose a hier"),
+        ("densenet121", "no module that gives a patch embedding of stage 1"),
+        ("inception_v3", r"a map \(192, 71, 71\) of images of \(299, 299\) at stride 4: choose"),
         ("convnextv2_nano_typo", "Unknown model .convnextv2_nano_typo.*choose a hierarchical backbone of timm"),
     ],
 )

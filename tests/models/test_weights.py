@@ -156,7 +156,7 @@ def test_what_shapes_do_not_tell_is_read_from_our_own_files(tmp_path: Path) -> N
     assert torch.equal(logits(create_model("segformer_b0", 3, pretrained=path)), logits(model))
     with pytest.raises(ValueError, match=r"num_heads=\(1, 2, 5, 8\) contradicts .*\(2, 4, 10, 16\)"):
         create_model("segformer_b0", 3, pretrained=path, num_heads=(1, 2, 5, 8))
-    with pytest.raises(ValueError, match=r"four numbers that divide the widths \(32, .*got \(1, 2, 3, 8\)"):
+    with pytest.raises(ValueError, match=r"four divisors of the widths \(32, .*got \(1, 2, 3, 8\)"):
         create_model("segformer_b0", 3, num_heads=(1, 2, 3, 8))
 
 

@@ -55,15 +55,13 @@ def capture_attention(model: SegModel, blocks: Sequence[Block] | None = None) ->
     >>> captured.attention[4, 2].shape
     torch.Size([1, 8, 4, 4])
     """
-    depths, captured = model.spec.depths, Captured()
-    if family_of(model.spec.name) not in ("segformer", "pvt"):
-        raise ValueError(f"{model.spec.name} has no attention to capture: choose a SegFormer or a PVTv2")
+    name, depths, captured = model.spec.name, model.spec.depths, Captured()
+    if family_of(name) not in ("segformer", "pvt"):
+        raise ValueError(f"{name} has no attention to capture: choose a SegFormer or a PVTv2")
     chosen = list(enumerate(depths, start=1) if blocks is None else blocks)
     wrong = [(s, b) for s, b in chosen if not (1 <= s <= len(depths) and 1 <= b <= depths[s - 1])]
     if wrong:
-        raise ValueError(
-            f"{model.spec.name} has no (stage, block) [{listed(wrong)}]: its stages hold {depths} blocks, from 1"
-        )
+        raise ValueError(f"{name} has no (stage, block) [{listed(wrong)}]: its stages hold {depths} blocks, from 1")
 
     def keep_map(key: Block, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         captured.attention[key] = attention_map(module, *args).detach()

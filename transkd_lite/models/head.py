@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 __all__ = [
-    "AllMLPHead", "SemanticFPNHead", "drop_path", "folded_heads", "initialise", "keys_and_values",
+    "AllMLPHead", "FoldedHead", "SemanticFPNHead", "drop_path", "folded_heads", "initialise", "keys_and_values",
     "to_map", "to_tokens",
 ]  # fmt: skip
 
@@ -145,6 +145,22 @@ class AllMLPHead(nn.Module):
         """Weight (C, C_i) and bias of x -> W (P x + b) as one linear map."""
         weight, bias = self.projections[i].parameters()
         return self.mixer(i) @ weight, self.mixer(i) @ bias
+
+
+class FoldedHead(nn.Module):
+    """An all-MLP head with its linear maps multiplied out once, W_i P_i, as 1x1 convolutions of the small maps."""
+
+    def __init__(self, head: AllMLPHead) -> None:
+        super().__init__()
+        weights, biases = zip(*map(head.product, range(len(head.projections))), strict=True)
+        self.weights = nn.ParameterList(weight[:, :, None, None] for weight in weights)
+        self.biases = nn.ParameterList(biases)
+        self.norm, self.classifier = head.norm, head.classifier
+
+    def forward(self, features: tuple[Tensor, ...]) -> Tensor:
+        first, *others = map(F.conv2d, features, self.weights, self.biases)
+        fused = first + sum(_resize(x, first.shape[2:]) for x in others)
+        return self.classifier(F.relu(self.norm(fused)))
 
 
 @contextlib.contextmanager

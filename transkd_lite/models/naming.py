@@ -68,8 +68,8 @@ head.norm                  decode_head.batch_norm                           deco
 head.classifier            decode_head.classifier                           decode_head.classifier
 """
 
-# The authors and PVTv2's own files. timm keeps the first patch embedding apart and calls the others `downsample`.
-# Between two convolutions of a scale head stands an upsampling without weights.
+# The authors and PVTv2's own files, and timm's (last two rows), which keep the first patch embedding apart and call the
+# others `downsample`. Between two convolutions of a scale head stands an upsampling without weights.
 _PVT = """
 backbone.stages.#.blocks.#    block@.#
 B.mlp.dwconv                  B.mlp.dwconv.dwconv
@@ -82,10 +82,8 @@ head.scales.#.0               head.scale_heads.#.0.conv
 head.scales.#.1               head.scale_heads.#.2.conv
 head.scales.#.2               head.scale_heads.#.4.conv
 head.classifier               head.conv_seg
-"""
-_TIMM = """
-backbone.stages       stages
-backbone.patch_embed  patch_embed
+backbone.stages               stages
+backbone.patch_embed          patch_embed
 """
 
 _LVT = """
@@ -121,11 +119,8 @@ _SCHEMES: dict[str, dict[str, Rules]] = {
         "stages.0.patch_embeddings.proj.weight": _rules(_TRANSFORMERS, 2),
         "patch_embed1.proj.weight": _rules(_SEGFORMER, 1),
     },
-    "pvt": {"stages.0.blocks.0.attn.q.weight": _rules(_TIMM, 1), "patch_embed1.proj.weight": _rules(_PVT, 1)},
-    "lvt": {
-        "stages.0.proj.weight": [],
-        "backbone.0.0.proj.weight": _rules(_LVT, 1) + _rules(_SEGFORMER, 1),  # the head's part of it
-    },
+    "pvt": {sign: _rules(_PVT, 1) for sign in ("stages.0.blocks.0.attn.q.weight", "patch_embed1.proj.weight")},
+    "lvt": {"stages.0.proj.weight": [], "backbone.0.0.proj.weight": _rules(_LVT, 1) + _rules(_SEGFORMER, 1)},
     "timm": {"head.projections.0.weight": []},
 }
 
@@ -169,15 +164,12 @@ def find_network(tensors: Mapping[str, Tensor], signs: Iterable[str]) -> Network
     prefix, *others = [p for p, rank in ranks.items() if rank == min(ranks.values())]
     if others:
         raise ValueError(
-            f"the checkpoint holds several networks, below {listed([prefix, *others])}: save the one you mean in its "
-            "own file"
+            f"the checkpoint holds several networks, below {listed([prefix, *others])}: save the one you mean"
         )
     foreign = {"teacher", "ema", "optimizer"} - _words(prefix)
-    inside: Tensors = {}
-    beside: Tensors = {}
-    for name, tensor in named.items():
-        if not foreign & _words(name):
-            (inside if name.startswith(prefix) else beside)[name.removeprefix(prefix)] = tensor
+    kept = {name: tensor for name, tensor in named.items() if not foreign & _words(name)}
+    inside = {name.removeprefix(prefix): tensor for name, tensor in kept.items() if name.startswith(prefix)}
+    beside = {name: tensor for name, tensor in kept.items() if not name.startswith(prefix)}
     return Network(prefix, found.get(prefix, ""), inside, beside)
 
 

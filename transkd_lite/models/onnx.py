@@ -22,13 +22,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from transkd_lite.data.files import atomic_write
 from transkd_lite.data.labels import LabelSpace
 from transkd_lite.data.transforms import IMAGENET_MEAN, IMAGENET_STD
-from transkd_lite.models.head import AllMLPHead
+from transkd_lite.models.head import AllMLPHead, FoldedHead
 from transkd_lite.models.output import SegModel, SegOutput, describe, recorded, restore
 
 __all__ = ["OnnxModel", "Parity", "export_onnx", "parity"]
@@ -91,23 +90,6 @@ def export_onnx(
     return atomic_write(path, proto.SerializeToString())
 
 
-class _FoldedHead(nn.Module):
-    """An all-MLP head with its linear maps multiplied out once, W_i P_i, as 1x1 convolutions of the small maps."""
-
-    def __init__(self, head: AllMLPHead) -> None:
-        super().__init__()
-        weights, biases = zip(*map(head.product, range(len(head.projections))), strict=True)
-        self.weights = nn.ParameterList(weight[:, :, None, None] for weight in weights)
-        self.biases = nn.ParameterList(biases)
-        self.norm, self.classifier = head.norm, head.classifier
-
-    def forward(self, features: tuple[Tensor, ...]) -> Tensor:
-        first, *others = map(F.conv2d, features, self.weights, self.biases)
-        size = features[0].shape[2:]
-        fused = first + sum(F.interpolate(x, size, mode="bilinear", align_corners=False) for x in others)
-        return self.classifier(F.relu(self.norm(fused)))
-
-
 class _Logits(nn.Module):
     """The network without what only distillation reads: its features and embeddings."""
 
@@ -117,7 +99,7 @@ class _Logits(nn.Module):
         for module in list(self.modules()):
             head = getattr(module, "head", None)
             if fold and isinstance(head, AllMLPHead) and head.projection_norms is None:
-                module.head = _FoldedHead(head)
+                module.head = FoldedHead(head)
         self.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -131,10 +131,7 @@ def _sources(spec: ModelSpec, looks: list[list[dict[str, str]]]) -> dict[str, st
     for stage, (first, *others) in enumerate(zip(*looks, strict=True), start=1):
         shared = {name: layout for name, layout in first.items() if all(o.get(name) == layout for o in others)}
         if not shared:
-            raise ValueError(
-                f"{spec.name} has no patch embedding of stage {stage}: from the output of the stage before to its own, "
-                f"no module gives tokens of its grid and width; {ADVICE}"
-            )
+            raise ValueError(f"{spec.name} has no module that gives a patch embedding of stage {stage}: {ADVICE}")
         found = next(iter(shared))
         while found.rpartition(".")[0] in shared:
             found = found.rpartition(".")[0]
@@ -160,10 +157,8 @@ def _candidates(spec: ModelSpec, backbone: Any, size: Size) -> list[dict[str, st
     for feature, channels, stride in zip(features, spec.channels, spec.strides, strict=True):
         sides = zip(feature.shape[2:], size, strict=True)
         if feature.shape[1] != channels or any(n not in (s // stride, -(-s // stride)) for n, s in sides):
-            raise ValueError(
-                f"{spec.name} gives a map {tuple(feature.shape[1:])} for images of {size}, not {channels} channels at "
-                f"stride {stride}: {ADVICE}"
-            )
+            shape = tuple(feature.shape[1:])
+            raise ValueError(f"{spec.name} gives a map {shape} of images of {size} at stride {stride}: {ADVICE}")
         # What gives the feature: the last node of the graph, and those before that differ in layout alone.
         end = {feature.grad_fn}
         node: Any = feature.grad_fn

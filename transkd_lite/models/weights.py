@@ -282,11 +282,21 @@ def create_model(
     if fetch and network in (SegFormer, LVT):
         raise ValueError(f"timm has no weights for {name}: give a path or for instance hub:nvidia/mit-b0")
     options = as_tuples(options)
-    own, found = (None, {}) if pretrained is None or fetch else _read_pretrained(name, pretrained)
+    own, found = None, {}
+    if pretrained is not None and not fetch:
+        files = files_of(pretrained)
+        tensors = {n: tensor for file in files for n, tensor in read_tensors(file).items()}
+        own = to_own_names(tensors, family_of(name))
+        found = head_options(own)  # shapes, config.json or our metadata tell of options
+        if family_of(name) == "segformer" and any("patch_embeddings." in n for n in tensors):
+            found |= read_config(name, files[0].with_name("config.json"))
+        elif record := read_metadata(files[0]):
+            kept = restore(record, files[0])[0].options
+            found |= {key: kept[key] for key in ("num_heads", "norm_eps") if key in kept}
     for key, value in found.items():
         if options.get(key) not in (None, value):
             raise ValueError(
-                f"{key}={options[key]!r} contradicts {printable(pretrained)}, which has {value!r}: leave the option out"
+                f"{key}={options[key]!r} contradicts {printable(pretrained)}, which has {value!r}: leave it out"
             )
     options |= unusual(found, usual)
     unknown = [key for key in options if key not in usual]
@@ -297,20 +307,6 @@ def create_model(
     if own is not None:
         load_tensors(model, own, origin=str(pretrained), reset_head=reset_head)
     return model
-
-
-def _read_pretrained(name: str, pretrained: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors, under this library's names, and what shapes, config.json or our metadata tell of options."""
-    files = files_of(pretrained)
-    tensors = {n: tensor for file in files for n, tensor in read_tensors(file).items()}
-    own = to_own_names(tensors, family_of(name))
-    found = head_options(own)
-    if family_of(name) == "segformer" and any("patch_embeddings." in n for n in tensors):
-        found |= read_config(name, files[0].with_name("config.json"))
-    elif record := read_metadata(files[0]):
-        kept = restore(record, files[0])[0].options
-        found |= {key: kept[key] for key in ("num_heads", "norm_eps") if key in kept}
-    return own, found
 
 
 # --- Our own files: one safetensors file a network, its spec in the metadata.
@@ -371,8 +367,7 @@ def read_config(name: str, path: Path) -> dict[str, Any]:
     for key, value in as_tuples(FIXED).items():
         if config.get(key, value) != value:
             raise ValueError(
-                f"{printable(path)} has {key} = {printable(config[key])}, but {name} needs {value}: choose the network "
-                "that the file belongs to, or run this one in transformers"
+                f"{printable(path)} has {key} = {printable(config[key])}, but {name} needs {value}: use transformers"
             )
     theirs = not config or "transformers_version" in config
     eps = 1e-5 if theirs else config.get("layer_norm_eps", EPS)
