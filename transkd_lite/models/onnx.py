@@ -70,8 +70,7 @@ def export_onnx(
     path, space = Path(path), space or model.label_space
     if path.suffix != ".onnx":
         raise ValueError(f"an ONNX file is named *.onnx, got {path}: write {path.with_suffix('.onnx').name}")
-    whole = isinstance(size, Sequence) and all(isinstance(n, int) and n >= SMALLEST for n in size)
-    if not whole or len(size) != 2:
+    if not (isinstance(size, Sequence) and len(size) == 2 and all(isinstance(n, int) and n >= SMALLEST for n in size)):
         raise ValueError(f"size must be two whole numbers (height, width) of at least {SMALLEST} pixels, got {size!r}")
     if space is not None and space.num_classes > model.spec.num_classes:
         raise ValueError(f"space names {space.num_classes} classes, but {model.spec.name} has {model.spec.num_classes}")

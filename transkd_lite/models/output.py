@@ -60,6 +60,10 @@ class ModelSpec:
     decoder_channels: int = 256
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
+    def to_json(self) -> str:
+        """The spec as one line of JSON."""
+        return json.dumps(dataclasses.asdict(self))
+
 
 class SegModel(nn.Module):
     """Base class of the networks: `spec` describes it, `forward` maps images to a `SegOutput`.
