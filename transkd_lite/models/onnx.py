@@ -13,11 +13,12 @@ The metadata entry "transkd_lite" is JSON: `spec` and, where it is known, `label
 from __future__ import annotations
 
 import copy
-import itertools
 import logging
 import os
 import warnings
 from collections.abc import Sequence
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,8 +79,8 @@ def export_onnx(
     proto = _traced(model, size, fold_head, {0: "batch", 2: "height", 3: "width"} if free else {0: "batch"})
     # The exporter's notes are a megabyte of stack traces with the paths of this machine.
     graph = proto.graph
-    parts = (graph.node, graph.value_info, graph.initializer, graph.input, graph.output)
-    for holder in (proto, graph, *itertools.chain(*parts)):
+    parts = [*graph.node, *graph.value_info, *graph.initializer, *graph.input, *graph.output]
+    for holder in (proto, graph, *parts):
         del holder.metadata_props[:]
         holder.doc_string = ""
     constants = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD} if normalize else None
@@ -106,14 +107,14 @@ class _Logits(nn.Module):
 
 
 def _traced(model: SegModel, size: Sequence[int], fold: bool, axes: dict[int, str]) -> Any:
-    """The exporter's graph with those axes free, without its warnings and log records."""
-    example = torch.zeros(2, 3, *size)  # two images: a batch of one would be taken for a law as well
+    """The exporter's graph with those axes free, without its warnings, log records and prints."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with torch.no_grad(), warnings.catch_warnings(action="ignore"):
+        with torch.no_grad(), warnings.catch_warnings(action="ignore"), redirect_stderr(StringIO()):
+            # Two images: a batch of one would be taken for a law as well.
             program: Any = torch.onnx.export(
-                _Logits(model, fold), (example,), dynamo=True, opset_version=OPSET, verbose=False,
+                _Logits(model, fold), (torch.zeros(2, 3, *size),), dynamo=True, opset_version=OPSET, verbose=False,
                 input_names=["images"], output_names=["logits"], dynamic_shapes={"images": axes},
             )  # fmt: skip
         found = program.model_proto.graph.input[0].type.tensor_type.shape.dim
