@@ -46,7 +46,7 @@ def test_weights_become_a_file_that_agrees(weights, tmp_path):
     assert "parity on 4 scenes of 64x96: logits differ by at most" in done.output
     about = OnnxModel(tmp_path / "new" / "student.onnx").metadata
     assert about["normalize"] is None
-    assert about["names"][:2] == ["road", "sidewalk"]
+    assert about["label_space"]["names"][:2] == ["road", "sidewalk"]
 
 
 def test_a_run_folder_is_taken_with_its_parameters(weights, tmp_path, no_exporter):

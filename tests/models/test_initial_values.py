@@ -37,7 +37,7 @@ def test_segformers_head_begins_as_nvidias() -> None:
 
 def test_the_normed_head_begins_as_mmsegmentations() -> None:
     torch.manual_seed(0)
-    found = deviations(AllMLPHead((32, 64, 160, 256), 256, 20, normed_projections=True))
+    found = deviations(AllMLPHead((32, 64, 160, 256), 256, 20, normed=True))
     wanted = {f"projections.{i}.weight": math.sqrt(2 / 256) for i in range(4)} | {"classifier.weight": 0.01}
     assert {name: found[name] for name in wanted} == pytest.approx(wanted, rel=0.03)
     assert found["classifier.bias"] == 0

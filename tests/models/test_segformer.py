@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 
-from transkd_lite.models import SegModel, create_model, list_models
+from transkd_lite.models import SegModel, create_model, list_models, save_model
 from transkd_lite.profiling import count_parameters
 
 
@@ -62,9 +64,9 @@ def test_a_wrong_call_says_what_is_right(call, message: str) -> None:
 
 
 def test_images_of_another_shape_are_refused(b0: SegModel) -> None:
-    with pytest.raises(ValueError, match=r"must have shape \(N, 3, H, W\), got \(1, 1, 64, 64\)"):
+    with pytest.raises(ValueError, match=r"must have shape \(N, 3, H, W\).*got \(1, 1, 64, 64\)"):
         b0(torch.rand(1, 1, 64, 64))
-    with pytest.raises(ValueError, match=r"at least 32x32 pixels.*got 16x64"):
+    with pytest.raises(ValueError, match=r"at least 32 pixels, got \(1, 3, 16, 64\)"):
         b0(torch.rand(1, 3, 16, 64))
 
 
@@ -76,22 +78,28 @@ def test_drop_path_acts_in_training_alone() -> None:
     assert torch.equal(model.eval()(images).features[3], model(images).features[3])
 
 
+def recomputed(model: SegModel) -> SegModel:
+    """Its blocks store nothing and run again in the backward pass."""
+    apply_activation_checkpointing(model, check_fn=lambda module: hasattr(module, "norm1"))
+    return model
+
+
 @pytest.mark.parametrize("name", ["segformer_b0", "pvt_v2_b0", "lvt"])
-def test_gradient_checkpointing_changes_no_gradient(name: str) -> None:
-    gradients = []
-    for recompute in (False, True):
-        torch.manual_seed(2)
-        model = create_model(name, 3, drop_path=0.0, head_dropout=0.0, gradient_checkpointing=recompute)
+def test_activation_checkpointing_changes_no_gradient_and_no_file(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    plain = create_model(name, 3, drop_path=0.0, head_dropout=0.0)
+    again = recomputed(copy.deepcopy(plain))
+    for model in (plain, again):
         model(torch.ones(1, 3, 64, 64)).logits.square().mean().backward()
-        gradients.append([p.grad for p in model.parameters()])
-    for plain, recomputed in zip(*gradients, strict=True):
-        torch.testing.assert_close(plain, recomputed)
+    for parameter, other in zip(plain.parameters(), again.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, other.grad)
+    files = [save_model(model, tmp_path / f"{i}.safetensors") for i, model in enumerate((plain, again))]
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_gradient_checkpointing_stores_less() -> None:
-    def stored(recompute: bool) -> int:
+def test_activation_checkpointing_stores_less() -> None:
+    def stored(model: SegModel) -> int:
         sizes: list[int] = []
-        model = create_model("segformer_b0", 3, drop_path=0.0, gradient_checkpointing=recompute)
 
         def keep(tensor: torch.Tensor) -> torch.Tensor:
             sizes.append(tensor.numel())
@@ -101,19 +109,8 @@ def test_gradient_checkpointing_stores_less() -> None:
             model(torch.rand(1, 3, 64, 64))
         return sum(sizes)
 
-    assert stored(True) < 0.7 * stored(False)
-
-
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [("segformer_b0", {"normed_projections": True}), ("timm:resnet18", {}), ("timm:resnest14d", {})],
-)
-def test_batch_norm_of_one_value_per_channel_says_what_helps(name: str, options: dict) -> None:
-    model = create_model(name, 3, decoder_channels=32, **options).train()
-    with pytest.raises(ValueError, match=r"got one value per channel.*mini-batches of at least two images"):
-        model(torch.rand(1, 3, 32, 32))
-    assert model(torch.rand(2, 3, 32, 32)).logits.shape == (2, 3, 8, 8)
-    assert model.eval()(torch.rand(1, 3, 32, 32)).logits.shape == (1, 3, 8, 8)
+    model = create_model("segformer_b0", 3, drop_path=0.0)
+    assert stored(recomputed(copy.deepcopy(model))) < 0.7 * stored(model)
 
 
 def test_compiles_without_a_graph_break(b0: SegModel) -> None:

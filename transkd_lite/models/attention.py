@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from transkd_lite.models.head import to_map, to_tokens
+from transkd_lite.models.head import keys_and_values
 from transkd_lite.models.naming import family_of
 from transkd_lite.models.output import SegModel, SegOutput, listed
 
@@ -56,19 +55,16 @@ def capture_attention(model: SegModel, blocks: Sequence[Block] | None = None) ->
     >>> captured.attention[4, 2].shape
     torch.Size([1, 8, 4, 4])
     """
-    depths, captured = model.spec.depths, Captured()
-    if family_of(model.spec.name) not in ("segformer", "pvt"):
-        raise ValueError(f"{model.spec.name} has no attention to capture: choose a SegFormer or a PVTv2")
+    name, depths, captured = model.spec.name, model.spec.depths, Captured()
+    if family_of(name) not in ("segformer", "pvt"):
+        raise ValueError(f"{name} has no attention to capture: choose a SegFormer or a PVTv2")
     chosen = list(enumerate(depths, start=1) if blocks is None else blocks)
     wrong = [(s, b) for s, b in chosen if not (1 <= s <= len(depths) and 1 <= b <= depths[s - 1])]
     if wrong:
-        raise ValueError(
-            f"{model.spec.name} has no (stage, block) [{listed(wrong)}]: its stages hold {depths} blocks, from 1"
-        )
+        raise ValueError(f"{name} has no (stage, block) [{listed(wrong)}]: its stages hold {depths} blocks, from 1")
 
     def keep_map(key: Block, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        with torch.no_grad():
-            captured.attention[key] = attention_map(module, *args)
+        captured.attention[key] = attention_map(module, *args).detach()
 
     def keep_features(module: nn.Module, args: tuple[Any, ...], output: SegOutput) -> None:
         captured.features = tuple(feature.detach() for feature in output.features)
@@ -76,17 +72,14 @@ def capture_attention(model: SegModel, blocks: Sequence[Block] | None = None) ->
     stages: Any = getattr(model, "backbone", model).stages
     with ExitStack() as hooks:
         for stage, block in chosen:
-            attention = stages[stage - 1].blocks[block - 1].attn
-            handle = attention.register_forward_hook(partial(keep_map, (stage, block)))
-            hooks.callback(handle.remove)
-        hooks.callback(model.register_forward_hook(keep_features).remove)
+            hook = partial(keep_map, (stage, block))
+            hooks.enter_context(stages[stage - 1].blocks[block - 1].attn.register_forward_hook(hook))
+        hooks.enter_context(model.register_forward_hook(keep_features))
         yield captured
 
 
 def attention_map(attention: Any, x: Tensor, size: tuple[int, int]) -> Tensor:
     """softmax(q k' / sqrt(d)) of an attention module of SegFormer or PVTv2 for tokens (N, H * W, C)."""
     q = attention.q(x).unflatten(2, (attention.num_heads, -1)).transpose(1, 2)
-    if attention.sr is not None:
-        x = attention.norm(to_tokens(attention.sr(to_map(x, size))))
-    k = attention.kv(x).unflatten(2, (2, attention.num_heads, -1))[:, :, 0].transpose(1, 2)
+    k, _ = keys_and_values(attention, x, size)
     return ((q @ k.transpose(2, 3)).float() * q.shape[-1] ** -0.5).softmax(-1)

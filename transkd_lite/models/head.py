@@ -7,26 +7,18 @@ Initial values are those of the published code, so that the first cross entropy 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 __all__ = [
-    "AllMLPHead",
-    "DropPath",
-    "SemanticFPNHead",
-    "drop_path_rates",
-    "folded_heads",
-    "initialise",
-    "run_blocks",
-    "to_map",
-    "to_tokens",
-]
+    "AllMLPHead", "FoldedHead", "SemanticFPNHead", "drop_path", "folded_heads", "initialise", "keys_and_values",
+    "to_map", "to_tokens",
+]  # fmt: skip
 
 # --- Small parts that several networks share: token and map layouts, stochastic depth, initial weights.
 #
@@ -39,53 +31,32 @@ def to_tokens(x: Tensor) -> Tensor:
     return x.flatten(2).transpose(1, 2)
 
 
-def to_map(x: Tensor, size: tuple[int, int]) -> Tensor:
+def to_map(x: Tensor, size: Sequence[int]) -> Tensor:
     """Tokens (N, H * W, C) as a map (N, C, H, W)."""
     return x.transpose(1, 2).unflatten(2, size)
 
 
-def run_blocks(blocks: nn.ModuleList, x: Tensor, *args: object, recompute: bool) -> Tensor:
-    """x through blocks that are called as block(x, *args).
+def keys_and_values(attention: Any, x: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """What attention with spatial reduction looks up: (N, heads, H * W / R^2, C / heads) each.
 
-    With `recompute`, blocks store nothing in training and run again in the backward pass (gradient
-    checkpointing).
+    - attention: a module with num_heads, kv and, where R > 1, sr and norm (SegFormer, PVTv2, LVT).
+    - x: tokens (N, H * W, C).
     """
-    for block in blocks:
-        again = recompute and block.training
-        x = checkpoint(block, x, *args, use_reentrant=False) if again else block(x, *args)
-    return x
+    if attention.sr is not None:
+        x = attention.norm(to_tokens(attention.sr(to_map(x, size))))
+    k, v = attention.kv(x).unflatten(2, (2, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    return k, v
 
 
-class DropPath(nn.Module):
+def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
     """Stochastic depth (Huang et al. 2016): in training, drops a residual branch for whole images.
 
     What is kept is divided by the probability of keeping it, so the expectation is unchanged.
     """
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.rate == 0:
-            return x
-        keep = 1 - self.rate
-        kept = torch.rand((x.shape[0],) + (1,) * (x.ndim - 1), device=x.device) < keep
-        return x * (kept.to(x.dtype) / keep)
-
-    def extra_repr(self) -> str:
-        return f"rate={self.rate:.3f}"
-
-
-def drop_path_rates(largest: float, depths: tuple[int, ...]) -> list[list[float]]:
-    """The rates of all blocks, growing linearly from 0 at the first block to `largest` at the last.
-
-    >>> drop_path_rates(0.1, (2, 1))
-    [[0.0, 0.05], [0.1]]
-    """
-    steps = max(sum(depths) - 1, 1)
-    rates = (largest * i / steps for i in itertools.count())
-    return [list(itertools.islice(rates, depth)) for depth in depths]
+    if not training or rate == 0:
+        return x
+    kept = torch.rand((x.shape[0],) + (1,) * (x.ndim - 1), device=x.device) < 1 - rate
+    return x * (kept.to(x.dtype) / (1 - rate))
 
 
 def initialise(module: nn.Module) -> None:
@@ -99,7 +70,7 @@ def initialise(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-# --- Decoder heads: SegFormer's all-MLP head and the semantic-FPN head that the paper gives to PVTv2.
+# --- The two heads.
 
 
 class AllMLPHead(nn.Module):
@@ -108,7 +79,7 @@ class AllMLPHead(nn.Module):
     features 4 x (N, C_i, H_i, W_i) -> logits (N, K, H_1, W_1). The concatenation runs from the deepest stage
     to the shallowest, as in the published weights. Layers begin with PyTorch's own values, the fusing
     convolution with Kaiming's normal (fan-out), as in NVIDIA's code and the TransKD authors'. With
-    `normed_projections` (mmsegmentation's variant) so do the projections, and the classifier with a normal of
+    `normed` projections (mmsegmentation's variant) so do the projections, and the classifier with a normal of
     standard deviation 0.01, as there.
 
     The switch `folded` has the linear maps taken before the upsampling: the same function for a fraction of the work.
@@ -126,55 +97,45 @@ class AllMLPHead(nn.Module):
     folded = False
 
     def __init__(
-        self,
-        channels: tuple[int, ...],
-        width: int,
-        num_classes: int,
-        *,
-        dropout: float = 0.1,
-        normed_projections: bool = False,
+        self, channels: tuple[int, ...], width: int, num_classes: int, *, dropout: float = 0.1, normed: bool = False
     ) -> None:
         super().__init__()
-        self.projections = nn.ModuleList(nn.Linear(c, width, bias=not normed_projections) for c in channels)
+        self.projections = nn.ModuleList(nn.Linear(c, width, bias=not normed) for c in channels)
         norms = (nn.BatchNorm2d(width) for _ in channels)
-        self.projection_norms = nn.ModuleList(norms) if normed_projections else None
+        self.projection_norms = nn.ModuleList(norms) if normed else None
         self.fuse = nn.Conv2d(len(channels) * width, width, 1, bias=False)
         self.norm = nn.BatchNorm2d(width)
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(width, num_classes, 1)
-        kaiming = [self.fuse.weight, *(self.projections.parameters() if normed_projections else [])]
-        for weight in kaiming:
+        for weight in [self.fuse.weight, *(self.projections.parameters() if normed else [])]:
             nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")
-        if normed_projections:
+        if normed:
             nn.init.normal_(self.classifier.weight, std=0.01)
             nn.init.zeros_(self.classifier.get_parameter("bias"))
 
     def forward(self, features: tuple[Tensor, ...]) -> Tensor:
-        size = features[0].shape[2:]
-        if self.folded and self.projection_norms is None:
-            first, *others = (_resize(self.mix(i, feature), size) for i, feature in enumerate(features))
-            fused = sum(others, first)
-        else:
-            maps = [_resize(self.project(i, feature), size) for i, feature in enumerate(features)]
-            fused = self.fuse(torch.cat(maps[::-1], dim=1))
+        folded = self.folded and self.projection_norms is None
+        prepare = self.mix if folded else self.project
+        maps = [_resize(prepare(i, feature), features[0].shape[2:]) for i, feature in enumerate(features)]
+        fused = sum(maps[1:], maps[0]) if folded else self.fuse(torch.cat(maps[::-1], dim=1))
         return self.classifier(self.dropout(F.relu(self.norm(fused))))
 
     def project(self, i: int, feature: Tensor) -> Tensor:
         """P x + b: feature of stage i + 1, (N, C_i, H_i, W_i), at the common width."""
-        projected = to_map(self.projections[i](to_tokens(feature)), (feature.shape[2], feature.shape[3]))
-        if self.projection_norms is None:
-            return projected
-        return F.relu(self.projection_norms[i](projected))
+        projected = to_map(self.projections[i](to_tokens(feature)), feature.shape[2:])
+        return projected if self.projection_norms is None else F.relu(self.projection_norms[i](projected))
 
     def mix(self, i: int, feature: Tensor) -> Tensor:
         """W (P x + b), in the cheaper order: (W P) x + W b where there are more tokens than channels."""
-        tokens, size = to_tokens(feature), (feature.shape[2], feature.shape[3])
+        tokens = to_tokens(feature)
         if tokens.shape[0] * tokens.shape[1] <= tokens.shape[2]:
-            return to_map(F.linear(self.projections[i](tokens), self.mixer(i)), size)
-        device = "cpu" if tokens.is_meta else tokens.device.type  # autocast does not know meta tensors
-        with torch.autocast(device, enabled=False):  # the product of weights keeps their precision
-            weight, bias = self.product(i)
-        return to_map(F.linear(tokens, weight, bias), size)
+            mixed = F.linear(self.projections[i](tokens), self.mixer(i))
+        else:
+            device = "cpu" if tokens.is_meta else tokens.device.type  # autocast does not know meta tensors
+            with torch.autocast(device, enabled=False):  # the product of weights keeps their precision
+                weight, bias = self.product(i)
+            mixed = F.linear(tokens, weight, bias)
+        return to_map(mixed, feature.shape[2:])
 
     def mixer(self, i: int) -> Tensor:
         """W (C, C), what the fusing convolution does to stage i + 1; in its weight the deepest comes first."""
@@ -186,18 +147,34 @@ class AllMLPHead(nn.Module):
         return self.mixer(i) @ weight, self.mixer(i) @ bias
 
 
+class FoldedHead(nn.Module):
+    """An all-MLP head with its linear maps multiplied out once, W_i P_i, as 1x1 convolutions of the small maps."""
+
+    def __init__(self, head: AllMLPHead) -> None:
+        super().__init__()
+        weights, biases = zip(*map(head.product, range(len(head.projections))), strict=True)
+        self.weights = nn.ParameterList(weight[:, :, None, None] for weight in weights)
+        self.biases = nn.ParameterList(biases)
+        self.norm, self.classifier = head.norm, head.classifier
+
+    def forward(self, features: tuple[Tensor, ...]) -> Tensor:
+        first, *others = map(F.conv2d, features, self.weights, self.biases)
+        fused = first + sum(_resize(x, first.shape[2:]) for x in others)
+        return self.classifier(F.relu(self.norm(fused)))
+
+
 @contextlib.contextmanager
 def folded_heads(*models: nn.Module | None) -> Iterator[None]:
     """Within the context the all-MLP heads of the models are `folded`; then they are again what they were."""
-    heads = [m for model in models if model is not None for m in model.modules() if isinstance(m, AllMLPHead)]
-    before = [head.folded for head in heads]
-    for head in heads:
-        head.folded = True
+    modules = (m for model in models if model is not None for m in model.modules())
+    heads = [m for m in modules if isinstance(m, AllMLPHead) and not m.folded]
     try:
+        for head in heads:
+            head.folded = True
         yield
     finally:
-        for head, folded in zip(heads, before, strict=True):
-            head.folded = folded
+        for head in heads:
+            head.folded = False
 
 
 class SemanticFPNHead(nn.Module):
@@ -211,10 +188,9 @@ class SemanticFPNHead(nn.Module):
     is 0.003 where mmsegmentation has 0.01, since without norms the features are about three times as large.
     """
 
-    def __init__(
-        self, channels: tuple[int, ...], num_classes: int, *, pyramid: int = 256, width: int = 128, dropout: float = 0.1
-    ) -> None:
+    def __init__(self, channels: tuple[int, ...], num_classes: int, *, dropout: float = 0.1) -> None:
         super().__init__()
+        pyramid, width = 256, 128
         self.laterals = nn.ModuleList(nn.Conv2d(c, pyramid, 1) for c in channels)
         self.smooth = nn.ModuleList(nn.Conv2d(pyramid, pyramid, 3, padding=1) for _ in channels)
         self.scales = nn.ModuleList(
@@ -234,17 +210,16 @@ class SemanticFPNHead(nn.Module):
 
     def forward(self, features: tuple[Tensor, ...]) -> Tensor:
         levels = [lateral(feature) for lateral, feature in zip(self.laterals, features, strict=True)]
-        for i in range(len(levels) - 1, 0, -1):
-            levels[i - 1] = levels[i - 1] + F.interpolate(levels[i], size=levels[i - 1].shape[2:], mode="nearest")
-        scaled = []
-        for i, (level, smooth) in enumerate(zip(levels, self.smooth, strict=True)):
-            x = smooth(level)
-            for convolution in self.scales[i].children():
+        for i in range(len(levels) - 2, -1, -1):
+            levels[i] = levels[i] + F.interpolate(levels[i + 1], size=levels[i].shape[2:], mode="nearest")
+        for i, (smooth, convolutions) in enumerate(zip(self.smooth, self.scales, strict=True)):
+            x = smooth(levels[i])
+            for convolution in convolutions.children():
                 x = F.relu(convolution(x))
                 if i > 0:
                     x = _resize(x, [2 * x.shape[2], 2 * x.shape[3]])
-            scaled.append(_resize(x, features[0].shape[2:]))
-        return self.classifier(self.dropout(torch.stack(scaled).sum(0)))
+            levels[i] = _resize(x, features[0].shape[2:])
+        return self.classifier(self.dropout(torch.stack(levels).sum(0)))
 
 
 def _resize(x: Tensor, size: Sequence[int]) -> Tensor:

@@ -9,13 +9,14 @@ its norm. Every layer's initial values are those of the authors' code.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from transkd_lite.models.head import AllMLPHead, DropPath, drop_path_rates, initialise, run_blocks, to_map, to_tokens
-from transkd_lite.models.output import ModelSpec, StagedModel
+from transkd_lite.models.head import AllMLPHead, drop_path, initialise, keys_and_values, to_map, to_tokens
+from transkd_lite.models.output import ModelSpec, SegModel
 
 __all__ = ["LVT"]
 
@@ -35,9 +36,9 @@ class ConvolutionalAttention(nn.Module):
     matrix a head, softmax over what is read; overlapping windows add up.
     """
 
-    def __init__(self, channels: int, num_heads: int) -> None:
+    def __init__(self, stage: int) -> None:
         super().__init__()
-        positions = WINDOW**2
+        channels, num_heads, positions = CHANNELS[stage], NUM_HEADS[stage], WINDOW**2
         self.num_heads = num_heads
         self.scale = (channels // num_heads) ** -0.5
         self.attn = nn.Linear(channels, positions**2 * num_heads)
@@ -46,20 +47,16 @@ class ConvolutionalAttention(nn.Module):
         self.apply(initialise)
         nn.init.normal_(self.values.weight, std=math.sqrt(2 / (positions * channels)))
 
-    def weights(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, heads, positions, 9, 9), rows adding up to 1."""
-        pooled = F.avg_pool2d(x, STRIDE, STRIDE, ceil_mode=True)
-        logits = self.attn(to_tokens(pooled)).unflatten(2, (self.num_heads, WINDOW**2, WINDOW**2))
-        return (logits * self.scale).softmax(-1).transpose(1, 2)
-
     def forward(self, x: Tensor) -> Tensor:
         channels, height, width = x.shape[1:]
         windows = F.unfold(x, WINDOW, padding=WINDOW // 2, stride=STRIDE)  # (N, C * 9, positions)
         windows = windows.unflatten(1, (channels, -1)).transpose(1, 2).flatten(1, 2)  # window position first
         values = self.values(windows.unsqueeze(-1)).squeeze(-1)
         values = values.unflatten(1, (WINDOW**2, self.num_heads, -1)).permute(0, 2, 4, 1, 3)
-        mixed = self.weights(x) @ values  # (N, heads, positions, 9, C / heads)
-        mixed = mixed.permute(0, 1, 4, 3, 2).flatten(1, 3)
+        pooled = to_tokens(F.avg_pool2d(x, STRIDE, STRIDE, ceil_mode=True))
+        logits = self.attn(pooled).unflatten(2, (self.num_heads, WINDOW**2, WINDOW**2))
+        weights = (logits * self.scale).softmax(-1).transpose(1, 2)  # (N, heads, positions, 9, 9)
+        mixed = (weights @ values).permute(0, 1, 4, 3, 2).flatten(1, 3)
         folded = F.fold(mixed, (height, width), WINDOW, padding=WINDOW // 2, stride=STRIDE)
         return to_map(self.proj(to_tokens(folded)), (height, width))
 
@@ -71,9 +68,10 @@ class RecursiveAtrousAttention(nn.Module):
     q <- sum over dilations of SiLU(one shared depthwise convolution); y = SiLU(A(x)); out = SiLU(A(x + y)).
     """
 
-    def __init__(self, channels: int, num_heads: int, reduction: int) -> None:
+    def __init__(self, stage: int) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        channels, reduction = CHANNELS[stage], REDUCTIONS[stage]
+        self.num_heads = NUM_HEADS[stage]
         self.q = nn.Linear(channels, channels, bias=False)
         self.kv = nn.Linear(channels, 2 * channels, bias=False)
         self.proj = nn.Linear(channels, channels)
@@ -83,19 +81,14 @@ class RecursiveAtrousAttention(nn.Module):
         self.apply(initialise)
         nn.init.kaiming_uniform_(self.atrous.weight)
 
-    def queries(self, x: Tensor) -> Tensor:
-        q = to_map(self.q(to_tokens(x)), (x.shape[2], x.shape[3]))
-        maps = [F.silu(F.conv2d(q, self.atrous.weight, padding=d, dilation=d, groups=q.shape[1])) for d in DILATIONS]
-        return to_tokens(torch.stack(maps).sum(0)).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
-
     def attend(self, x: Tensor) -> Tensor:
         """One application, A(x)."""
-        reduced = to_tokens(x)
-        if self.sr is not None and self.norm is not None:
-            reduced = self.norm(to_tokens(self.sr(x)))
-        k, v = self.kv(reduced).unflatten(2, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(self.queries(x), k, v).transpose(1, 2).flatten(2)
-        return to_map(self.proj(mixed), (x.shape[2], x.shape[3]))
+        tokens, size = to_tokens(x), x.shape[2:]
+        q = to_map(self.q(tokens), size)
+        maps = [F.silu(F.conv2d(q, self.atrous.weight, padding=d, dilation=d, groups=q.shape[1])) for d in DILATIONS]
+        q = to_tokens(torch.stack(maps).sum(0)).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+        mixed = F.scaled_dot_product_attention(q, *keys_and_values(self, tokens, size))
+        return to_map(self.proj(mixed.transpose(1, 2).flatten(2)), size)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.silu(self.attend(x + F.silu(self.attend(x))))
@@ -122,20 +115,16 @@ class Block(nn.Module):
 
     def __init__(self, stage: int, drop_path: float) -> None:
         super().__init__()
-        channels, heads = CHANNELS[stage], NUM_HEADS[stage]
+        channels = CHANNELS[stage]
         self.norm1 = nn.LayerNorm(channels, eps=1e-5)
-        self.attn = (
-            RecursiveAtrousAttention(channels, heads, REDUCTIONS[stage])
-            if stage
-            else ConvolutionalAttention(channels, heads)
-        )
+        self.attn = (RecursiveAtrousAttention if stage else ConvolutionalAttention)(stage)
         self.norm2 = nn.LayerNorm(channels, eps=1e-5)
         self.mlp = MLP(channels, MLP_RATIOS[stage] * channels, depthwise=stage > 0)
-        self.drop_path = DropPath(drop_path)
+        self.drop_rate = drop_path
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.attn(normalise(self.norm1, x)))
-        return x + self.drop_path(self.mlp(normalise(self.norm2, x)))
+        x = x + drop_path(self.attn(normalise(self.norm1, x)), self.drop_rate, self.training)
+        return x + drop_path(self.mlp(normalise(self.norm2, x)), self.drop_rate, self.training)
 
 
 def normalise(norm: nn.Module, x: Tensor) -> Tensor:
@@ -146,41 +135,34 @@ def normalise(norm: nn.Module, x: Tensor) -> Tensor:
 class Stage(nn.Module):
     """Overlapping patch embedding, norm, blocks. Map in, (feature map, embedding tokens) out."""
 
-    def __init__(self, stage: int, drop_paths: list[float], checkpointing: bool) -> None:
+    def __init__(self, stage: int, rates: Iterator[float]) -> None:
         super().__init__()
         before = CHANNELS[stage - 1] if stage else 3
         size, stride = (3, 2) if stage else (7, 4)
         self.proj = nn.Conv2d(before, CHANNELS[stage], size, stride, padding=size // 2)
         self.norm = nn.LayerNorm(CHANNELS[stage], eps=1e-5)
         self.proj.apply(initialise)
-        self.blocks = nn.ModuleList(Block(stage, rate) for rate in drop_paths)
-        self.gradient_checkpointing = checkpointing
+        self.blocks = nn.ModuleList(Block(stage, next(rates)) for _ in range(DEPTHS[stage]))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         embedding = self.proj(x)
         x = normalise(self.norm, embedding)
-        return run_blocks(self.blocks, x, recompute=self.gradient_checkpointing), to_tokens(embedding)
+        for block in self.blocks:
+            x = block(x)
+        return x, to_tokens(embedding)
 
 
-class LVT(StagedModel):
+class LVT(SegModel):
     """Images (N, 3, H, W), H and W at least 32, to a `SegOutput`; options as in SegFormer.
 
     >>> LVT("lvt", 19)(torch.rand(1, 3, 64, 96)).logits.shape
     torch.Size([1, 19, 16, 24])
     """
 
-    def __init__(
-        self,
-        name: str,
-        num_classes: int,
-        *,
-        drop_path: float = 0.1,
-        head_dropout: float = 0.1,
-        gradient_checkpointing: bool = False,
-    ) -> None:
+    def __init__(self, name: str, num_classes: int, *, drop_path: float = 0.1, head_dropout: float = 0.1) -> None:
         super().__init__()
-        rates = drop_path_rates(drop_path, DEPTHS)
         self.spec = ModelSpec(name, CHANNELS, num_classes=num_classes, num_heads=NUM_HEADS, depths=DEPTHS)
-        self.stages = nn.ModuleList(Stage(i, rates[i], gradient_checkpointing) for i in range(len(DEPTHS)))
+        rates = (drop_path * i / (sum(DEPTHS) - 1) for i in range(sum(DEPTHS)))
+        self.stages = nn.ModuleList(Stage(i, rates) for i in range(4))
         self.head = AllMLPHead(CHANNELS, self.spec.decoder_channels, num_classes, dropout=head_dropout)
         self.head.projections.apply(initialise)

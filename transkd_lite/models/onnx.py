@@ -6,40 +6,38 @@ of the size are a sixteenth of the data to hand over. Batch, height and width ar
 size keep that size. The all-MLP head is folded first, its weights multiplied out for good (see `AllMLPHead` for the
 mathematics): the same function, a fraction of the work.
 
-The metadata entry "transkd_lite" is JSON: `spec`, `input`, `normalize` (mean and std, or null), `output`,
-`folded_head`, and `names` and `palette` where a label space was given. `OnnxModel` reads such files and runs them.
+The metadata entry "transkd_lite" is JSON: `spec` and, where it is known, `label_space`, as in files of weights, and
+`input`, `normalize` (mean and std, or null), `output` and `folded_head`. `OnnxModel` reads such files and runs them.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import dataclasses
-import itertools
-import json
 import logging
-import numbers
 import os
 import warnings
 from collections.abc import Sequence
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from transkd_lite.data.files import atomic_write
 from transkd_lite.data.labels import LabelSpace
 from transkd_lite.data.transforms import IMAGENET_MEAN, IMAGENET_STD
-from transkd_lite.models.head import AllMLPHead
-from transkd_lite.models.output import METADATA_KEY, ModelSpec, SegModel, SegOutput
+from transkd_lite.models.head import AllMLPHead, FoldedHead
+from transkd_lite.models.output import SegModel, SegOutput, describe, recorded, restore
 
 __all__ = ["OnnxModel", "Parity", "export_onnx", "parity"]
 
 OPSET = 20
+INPUT = "images: float32 (N, 3, H, W), RGB in [0, 1], then normalized"
+OUTPUT = "logits: float32 (N, K, H/4, W/4) before any softmax, sizes rounded up"
 SMALLEST = 64  # pixels: below, stage 4 of the example is one token wide, which the exporter takes for a law
-AXES = {0: "batch", 2: "height", 3: "width"}
+TOLERANCE = 1e-3  # of the largest logit: kernels of two libraries add up in other orders, about 1e-6 a layer
 
 
 def export_onnx(
@@ -73,56 +71,23 @@ def export_onnx(
     path, space = Path(path), space or model.label_space
     if path.suffix != ".onnx":
         raise ValueError(f"an ONNX file is named *.onnx, got {path}: write {path.with_suffix('.onnx').name}")
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder: name a file in it")
-    pair = isinstance(size, Sequence) and len(size) == 2 and all(isinstance(n, numbers.Integral) for n in size)
-    if not pair or min(size) < SMALLEST:
-        raise ValueError(
-            f"size must be two whole numbers (height, width) of at least {SMALLEST} pixels, got {size!r}: the file "
-            "takes other sizes too"
-        )
+    if not (isinstance(size, Sequence) and len(size) == 2 and all(isinstance(n, int) and n >= SMALLEST for n in size)):
+        raise ValueError(f"size must be two whole numbers (height, width) of at least {SMALLEST} pixels, got {size!r}")
     if space is not None and space.num_classes > model.spec.num_classes:
-        raise ValueError(
-            f"space names {space.num_classes} classes, but {model.spec.name} has {model.spec.num_classes} logits: "
-            "pass label_space(data) of the data that the network was trained on"
-        )
-    about: dict[str, Any] = {
-        "spec": dataclasses.asdict(model.spec),
-        "input": "images: float32 (N, 3, H, W), RGB in [0, 1], then normalized",
-        "normalize": {"mean": IMAGENET_MEAN, "std": IMAGENET_STD} if normalize else None,
-        "output": "logits: float32 (N, K, H/4, W/4) before any softmax, sizes rounded up",
-        "folded_head": fold_head,
-    }
-    if space is not None:
-        about |= {"names": space.names, "palette": space.palette}
+        raise ValueError(f"space names {space.num_classes} classes, but {model.spec.name} has {model.spec.num_classes}")
     free = dynamic and getattr(model, "image_size", None) is None  # some timm backbones know one size only
-    proto = _traced(model, (int(size[0]), int(size[1])), fold_head, AXES if free else {0: AXES[0]})
-    graph = proto.graph
+    proto = _traced(model, size, fold_head, {0: "batch", 2: "height", 3: "width"} if free else {0: "batch"})
     # The exporter's notes are a megabyte of stack traces with the paths of this machine.
-    parts = (graph.node, graph.value_info, graph.initializer, graph.input, graph.output)
-    for holder in (proto, graph, *itertools.chain(*parts)):
+    graph = proto.graph
+    parts = [*graph.node, *graph.value_info, *graph.initializer, *graph.input, *graph.output]
+    for holder in (proto, graph, *parts):
         del holder.metadata_props[:]
         holder.doc_string = ""
-    entry = proto.metadata_props.add()
-    entry.key, entry.value = METADATA_KEY, json.dumps(about)
-    return atomic_write(path, bytes(proto.SerializeToString()))
-
-
-class _FoldedHead(nn.Module):
-    """An all-MLP head with its linear maps multiplied out once, W_i P_i, as 1x1 convolutions of the small maps."""
-
-    def __init__(self, head: AllMLPHead) -> None:
-        super().__init__()
-        weights, biases = zip(*map(head.product, range(len(head.projections))), strict=True)
-        self.weights = nn.ParameterList(weight[:, :, None, None] for weight in weights)
-        self.biases = nn.ParameterList(biases)
-        self.norm, self.classifier = head.norm, head.classifier
-
-    def forward(self, features: tuple[Tensor, ...]) -> Tensor:
-        first, *others = map(F.conv2d, features, self.weights, self.biases)
-        size = features[0].shape[2:]
-        fused = first + sum(F.interpolate(x, size, mode="bilinear", align_corners=False) for x in others)
-        return self.classifier(F.relu(self.norm(fused)))
+    constants = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD} if normalize else None
+    about = describe(model.spec, space, input=INPUT, normalize=constants, output=OUTPUT, folded_head=fold_head)
+    for key, value in about.items():
+        proto.metadata_props.add(key=key, value=value)
+    return atomic_write(path, proto.SerializeToString())
 
 
 class _Logits(nn.Module):
@@ -134,101 +99,74 @@ class _Logits(nn.Module):
         for module in list(self.modules()):
             head = getattr(module, "head", None)
             if fold and isinstance(head, AllMLPHead) and head.projection_norms is None:
-                module.head = _FoldedHead(head)
+                module.head = FoldedHead(head)
         self.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.model(images).logits
 
 
-def _traced(model: SegModel, size: tuple[int, int], fold: bool, axes: dict[int, str]) -> Any:
-    """The exporter's graph with those axes free, without its progress lines, warnings and log records."""
-    example = torch.zeros(2, 3, *size)  # two images: a batch of one would be taken for a law as well
+def _traced(model: SegModel, size: Sequence[int], fold: bool, axes: dict[int, str]) -> Any:
+    """The exporter's graph with those axes free, without its warnings, log records and prints."""
     disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
-        with (
-            torch.no_grad(), warnings.catch_warnings(), open(os.devnull, "w") as nowhere,
-            contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere),
-        ):  # fmt: skip
-            warnings.simplefilter("ignore")
-            logging.disable(logging.CRITICAL)
+        with torch.no_grad(), warnings.catch_warnings(action="ignore"), redirect_stderr(StringIO()):
+            # Two images: a batch of one would be taken for a law as well.
             program: Any = torch.onnx.export(
-                _Logits(model, fold), (example,), dynamo=True, opset_version=OPSET, verbose=False,
+                _Logits(model, fold), (torch.zeros(2, 3, *size),), dynamo=True, opset_version=OPSET, verbose=False,
                 input_names=["images"], output_names=["logits"], dynamic_shapes={"images": axes},
             )  # fmt: skip
-            proto = program.model_proto
+        found = program.model_proto.graph.input[0].type.tensor_type.shape.dim
+        fixed = [f"{name} to {found[i].dim_value}" for i, name in axes.items() if not found[i].dim_param]
+        if fixed:
+            raise ValueError(f"it fixes {', '.join(fixed)}")
+        return program.model_proto
     except Exception as error:  # the exporter raises whatever its many stages raise
         reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
         raise RuntimeError(
             f"{model.spec.name} at {size[0]}x{size[1]} cannot be exported to ONNX ({reason[0]}): try dynamic=False, "
-            f"or another network"
+            "or another network"
         ) from error
     finally:
         logging.disable(disabled)
-    found = proto.graph.input[0].type.tensor_type.shape.dim
-    fixed = [f"{name} to {found[i].dim_value}" for i, name in axes.items() if not found[i].dim_param]
-    if fixed:
-        raise RuntimeError(
-            f"{model.spec.name} cannot be exported to ONNX with free axes (fixed: {', '.join(fixed)}): try "
-            "dynamic=False"
-        )
-    return proto
-
-
-# --- ONNX files of `export_onnx`, run by ONNX Runtime: `OnnxModel` behind the interface of a network, and `parity`.
-#
-# An `OnnxModel` gives logits only; `tk.evaluate` and `tk.predict` take it as they take any network. `parity` runs the
-# file and the network it was made from on the same images and says how far apart they are.
-
-TOLERANCE = 1e-3  # of the largest logit: kernels of two libraries add up in other orders, about 1e-6 a layer
 
 
 class OnnxModel(SegModel):
     """A network that ONNX Runtime computes on the CPU: images (N, 3, H, W) to logits, no features, no embeddings.
 
+    `tk.evaluate` and `tk.predict` take it as they take any network.
+
     - path: a file of `export_onnx`, or one quantised from it.
     - threads: cores to use; None for ONNX Runtime's choice, all of them.
 
-    Raises FileNotFoundError, and ValueError where the file is not one of this library.
+    Raises FileNotFoundError, and ValueError where the file is not one of this library. ONNX Runtime refuses images of
+    another size than a file was made for.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, threads: int | None = None) -> None:
         super().__init__()
         import onnxruntime
 
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"no ONNX file at {path}")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
         options.log_severity_level = 3  # errors only
+        content = Path(path).read_bytes()
         try:
-            self.session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+            self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"{path} is not an ONNX file that can run ({reason}): export it again") from error
-        text = self.session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-        if text is None:
-            raise ValueError(f"{path} carries no spec of this library: make it with export_onnx")
-        self.metadata: dict[str, Any] = json.loads(text)  # what `export_onnx` wrote beside the graph
-        self.spec = ModelSpec.from_json(json.dumps(self.metadata["spec"]))
-        if "names" in self.metadata:
-            palette = tuple((r, g, b) for r, g, b in self.metadata["palette"])
-            self.label_space = LabelSpace(tuple(self.metadata["names"]), palette)
+            raise ValueError(f"{path} is not an ONNX file that can run ({error}): export it again") from error
+        self.metadata = recorded(self.session.get_modelmeta().custom_metadata_map)
+        self.spec, self.label_space = restore(self.metadata, path)
         # It says where images belong: on the CPU.
         self.placement = nn.Parameter(torch.empty(0), requires_grad=False)
 
     def forward(self, images: Tensor) -> SegOutput:
-        """Raises ValueError where images are not (N, 3, H, W) or the file was made for one size and it is another."""
-        wanted = self.session.get_inputs()[0].shape
-        given = tuple(images.shape)
-        if len(given) != 4 or any(isinstance(w, int) and w != g for w, g in zip(wanted, given, strict=True)):
-            raise ValueError(f"this ONNX file takes images of shape {tuple(wanted)}, got {given}: resize them")
         (logits,) = self.session.run(["logits"], {"images": images.detach().cpu().float().numpy()})
         return SegOutput(torch.from_numpy(logits), (), ())
 
 
-@dataclasses.dataclass(frozen=True)
-class Parity:
+class Parity(NamedTuple):
     """How far an ONNX file is from its network on some images.
 
     - max_difference: largest absolute difference of two logits; max_logit: the largest logit, for scale.

@@ -12,53 +12,18 @@ import itertools
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from transkd_lite.data.labels import LabelSpace
+from transkd_lite.data.labels import LabelSpace
 
 __all__ = [
-    "METADATA_KEY",
-    "ModelSpec",
-    "SegModel",
-    "SegOutput",
-    "StagedModel",
-    "bare_network",
-    "check_images",
-    "listed",
-    "printable",
-]
+    "ModelSpec", "SegModel", "SegOutput", "as_tuples", "bare_network", "describe", "listed", "printable", "recorded",
+    "restore",
+]  # fmt: skip
 
-METADATA_KEY = "transkd_lite"  # under which files of weights and ONNX files hold the spec
-SHOWN = 3  # names in a message
-
-
-def printable(text: object, limit: int = 50) -> str:
-    """A text of unknown origin, fit for a message: no control characters, at most `limit` characters.
-
-    >>> printable("norm\\x1b[31m.weight", 12)
-    'norm?[…eight'
-    """
-    clean = "".join(c if c.isprintable() else "?" for c in str(text))
-    half = limit // 2
-    return clean if len(clean) <= limit else f"{clean[:half]}…{clean[1 + half - limit :]}"
-
-
-def listed(names: Collection[object]) -> str:
-    """The first names, and how many more there are.
-
-    >>> listed(["a", "b", "c", "d", "e"])
-    'a, b, c and 2 more'
-    """
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(map(printable, itertools.islice(names, SHOWN))) + more
-
-
-# --- What every network gives and says about itself: `SegOutput`, `ModelSpec` and the base class `SegModel`.
-
-NUM_STAGES = 4
+METADATA_KEY = "transkd_lite"  # under which files of weights and ONNX files hold what `describe` says
 
 
 class SegOutput(NamedTuple):
@@ -77,14 +42,12 @@ class SegOutput(NamedTuple):
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A network's name and shapes: all that `create_model` needs to build it again and a method needs to fit
-    it.
+    """A network's name and shapes: all that `create_model` needs to build it again and a method needs to fit it.
 
     `options` are the keyword options that were given to `create_model`; they are compared, but not hashed.
 
-    >>> spec = ModelSpec("segformer_b0", (32, 64, 160, 256), num_classes=19)
-    >>> ModelSpec.from_json(spec.to_json()) == spec
-    True
+    >>> ModelSpec("segformer_b0", (32, 64, 160, 256), num_classes=19).strides
+    (4, 8, 16, 32)
     """
 
     name: str
@@ -101,24 +64,13 @@ class ModelSpec:
         """The spec as one line of JSON."""
         return json.dumps(dataclasses.asdict(self))
 
-    @classmethod
-    def from_json(cls, text: str) -> ModelSpec:
-        """Read what `to_json` wrote. Raises ValueError for fields that a spec does not have or lacks."""
-        fields = json.loads(text)
-        if not isinstance(fields, dict) or not {"name", "channels", "options"} <= set(fields):
-            raise ValueError("a model spec must hold name, channels and options; the file is not whole")
-        unknown = sorted(set(fields) - {f.name for f in dataclasses.fields(cls)})
-        if unknown:
-            raise ValueError(f"a model spec has no field {listed(unknown)}; it was written by a newer version, upgrade")
-        return cls(**_lists_to_tuples(fields | {"options": _lists_to_tuples(fields["options"])}))
-
-
-def _lists_to_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-
 
 class SegModel(nn.Module):
     """Base class of the networks: `spec` describes it, `forward` maps images to a `SegOutput`.
+
+    A network has a `head` over four features, and either `stages`, each from a map to (feature, embedding), or an
+    `encode` of its own. Where memory is short, torch's `apply_activation_checkpointing` has its blocks run again in
+    the backward pass.
 
     `label_space` names the classes of the data that it was trained on, None where that is not known. `fit` sets it,
     `save_model` keeps it, and whoever scores the network compares it with that of the data.
@@ -126,26 +78,29 @@ class SegModel(nn.Module):
 
     spec: ModelSpec
     label_space: LabelSpace | None = None
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return super().__call__(*args, **kwargs)
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            raise ValueError(
-                f"{self.spec.name} cannot train on this mini-batch of one image: a BatchNorm layer got one value per "
-                "channel (a map of 1x1), which has no variance; use mini-batches of at least two images, which always "
-                "helps, or larger images"
-            ) from error
+    stages: nn.ModuleList
+    head: nn.Module
 
     def forward(self, images: Tensor) -> SegOutput:
-        """Run the network on images (N, 3, H, W)."""
-        raise NotImplementedError(f"{type(self).__name__} must define forward(images) -> SegOutput")
+        """Run the network on images (N, 3, H, W). Raises ValueError for another shape or a side below 32 pixels."""
+        if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] < 32 or images.shape[3] < 32:
+            raise ValueError(
+                f"images must have shape (N, 3, H, W), H and W at least 32 pixels, got {tuple(images.shape)}"
+            )
+        features, embeddings = zip(*self.encode(images), strict=True)
+        return SegOutput(self.head(features), features, embeddings)
+
+    def encode(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Feature and embedding of each stage."""
+        outputs = []
+        for stage in self.stages:
+            outputs.append(stage(x))
+            x = outputs[-1][0]
+        return outputs
 
 
 def bare_network(model: nn.Module) -> SegModel:
-    """The network inside torch.compile, DataParallel and DistributedDataParallel, or the model as it is."""
+    """The network inside of torch.compile, DataParallel and DistributedDataParallel, or the model as it is."""
     while not isinstance(model, SegModel):
         inner = getattr(model, "_orig_mod", None) or getattr(model, "module", None)
         if not isinstance(inner, nn.Module):
@@ -154,31 +109,57 @@ def bare_network(model: nn.Module) -> SegModel:
     return model
 
 
-class StagedModel(SegModel):
-    """A network made of `stages`, each from a map to (feature, embedding), and a `head` over the four
-    features.
+# --- What a file of weights and an ONNX file say of their network.
+
+
+def describe(spec: ModelSpec, space: LabelSpace | None, **more: Any) -> dict[str, str]:
+    """Metadata of a file: a spec, names and colours of the classes where they are known, and more, as JSON."""
+    known = {} if space is None else {"label_space": dataclasses.asdict(space)}
+    return {METADATA_KEY: json.dumps({"spec": dataclasses.asdict(spec), **known, **more})}
+
+
+def recorded(metadata: Mapping[str, str] | None) -> dict[str, Any]:
+    """The record that `describe` wrote; empty for files of others."""
+    return {**json.loads((metadata or {}).get(METADATA_KEY, "{}"))}
+
+
+def restore(record: Mapping[str, Any], origin: object) -> tuple[ModelSpec, LabelSpace | None]:
+    """The spec and the label space in the record of the file `origin`.
+
+    Raises ValueError where there is no spec, or one with fields that this version does not know.
     """
-
-    stages: nn.ModuleList
-    head: nn.Module
-
-    def forward(self, images: Tensor) -> SegOutput:
-        """Images (N, 3, H, W), both sides at least 32, to a `SegOutput`."""
-        check_images(images)
-        x, features, embeddings = images, [], []
-        for stage in self.stages:
-            x, embedding = stage(x)
-            features.append(x)
-            embeddings.append(embedding)
-        return SegOutput(self.head(tuple(features)), tuple(features), tuple(embeddings))
-
-
-def check_images(images: Tensor, smallest: int = 32) -> None:
-    """Raise ValueError unless images are (N, 3, H, W) with both sides at least `smallest` pixels."""
-    if images.ndim != 4 or images.shape[1] != 3:
-        raise ValueError(f"images must have shape (N, 3, H, W), got {tuple(images.shape)}")
-    if images.shape[2] < smallest or images.shape[3] < smallest:
+    try:
+        fields = as_tuples(record["spec"])
+        spec = ModelSpec(**fields | {"options": as_tuples(fields["options"])})
+    except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(
-            f"images must be at least {smallest}x{smallest} pixels, so that the last stage keeps one token; "
-            f"got {images.shape[2]}x{images.shape[3]}: enlarge them or choose a larger crop"
-        )
+            f"{printable(origin)} carries no spec of this library, or one of a newer version ({printable(error)}): "
+            "give weights of others to create_model as pretrained"
+        ) from error
+    return spec, LabelSpace.from_json(json.dumps(record)) if "label_space" in record else None
+
+
+def as_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The mapping with tuples for lists, which is all that JSON has."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+
+
+def printable(text: object, limit: int = 120) -> str:
+    """A text of unknown origin, fit for a message: one line, no control characters, at most `limit` characters.
+
+    >>> printable("norm\\x1b[31m.weight", 12)
+    'norm?[…eight'
+    """
+    clean = "".join(c if c.isprintable() else "?" for c in " ".join(str(text).split()))
+    half = limit // 2
+    return clean if len(clean) <= limit else f"{clean[:half]}…{clean[1 + half - limit :]}"
+
+
+def listed(names: Collection[object]) -> str:
+    """The first three names, and how many more there are.
+
+    >>> listed(["a", "b", "c", "d", "e"])
+    'a, b, c and 2 more'
+    """
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(printable(name, 50) for name in itertools.islice(names, 3)) + more

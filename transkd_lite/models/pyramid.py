@@ -1,4 +1,4 @@
-"""Any timm backbone that offers features at strides 4, 8, 16 and 32, with SegFormer's all-MLP head.
+"""Any timm backbone that offers features at strides 4, 8, 16 and 32, with SegFormer's all-MLP head; and PVTv2.
 
 The embedding of a stage is what its patch-embedding or downsampling layer gives; timm's families call that
 layer `stem`, `patch_embed`, `patch_embeds.1`, `downsample` … or have none and lower the resolution in the
@@ -12,10 +12,8 @@ by side (HRNet), and those whose maps do not cover the image (Inception, which d
 
 from __future__ import annotations
 
-import contextlib
-import traceback
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -25,31 +23,18 @@ from timm.layers import to_2tuple
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from transkd_lite.models.head import AllMLPHead, SemanticFPNHead, run_blocks, to_map
-from transkd_lite.models.output import ModelSpec, SegModel, SegOutput, check_images, printable
+from transkd_lite.models.head import AllMLPHead, SemanticFPNHead, to_map
+from transkd_lite.models.output import ModelSpec, SegModel, printable
 
-__all__ = ["PVTv2", "Pyramid", "timm_weights"]
+__all__ = ["NETWORKS", "PVTv2", "Pyramid"]
 
 Size = tuple[int, int]
 
-STRIDES = (4, 8, 16, 32)
 # Two unlike sizes to look at, by what the sides of images must be divisible by. The odd ones are unlike modulo 32 too:
 # where two branches round differently, a backbone fails for some odd sides only.
 PROBE_SIZES = {1: ((97, 131), (127, 85)), 32: ((96, 64), (64, 160)), 64: ((64, 192), (128, 64))}
 LAYOUT_CHANGES = ("Permute", "View", "Transpose", "Clone", "UnsafeView", "Reshape", "Alias")
-ADVICE = "choose a hierarchical backbone, for instance convnextv2_atto or twins_pcpvt_small"
-SHOWN = 5
-
-
-def timm_weights(name: str) -> dict[str, Tensor]:
-    """timm's ImageNet weights of a backbone. Raises FileNotFoundError where they cannot be fetched."""
-    try:
-        return timm.create_model(name, pretrained=True).state_dict()
-    except Exception as error:
-        raise FileNotFoundError(
-            f"timm's weights of {name} could not be fetched ({printable(error, 200)}): check the connection, or give "
-            "a path"
-        ) from error
+ADVICE = "choose a hierarchical backbone of timm.list_models(), for instance convnextv2_atto or twins_pcpvt_small"
 
 
 class Pyramid(SegModel):
@@ -58,7 +43,7 @@ class Pyramid(SegModel):
     - img_size: (H, W) in pixels, for backbones that are built for one image size.
     - drop_path: stochastic depth, for backbones that know it.
     - head_dropout, decoder_channels: as in SegFormer.
-    - timm_pretrained: take the backbone's ImageNet weights from timm.
+    - fetch: take the backbone's ImageNet weights from timm.
 
     `sources` holds the modules that give the four embeddings, each with the layout of its output. `image_size` is the
     one size that the backbone takes, None for most; `multiple` is what both sides of an image must be divisible by.
@@ -70,127 +55,83 @@ class Pyramid(SegModel):
         self,
         name: str,
         num_classes: int,
+        fetch: bool = False,
         *,
         img_size: Size | None = None,
         drop_path: float = 0.0,
         head_dropout: float = 0.1,
         decoder_channels: int = 256,
-        timm_pretrained: bool = False,
     ) -> None:
         super().__init__()
-        img_size = None if img_size is None else to_2tuple(img_size)
-        options = {"img_size": img_size, "drop_path_rate": drop_path or None}
-        build = _builder(name.removeprefix("timm:"), {k: v for k, v in options.items() if v is not None})
-        self.backbone = build(pretrained=timm_pretrained)
+        given = {"img_size": img_size and to_2tuple(img_size), "drop_path_rate": drop_path}
+        options: dict[str, Any] = {key: value for key, value in given.items() if value}
+        build: Any = partial(timm.create_model, name.removeprefix("timm:"), features_only=True, **options)
+        try:
+            # Where two levels have one stride, the deeper one is the stage's output.
+            deepest = {level["reduction"]: index for index, level in enumerate(build().feature_info.info)}
+            if not deepest.keys() >= set(ModelSpec.strides):
+                raise ValueError(f"it has strides {sorted(deepest)}")
+        except Exception as error:  # timm has many ways to say that there are no levels, or no such name or option
+            raise ValueError(
+                f"{name} cannot give features at strides {ModelSpec.strides} with {options or 'its own options'} "
+                f"({printable(repr(error))}): change or leave out the options, or {ADVICE}"
+            ) from error
+        indices = [deepest[stride] for stride in ModelSpec.strides]
+        self.backbone = build(pretrained=fetch, out_indices=indices)
         channels = tuple(self.backbone.feature_info.channels())
         self.spec = ModelSpec(name, channels, num_classes=num_classes, decoder_channels=decoder_channels)
-        self.sources, self.image_size, self.multiple = _look(self.spec, build, self.backbone, img_size)
+        self.sources, self.image_size, self.multiple = _look(self.spec, self.backbone, options.get("img_size"))
         self.head = AllMLPHead(channels, decoder_channels, num_classes, dropout=head_dropout)
 
-    def forward(self, images: Tensor) -> SegOutput:
-        check_images(images)
-        size, fixed, step = (images.shape[2], images.shape[3]), self.image_size, self.multiple
-        if (fixed and size != fixed) or size[0] % step or size[1] % step:
-            takes = f"is built for images of {fixed}" if fixed else f"takes sides divisible by {step}"
-            raise ValueError(
-                f"{self.spec.name} {takes}, got {size}: give img_size=(H, W) to create_model where the backbone has "
-                "this option, or resize or crop the images"
-            )
-        try:
-            features, calls = _run(self.backbone, images, self.sources)
-        except torch.OutOfMemoryError:
-            raise
-        except (AssertionError, IndexError, RuntimeError) as error:  # MViTv2, say, takes no sides above 224
-            raise ValueError(
-                f"{self.spec.name} failed on images of {size} ({_reason(error)}): if it cannot take this size, give "
-                "img_size=(H, W) to create_model where the backbone has this option, or resize or crop the images"
-            ) from error
-        outputs, embeddings = dict(calls), []
-        for (name, layout), feature in zip(self.sources.items(), features, strict=True):
-            x = outputs[name]
+    def encode(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:
+        name, size = self.spec.name, tuple(images.shape[2:])
+        if size != (self.image_size or size) or size[0] % self.multiple or size[1] % self.multiple:
+            takes = self.image_size or f"sides divisible by {self.multiple}"
+            raise _WrongSize(name, size, f"it takes {takes}")
+        features, outputs = _run(name, self.backbone, images, self.sources)
+        stages = []
+        for (source, layout), feature in zip(self.sources.items(), features, strict=True):
+            x = outputs[source]
             if x.shape != _shapes(feature)[layout]:
-                raise ValueError(
-                    f"{self.spec.name} gives an embedding {tuple(x.shape)} ({name}) for a map {tuple(feature.shape)} "
-                    f"of images of {size}: use sides divisible by 32"
-                )
+                raise _WrongSize(name, size, f"{source} gives {tuple(x.shape)} for a map {tuple(feature.shape)}")
             x = x.flatten(2).transpose(1, 2) if layout == "NCHW" else x.reshape(len(x), -1, x.shape[-1])
-            embeddings.append(x)
-        return SegOutput(self.head(features), features, tuple(embeddings))
+            stages.append((feature, x))
+        return stages
 
 
-class _Refusal(ValueError):
-    """The backbone runs on images of this size, but gives no four stages with embeddings."""
+class _WrongSize(ValueError):
+    """The backbone cannot take images of this size."""
 
-
-def _builder(name: str, options: dict[str, Any]) -> Callable[..., Any]:
-    """timm's constructor of the backbone with four levels of output. Raises ValueError where it has none."""
-    if name.split(".")[0] not in timm.list_models():
-        like = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:SHOWN]) or "see timm.list_models()"
-        raise ValueError(f"timm has no backbone {name!r}; it has for instance {like}")
-    build: Callable[..., Any] = partial(timm.create_model, name, features_only=True, **options)
-    try:
-        strides = [level["reduction"] for level in build().feature_info.info]
-    except Exception as error:  # timm has many ways to say that there are no levels, or no such option
-        raise ValueError(
-            f"{name} cannot give features of its stages with {options or 'its own options'} ({_reason(error)}): "
-            f"{'change or leave out these options, or ' if options else ''}{ADVICE}"
-        ) from error
-    # Where two levels have one stride, the deeper one is the stage's output.
-    deepest = {stride: index for index, stride in enumerate(strides)}
-    if not deepest.keys() >= set(STRIDES):
-        raise ValueError(
-            f"{name} gives features at strides {sorted(deepest)}, but a pyramid needs {list(STRIDES)}: {ADVICE}"
+    def __init__(self, name: str, size: Sequence[int], reason: object) -> None:
+        super().__init__(
+            f"{name} cannot take images of {tuple(size)} ({printable(reason)}): give img_size=(H, W) to create_model "
+            "where the backbone has this option, or resize or crop the images"
         )
-    return partial(build, out_indices=[deepest[stride] for stride in STRIDES])
 
 
-def _reason(error: Exception) -> str:
-    """What a backbone says, in at most 200 characters; of an assertion without words, the assertion."""
-    said = str(error) or traceback.extract_tb(error.__traceback__)[-1].line or type(error).__name__
-    return printable(" ".join(said.split()), 200)
-
-
-def _look(
-    spec: ModelSpec, build: Callable[..., Any], backbone: Any, img_size: Size | None
-) -> tuple[dict[str, str], Size | None, int]:
+def _look(spec: ModelSpec, backbone: Any, img_size: Size | None) -> tuple[dict[str, str], Size | None, int]:
     """The sources of the embeddings, the one image size (or None), and what both sides must be divisible by."""
     own = height, width = img_size or tuple(backbone.default_cfg["input_size"][1:])
     refusal: ValueError | None = None
-    pairs = {} if img_size else PROBE_SIZES | {height: (own, (height, 2 * width))}
-    for multiple, sizes in pairs.items():
+    for multiple, sizes in {} if img_size else (PROBE_SIZES | {height: (own, (height, 2 * width))}).items():
         try:
             return _sources(spec, [_candidates(spec, backbone, size) for size in sizes]), None, multiple
-        except _Refusal as error:
+        except _WrongSize:
+            continue
+        except ValueError as error:
             refusal = error
-        except Exception:
-            continue  # the backbone cannot take these sizes
     if refusal is not None:
         raise refusal
-    try:
-        found = [_candidates(spec, backbone, own)]
-    except _Refusal:
-        raise
-    except Exception as error:
-        raise ValueError(
-            f"{spec.name} cannot run on images of {own} ({_reason(error)}): "
-            f"{'give another img_size or none, or ' if img_size else ''}{ADVICE}"
-        ) from error
-    other = (64, 128) if own != (64, 128) else (128, 64)
-    with contextlib.suppress(Exception):  # a backbone without img_size is looked at in one size
-        found.append(_candidates(spec, build(img_size=other), other))
-    return _sources(spec, found), own, 1
+    return _sources(spec, [_candidates(spec, backbone, own)]), own, 1
 
 
-def _sources(spec: ModelSpec, looks: list[list[list[tuple[str, str]]]]) -> dict[str, str]:
+def _sources(spec: ModelSpec, looks: list[list[dict[str, str]]]) -> dict[str, str]:
     """The modules that give the four embeddings, with the layouts of their outputs: candidates at every look."""
     sources = {}
     for stage, (first, *others) in enumerate(zip(*looks, strict=True), start=1):
-        shared = dict(source for source in first if all(source in other for other in others))
+        shared = {name: layout for name, layout in first.items() if all(o.get(name) == layout for o in others)}
         if not shared:
-            raise _Refusal(
-                f"{spec.name} has no patch embedding of stage {stage}: from the output of the stage before to its own, "
-                f"no module gives tokens of its grid and width; {ADVICE}"
-            )
+            raise ValueError(f"{spec.name} has no module that gives a patch embedding of stage {stage}: {ADVICE}")
         found = next(iter(shared))
         while found.rpartition(".")[0] in shared:
             found = found.rpartition(".")[0]
@@ -201,7 +142,7 @@ def _sources(spec: ModelSpec, looks: list[list[list[tuple[str, str]]]]) -> dict[
     return sources
 
 
-def _candidates(spec: ModelSpec, backbone: Any, size: Size) -> list[list[tuple[str, str]]]:
+def _candidates(spec: ModelSpec, backbone: Any, size: Size) -> list[dict[str, str]]:
     """For each stage the modules that give tokens of its grid and width between the end of the stage before and its
     own, in the order of calls, with the layout of what they give.
     """
@@ -210,63 +151,54 @@ def _candidates(spec: ModelSpec, backbone: Any, size: Size) -> list[list[tuple[s
     # Only the graph is read: no tensor is kept for a backward pass.
     with torch.enable_grad(), saved_tensors_hooks(lambda x: None, lambda x: x):
         images = torch.zeros(1, 3, *size, device=device, requires_grad=True) * 1
-        features, calls = _run(backbone.eval(), images, names)
+        features, outputs = _run(spec.name, backbone.eval(), images, names)
     backbone.train()
-    times = Counter(name for name, _ in calls)
     stages, before = [], {images.grad_fn}
     for feature, channels, stride in zip(features, spec.channels, spec.strides, strict=True):
         sides = zip(feature.shape[2:], size, strict=True)
         if feature.shape[1] != channels or any(n not in (s // stride, -(-s // stride)) for n, s in sides):
-            raise _Refusal(
-                f"{spec.name} gives a map {tuple(feature.shape[1:])} for images of {size}, not {channels} channels at "
-                f"stride {stride}: {ADVICE}"
-            )
-        end = _end(feature)
+            shape = tuple(feature.shape[1:])
+            raise ValueError(f"{spec.name} gives a map {shape} of images of {size} at stride {stride}: {ADVICE}")
+        # What gives the feature: the last node of the graph, and those before that differ in layout alone.
+        end = {feature.grad_fn}
+        node: Any = feature.grad_fn
+        while node.name().startswith(LAYOUT_CHANGES):
+            node = node.next_functions[0][0]
+            end.add(node)
         within = _upstream(end, before) - end
-        tokens = [
-            (name, layout, x.grad_fn)
-            for name, x in calls
-            for layout, shape in _shapes(feature).items()
-            if isinstance(x, Tensor) and x.shape == shape and times[name] == 1
-        ]
-        after = [t for t in tokens if t[2] in within and before & _upstream({t[2]}, before)]
-        stages.append([(name, layout) for name, layout, _ in after])
+        layouts = {shape: layout for layout, shape in _shapes(feature).items()}
+        tokens = {n: x for n, x in outputs.items() if isinstance(x, Tensor) and x.shape in layouts}
+        inside = {n: x for n, x in tokens.items() if x.grad_fn in within and before & _upstream({x.grad_fn}, before)}
+        stages.append({n: layouts[x.shape] for n, x in inside.items()})
         before = end
     return stages
 
 
-def _run(backbone: Any, images: Tensor, names: Iterable[str]) -> tuple[tuple[Tensor, ...], list[tuple[str, Any]]]:
-    """The four features (N, C, H, W), and what the named modules gave, in the order of calls."""
-    modules = dict(backbone.named_modules())
-    calls: list[tuple[str, Any]] = []
-    hooks = [modules[name].register_forward_hook(partial(_keep, calls, name)) for name in names]
-    try:
-        maps = backbone(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
+def _run(name: str, backbone: Any, images: Tensor, sources: Iterable[str]) -> tuple[list[Tensor], dict[str, Any]]:
+    """The four features (N, C, H, W), and what these modules gave, in the order of calls; None if called twice."""
+    outputs: dict[str, Any] = {}
+
+    def keep(source: str, module: nn.Module, args: Any, output: Any) -> None:
+        given = output[0] if isinstance(output, tuple | list) else output
+        outputs[source] = None if source in outputs else given
+
+    with ExitStack() as hooks:
+        for source in sources:
+            hooks.enter_context(backbone.get_submodule(source).register_forward_hook(partial(keep, source)))
+        try:
+            maps = backbone(images)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # MViTv2, say, takes no sides above 224
+            raise _WrongSize(name, images.shape[2:], repr(error)) from error
     last = getattr(backbone, "output_fmt", "NCHW") == "NHWC"
-    return tuple(x.permute(0, 3, 1, 2) if last else x for x in maps), calls
-
-
-def _keep(calls: list[tuple[str, Any]], name: str, module: nn.Module, args: Any, output: Any) -> None:
-    calls.append((name, output[0] if isinstance(output, tuple | list) else output))
+    return [x.permute(0, 3, 1, 2) if last else x for x in maps], outputs
 
 
 def _shapes(feature: Tensor) -> dict[str, tuple[int, ...]]:
     """The shapes, by layout, of tokens on the grid and of the width of a map (N, C, H, W)."""
     n, c, h, w = feature.shape
     return {"NCHW": (n, c, h, w), "NHWC": (n, h, w, c), "NLC": (n, h * w, c)}
-
-
-def _end(feature: Tensor) -> set[Any]:
-    """The nodes of autograd's graph that give a feature: the last, and those before that differ in layout alone."""
-    node: Any = feature.grad_fn
-    end = {node}
-    while node.name().startswith(LAYOUT_CHANGES):
-        node = node.next_functions[0][0]
-        end.add(node)
-    return end
 
 
 def _upstream(nodes: set[Any], stop: set[Any]) -> set[Any]:
@@ -284,7 +216,7 @@ def _upstream(nodes: set[Any], stop: set[Any]) -> set[Any]:
 class PVTv2(SegModel):
     """Images (N, 3, H, W), H and W at least 32, to a `SegOutput`.
 
-    - drop_path, head_dropout, gradient_checkpointing: as in SegFormer.
+    - drop_path, head_dropout: as in SegFormer; fetch: as in `Pyramid`.
 
     >>> import torch
     >>> PVTv2("pvt_v2_b0", 19)(torch.rand(1, 3, 64, 128)).logits.shape
@@ -294,38 +226,28 @@ class PVTv2(SegModel):
     backbone: Any  # timm types its stages as plain modules
 
     def __init__(
-        self,
-        name: str,
-        num_classes: int,
-        *,
-        drop_path: float = 0.1,
-        head_dropout: float = 0.1,
-        gradient_checkpointing: bool = False,
+        self, name: str, num_classes: int, fetch: bool = False, *, drop_path: float = 0.1, head_dropout: float = 0.1
     ) -> None:
         super().__init__()
-        self.backbone = timm.create_model(name, num_classes=0, drop_path_rate=drop_path)
-        self.gradient_checkpointing = gradient_checkpointing
+        self.backbone = timm.create_model(name, fetch, num_classes=0, drop_path_rate=drop_path)
         stages = list(self.backbone.stages)
         channels = tuple(stage.norm.normalized_shape[0] for stage in stages)
         self.head = SemanticFPNHead(channels, num_classes, dropout=head_dropout)
-        self.spec = ModelSpec(
-            name=name,
-            channels=channels,
-            num_classes=num_classes,
-            num_heads=tuple(stage.blocks[0].attn.num_heads for stage in stages),
-            depths=tuple(len(stage.blocks) for stage in stages),
-        )
+        heads, depths = zip(*((stage.blocks[0].attn.num_heads, len(stage.blocks)) for stage in stages), strict=True)
+        self.spec = ModelSpec(name, channels, num_classes=num_classes, num_heads=heads, depths=depths)
 
-    def forward(self, images: Tensor) -> SegOutput:
-        check_images(images)
-        x, features, embeddings = images, [], []
+    def encode(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+        outputs = []
         for stage in self.backbone.stages:
             # The first patch embedding stands before the stages, the others inside theirs.
             embed = stage.downsample or self.backbone.patch_embed
             tokens = embed(x)  # (N, H_i, W_i, C_i)
-            size = (tokens.shape[1], tokens.shape[2])
-            embeddings.append(tokens.flatten(1, 2))
-            x = stage.norm(run_blocks(stage.blocks, embeddings[-1], size, recompute=self.gradient_checkpointing))
-            x = to_map(x, size)
-            features.append(x)
-        return SegOutput(self.head(tuple(features)), tuple(features), tuple(embeddings))
+            size, x = tokens.shape[1:3], tokens.flatten(1, 2)
+            for block in stage.blocks:
+                x = block(x, size)
+            x = to_map(stage.norm(x), size)
+            outputs.append((x, tokens.flatten(1, 2)))
+        return outputs
+
+
+NETWORKS = {"pvt": PVTv2, "timm": Pyramid}

@@ -8,14 +8,14 @@ the published weights.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from transkd_lite.models.head import AllMLPHead, DropPath, drop_path_rates, initialise, run_blocks, to_map, to_tokens
-from transkd_lite.models.output import NUM_STAGES, ModelSpec, StagedModel
+from transkd_lite.models.head import AllMLPHead, drop_path, initialise, keys_and_values, to_map, to_tokens
+from transkd_lite.models.output import ModelSpec, SegModel, printable
 
 __all__ = ["SEGFORMERS", "SegFormer", "Variant"]
 
@@ -24,11 +24,10 @@ REDUCTIONS = (8, 4, 2, 1)
 PATCH_SIZES = (7, 3, 3, 3)
 PATCH_STRIDES = (4, 2, 2, 2)
 MLP_RATIO = 4
-NORM_EPS = 1e-6  # in blocks and after stages
+EPS = 1e-6  # in blocks and after stages
 
 
-@dataclass(frozen=True)
-class Variant:
+class Variant(NamedTuple):
     """What differs between B0 and B5."""
 
     channels: tuple[int, int, int, int]
@@ -45,13 +44,6 @@ SEGFORMERS = {
     "segformer_b4": Variant(WIDE, (3, 8, 27, 3), 768),
     "segformer_b5": Variant(WIDE, (3, 6, 40, 3), 768),
 }
-
-
-def heads_fit(num_heads: Any, channels: tuple[int, ...]) -> bool:
-    """Whether these are numbers of heads, one for each width and each a divisor of it."""
-    if not isinstance(num_heads, tuple | list) or len(num_heads) != len(channels):
-        return False
-    return all(isinstance(h, int) and h > 0 and c % h == 0 for h, c in zip(num_heads, channels, strict=True))
 
 
 class PatchEmbedding(nn.Module):
@@ -82,10 +74,8 @@ class EfficientAttention(nn.Module):
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """Tokens (N, HW, C) in and out; queries from all positions, keys and values from HW / R^2 of them."""
         q = self.q(x).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
-        if self.sr is not None and self.norm is not None:
-            x = self.norm(to_tokens(self.sr(to_map(x, size))))
-        k, v = self.kv(x).unflatten(2, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        mixed = F.scaled_dot_product_attention(q, *keys_and_values(self, x, size))
+        return self.proj(mixed.transpose(1, 2).flatten(2))
 
 
 class MixFFN(nn.Module):
@@ -106,43 +96,39 @@ class MixFFN(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block: x + attention(norm(x)), then x + MixFFN(norm(x))."""
 
-    def __init__(
-        self, channels: int, num_heads: int, reduction: int, drop_path: float, norm_eps: float = NORM_EPS
-    ) -> None:
+    def __init__(self, channels: int, num_heads: int, reduction: int, drop_path: float, norm_eps: float = EPS) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(channels, eps=norm_eps)
         self.attn = EfficientAttention(channels, num_heads, reduction)
         self.norm2 = nn.LayerNorm(channels, eps=norm_eps)
         self.mlp = MixFFN(channels)
-        self.drop_path = DropPath(drop_path)
+        self.drop_rate = drop_path
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        x = x + self.drop_path(self.attn(self.norm1(x), size))
-        return x + self.drop_path(self.mlp(self.norm2(x), size))
+        x = x + drop_path(self.attn(self.norm1(x), size), self.drop_rate, self.training)
+        return x + drop_path(self.mlp(self.norm2(x), size), self.drop_rate, self.training)
 
 
 class Stage(nn.Module):
     """Patch embedding, blocks, norm. Map in, (feature map, embedding tokens) out."""
 
-    def __init__(
-        self, index: int, spec: ModelSpec, drop_paths: list[float], checkpointing: bool, norm_eps: float
-    ) -> None:
+    def __init__(self, index: int, spec: ModelSpec, rates: Iterator[float], norm_eps: float) -> None:
         super().__init__()
         width, before = spec.channels[index], spec.channels[index - 1] if index else 3
         self.patch_embed = PatchEmbedding(before, width, PATCH_SIZES[index], PATCH_STRIDES[index])
-        self.blocks = nn.ModuleList(
-            Block(width, spec.num_heads[index], REDUCTIONS[index], rate, norm_eps) for rate in drop_paths
-        )
+        heads, reduction, depth = spec.num_heads[index], REDUCTIONS[index], spec.depths[index]
+        self.blocks = nn.ModuleList(Block(width, heads, reduction, next(rates), norm_eps) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=norm_eps)
-        self.gradient_checkpointing = checkpointing
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         embedding, size = self.patch_embed(x)
-        x = run_blocks(self.blocks, embedding, size, recompute=self.gradient_checkpointing)
+        x = embedding
+        for block in self.blocks:
+            x = block(x, size)
         return to_map(self.norm(x), size), embedding
 
 
-class SegFormer(StagedModel):
+class SegFormer(SegModel):
     """Images (N, 3, H, W), H and W at least 32, to a `SegOutput`.
 
     - drop_path: the last block's rate of stochastic depth (earlier blocks linearly less).
@@ -151,7 +137,6 @@ class SegFormer(StagedModel):
     - num_heads: attention heads of each stage, each a divisor of its width.
     - norm_eps: the constant of the LayerNorms in blocks and after stages.
     - normed_projections: BatchNorm and ReLU after the head's projections, as mmsegmentation has them.
-    - gradient_checkpointing: in training, recompute blocks in the backward pass instead of storing them.
 
     >>> import torch
     >>> SegFormer("segformer_b0", 19)(torch.rand(1, 3, 64, 128)).logits.shape
@@ -167,31 +152,19 @@ class SegFormer(StagedModel):
         head_dropout: float = 0.1,
         decoder_channels: int | None = None,
         num_heads: tuple[int, ...] = NUM_HEADS,
-        norm_eps: float = NORM_EPS,
+        norm_eps: float = EPS,
         normed_projections: bool = False,
-        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        variant = SEGFORMERS[name]
-        width = decoder_channels or variant.decoder_channels
-        if not heads_fit(num_heads, variant.channels):
-            raise ValueError(
-                f"num_heads must be four numbers that divide the widths {variant.channels}, got {num_heads}"
-            )
+        channels, depths, usual_width = SEGFORMERS[name]
+        width = decoder_channels or usual_width
+        four = isinstance(num_heads, tuple) and len(num_heads) == 4 and all(isinstance(h, int) for h in num_heads)
+        if not four or any(h < 1 or c % h for c, h in zip(channels, num_heads, strict=True)):
+            raise ValueError(f"num_heads must be four divisors of the widths {channels}, got {printable(num_heads)}")
         self.spec = ModelSpec(
-            name=name,
-            channels=variant.channels,
-            num_classes=num_classes,
-            num_heads=tuple(num_heads),
-            depths=variant.depths,
-            patch_sizes=PATCH_SIZES,
-            decoder_channels=width,
+            name, channels, num_classes=num_classes, num_heads=num_heads, depths=depths, decoder_channels=width
         )
-        rates = drop_path_rates(drop_path, variant.depths)
-        self.stages = nn.ModuleList(
-            Stage(i, self.spec, rates[i], gradient_checkpointing, norm_eps) for i in range(NUM_STAGES)
-        )
+        rates = (drop_path * i / (sum(depths) - 1) for i in range(sum(depths)))
+        self.stages = nn.ModuleList(Stage(i, self.spec, rates, norm_eps) for i in range(4))
         self.stages.apply(initialise)
-        self.head = AllMLPHead(
-            variant.channels, width, num_classes, dropout=head_dropout, normed_projections=normed_projections
-        )
+        self.head = AllMLPHead(channels, width, num_classes, dropout=head_dropout, normed=normed_projections)
