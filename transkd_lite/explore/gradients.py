@@ -170,7 +170,7 @@ class TrialBench:
 
     experiment: what is trained; `steps` is the length that the learning-rate schedule plans for.
 
-    Raises `ParameterError` where the experiment's teacher or data are missing, ValueError where its method does not fit.
+    Raises `ParameterError` where its teacher or data are missing, `ValueError` where its method does not fit.
     """
 
     def __init__(self, experiment: Experiment) -> None:

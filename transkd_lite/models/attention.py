@@ -29,10 +29,10 @@ Block = tuple[int, int]
 class Captured:
     """What the last forward pass showed.
 
-    - attention: for each chosen (stage, block) the map (N, heads, queries, keys), rows adding up to 1;
-      queries are the H_i * W_i positions of the stage, keys those that its spatial reduction leaves, both row
-      by row.
-    - features: the four features.
+    attention: for each chosen (stage, block) the map (N, heads, queries, keys), rows adding up to 1;
+        queries are the H_i * W_i positions of the stage, keys those that its spatial reduction leaves, both row
+        by row.
+    features: the four features.
     """
 
     attention: dict[Block, Tensor] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class Captured:
 def capture_attention(model: SegModel, blocks: Sequence[Block] | None = None) -> Iterator[Captured]:
     """Within this context, every forward pass of the model fills a `Captured`.
 
-    - blocks: (stage, block) pairs, both counted from 1; None for the last block of each stage.
+    blocks: (stage, block) pairs, both counted from 1; None for the last block of each stage.
 
     The maps are detached. A map has H_i * W_i rows: at 512x1024 and stage 1 of SegFormer 32,768 rows of 512.
     Raises ValueError for networks without such attention and for blocks that do not exist.

@@ -39,8 +39,8 @@ def to_map(x: Tensor, size: Sequence[int]) -> Tensor:
 def keys_and_values(attention: Any, x: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
     """What attention with spatial reduction looks up: (N, heads, H * W / R^2, C / heads) each.
 
-    - attention: a module with num_heads, kv and, where R > 1, sr and norm (SegFormer, PVTv2, LVT).
-    - x: tokens (N, H * W, C).
+    attention: a module with num_heads, kv and, where R > 1, sr and norm (SegFormer, PVTv2, LVT).
+    x: tokens (N, H * W, C).
     """
     if attention.sr is not None:
         x = attention.norm(to_tokens(attention.sr(to_map(x, size))))

@@ -128,8 +128,8 @@ _SCHEMES: dict[str, dict[str, Rules]] = {
 class Network(NamedTuple):
     """Where a checkpoint holds a network.
 
-    - prefix: what stands before all of its names; `sign`: the name by which it was found, "" for none.
-    - tensors: the network's, without the prefix; `beside`: the others, under their whole names.
+    prefix: what stands before all of its names; `sign`: the name by which it was found, "" for none.
+    tensors: the network's, without the prefix; `beside`: the others, under their whole names.
     """
 
     prefix: str
@@ -151,8 +151,8 @@ def plain_name(name: str) -> str:
 def find_network(tensors: Mapping[str, Tensor], signs: Iterable[str]) -> Network:
     """The network in a checkpoint, whatever it is wrapped in.
 
-    - tensors: as `models.weights.flatten` gives them.
-    - signs: names of tensors; any network has one of them, below its prefix.
+    tensors: as `models.weights.flatten` gives them.
+    signs: names of tensors; any network has one of them, below its prefix.
 
     Of several networks a student comes before a teacher and a network before its moving average (EMA). Raises
     ValueError where that leaves more than one.

@@ -52,21 +52,18 @@ def export_onnx(
 ) -> Path:
     """Write a network's logits as one ONNX file, whole or not at all, and return its path.
 
-    Args:
-        model: any network of the library; it is copied, and comes out as it went in.
-        path: where to, ending in `.onnx`; missing folders are made.
-        size: (H, W) in pixels of the example that is traced, at least 64x64. With `dynamic` the file takes other
-            sizes too, each side at least 32.
-        space: names and colours of the classes, kept in the metadata; by default the network's own.
-        normalize: whether the network was trained on images with ImageNet's mean and deviation taken out; kept in
-            the metadata, not computed in the graph: use `as_batch(images, normalize=…)`.
-        fold_head: multiply the linear maps of an all-MLP head out before the upsampling.
-        dynamic: leave height and width free; otherwise only the batch is (quicker to export).
-
-    Raises:
-        ValueError: a path that does not end in `.onnx`, a size that is no pair of whole numbers from 64 on, a label
-            space of another number of classes.
-        RuntimeError: the exporter cannot take this network.
+    model: any network of the library; it is copied, and comes out as it went in.
+    path: where to, ending in `.onnx`; missing folders are made.
+    size: (H, W) in pixels of the example that is traced, at least 64x64. With `dynamic` the file takes other
+        sizes too, each side at least 32.
+    space: names and colours of the classes, kept in the metadata; by default the network's own.
+    normalize: whether the network was trained on images with ImageNet's mean and deviation taken out; kept in
+        the metadata, not computed in the graph: use `as_batch(images, normalize=…)`.
+    fold_head: multiply the linear maps of an all-MLP head out before the upsampling.
+    dynamic: leave height and width free; otherwise only the batch is (quicker to export).
+    Raises `ValueError`: a path that does not end in `.onnx`, a size that is no pair of whole numbers from 64 on, a
+        label space of another number of classes.
+    Raises `RuntimeError`: the exporter cannot take this network.
     """
     path, space = Path(path), space or model.label_space
     if path.suffix != ".onnx":
@@ -137,8 +134,8 @@ class OnnxModel(SegModel):
 
     `tk.evaluate` and `tk.predict` take it as they take any network.
 
-    - path: a file of `export_onnx`, or one quantised from it.
-    - threads: cores to use; None for ONNX Runtime's choice, all of them.
+    path: a file of `export_onnx`, or one quantised from it.
+    threads: cores to use; None for ONNX Runtime's choice, all of them.
 
     Raises FileNotFoundError, and ValueError where the file is not one of this library. ONNX Runtime refuses images of
     another size than a file was made for.
@@ -169,9 +166,9 @@ class OnnxModel(SegModel):
 class Parity(NamedTuple):
     """How far an ONNX file is from its network on some images.
 
-    - max_difference: largest absolute difference of two logits; max_logit: the largest logit, for scale.
-    - same_class: share of positions, at a quarter of the image size, where both choose the same class.
-    - num_positions: how many were compared.
+    max_difference: largest absolute difference of two logits; max_logit: the largest logit, for scale.
+    same_class: share of positions, at a quarter of the image size, where both choose the same class.
+    num_positions: how many were compared.
     """
 
     max_difference: float

@@ -29,10 +29,10 @@ METADATA_KEY = "transkd_lite"  # under which files of weights and ONNX files hol
 class SegOutput(NamedTuple):
     """One forward pass.
 
-    - logits: (N, K, H/4, W/4), before any softmax.
-    - features: four maps (N, C_i, H_i, W_i), the output of stage i after its norm.
-    - embeddings: four token sequences (N, H_i * W_i, C_i), what enters the blocks of stage i: the output of
-      its patch embedding, after the embedding's norm in SegFormer and PVTv2 and before it in LVT.
+    logits: (N, K, H/4, W/4), before any softmax.
+    features: four maps (N, C_i, H_i, W_i), the output of stage i after its norm.
+    embeddings: four token sequences (N, H_i * W_i, C_i), what enters the blocks of stage i: the output of
+        its patch embedding, after the embedding's norm in SegFormer and PVTv2 and before it in LVT.
     """
 
     logits: Tensor

@@ -40,10 +40,10 @@ ADVICE = "choose a hierarchical backbone of timm.list_models(), for instance con
 class Pyramid(SegModel):
     """Images (N, 3, H, W) to a `SegOutput`, through the timm backbone that `name` gives after "timm:".
 
-    - img_size: (H, W) in pixels, for backbones that are built for one image size.
-    - drop_path: stochastic depth, for backbones that know it.
-    - head_dropout, decoder_channels: as in SegFormer.
-    - fetch: take the backbone's ImageNet weights from timm.
+    img_size: (H, W) in pixels, for backbones that are built for one image size.
+    drop_path: stochastic depth, for backbones that know it.
+    head_dropout, decoder_channels: as in SegFormer.
+    fetch: take the backbone's ImageNet weights from timm.
 
     `sources` holds the modules that give the four embeddings, each with the layout of its output. `image_size` is the
     one size that the backbone takes, None for most; `multiple` is what both sides of an image must be divisible by.
@@ -216,7 +216,7 @@ def _upstream(nodes: set[Any], stop: set[Any]) -> set[Any]:
 class PVTv2(SegModel):
     """Images (N, 3, H, W), H and W at least 32, to a `SegOutput`.
 
-    - drop_path, head_dropout: as in SegFormer; fetch: as in `Pyramid`.
+    drop_path, head_dropout: as in SegFormer; fetch: as in `Pyramid`.
 
     >>> import torch
     >>> PVTv2("pvt_v2_b0", 19)(torch.rand(1, 3, 64, 128)).logits.shape

@@ -131,12 +131,12 @@ class Stage(nn.Module):
 class SegFormer(SegModel):
     """Images (N, 3, H, W), H and W at least 32, to a `SegOutput`.
 
-    - drop_path: the last block's rate of stochastic depth (earlier blocks linearly less).
-    - head_dropout: the rate at which the head drops whole channels.
-    - decoder_channels: the head's width; None for the published one (256 for B0 and B1, 768 from B2 on).
-    - num_heads: attention heads of each stage, each a divisor of its width.
-    - norm_eps: the constant of the LayerNorms in blocks and after stages.
-    - normed_projections: BatchNorm and ReLU after the head's projections, as mmsegmentation has them.
+    drop_path: the last block's rate of stochastic depth (earlier blocks linearly less).
+    head_dropout: the rate at which the head drops whole channels.
+    decoder_channels: the head's width; None for the published one (256 for B0 and B1, 768 from B2 on).
+    num_heads: attention heads of each stage, each a divisor of its width.
+    norm_eps: the constant of the LayerNorms in blocks and after stages.
+    normed_projections: BatchNorm and ReLU after the head's projections, as mmsegmentation has them.
 
     >>> import torch
     >>> SegFormer("segformer_b0", 19)(torch.rand(1, 3, 64, 128)).logits.shape

@@ -257,17 +257,17 @@ def create_model(
 ) -> SegModel:
     """Build a network for `num_classes` classes, with new weights unless `pretrained` says where to take them.
 
-    - name: one of `list_models()`, or "timm:<backbone>".
-    - pretrained: a file or folder in any known naming (ours, the TransKD authors', NVIDIA's, Hugging Face's,
-      mmsegmentation's, timm's), "hub:<repo id>", or "timm" for timm's own ImageNet weights of the backbone.
-      What its network is wrapped in (data-parallel training, torch.compile, Lightning, a distiller) is seen
-      through: a student is taken before a teacher, a network before its moving average (EMA). Where it holds no
-      segmentation head (ImageNet weights), the head is new.
-    - reset_head: begin with a new classifier, for weights trained on other classes; "if-needed" does so only where
-      their number differs.
-    - options: the keyword options of the network's class, for instance drop_path=0.0; they are kept in
-      `spec.options`. Those that the weights need (the head's width, the number of attention heads …) are read
-      from `pretrained`.
+    name: one of `list_models()`, or "timm:<backbone>".
+    pretrained: a file or folder in any known naming (ours, the TransKD authors', NVIDIA's, Hugging Face's,
+        mmsegmentation's, timm's), "hub:<repo id>", or "timm" for timm's own ImageNet weights of the backbone.
+        What its network is wrapped in (data-parallel training, torch.compile, Lightning, a distiller) is seen
+        through: a student is taken before a teacher, a network before its moving average (EMA). Where it holds no
+        segmentation head (ImageNet weights), the head is new.
+    reset_head: begin with a new classifier, for weights trained on other classes; "if-needed" does so only where
+        their number differs.
+    options: the keyword options of the network's class, for instance drop_path=0.0; they are kept in
+        `spec.options`. Those that the weights need (the head's width, the number of attention heads …) are read
+        from `pretrained`.
 
     Raises ValueError for a name, class count or option that does not exist, for an option that contradicts the
     weights and for weights that do not fit, FileNotFoundError for weights that are not there.
@@ -319,9 +319,9 @@ def save_model(
 
     The metadata hold its spec and, where its `label_space` is known, names and colours of its classes.
 
-    - model: a network of `create_model`, also compiled or wrapped for parallel training.
-    - dtype: store floating-point tensors in this type (torch.float16 halves the file); None keeps theirs.
-    - provenance: anything that JSON can hold, kept in the metadata beside the spec.
+    model: a network of `create_model`, also compiled or wrapped for parallel training.
+    dtype: store floating-point tensors in this type (torch.float16 halves the file); None keeps theirs.
+    provenance: anything that JSON can hold, kept in the metadata beside the spec.
 
     The file appears whole or not at all. Returns its path.
     """
@@ -377,7 +377,7 @@ def read_config(name: str, path: Path) -> dict[str, Any]:
 def save_huggingface(model: nn.Module, folder: str | Path, *, class_names: Sequence[str] | None = None) -> Path:
     """Write config.json and model.safetensors into `folder`. Returns it.
 
-    - class_names: one a class, in train-id order; "class_0" … where they are not given.
+    class_names: one a class, in train-id order; "class_0" … where they are not given.
 
     Raises ValueError for networks that transformers has no SegFormer for and for a wrong number of names.
     """
