@@ -45,21 +45,9 @@ from transkd_lite.training.folder import (
 from transkd_lite.training.interrupts import StopRequest
 
 __all__ = [
-    "ASIDE",
-    "Outcome",
-    "dask_setup",
-    "execute",
-    "execute_all",
-    "is_done",
-    "kernel_environment",
-    "preflight",
-    "progress_line",
-    "render_report",
-    "reproduce",
-    "run_aside",
-    "running_kernels",
-    "stop_kernels",
-]
+    "ASIDE", "Outcome", "dask_setup", "execute", "execute_all", "is_done", "kernel_environment", "preflight",
+    "progress_line", "render_report", "reproduce", "run_aside", "running_kernels", "stop_kernels",
+]  # fmt: skip
 
 
 @dataclass

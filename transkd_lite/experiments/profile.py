@@ -17,16 +17,9 @@ from transkd_lite.training.config import ParameterError, check_name, check_param
 from transkd_lite.training.folder import hash_parameters
 
 __all__ = [
-    "ROOT",
-    "PlannedRun",
-    "Profile",
-    "list_profiles",
-    "load_profile",
-    "parse_settings",
-    "plan",
-    "shrink",
+    "ROOT", "PlannedRun", "Profile", "list_profiles", "load_profile", "parse_settings", "plan", "shrink",
     "with_variant",
-]
+]  # fmt: skip
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"

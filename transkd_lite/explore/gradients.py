@@ -47,16 +47,9 @@ from transkd_lite.training.step import Trainer, TrainStep
 from transkd_lite.training.stream import SampleStore, batches
 
 __all__ = [
-    "GradientMoment",
-    "GradientRecord",
-    "GramReading",
-    "TrialBench",
-    "cosine_matrix",
-    "load_gradients",
-    "record_gradients",
-    "take_moment",
-    "term_gradients",
-]
+    "GradientMoment", "GradientRecord", "GramReading", "TrialBench", "cosine_matrix", "load_gradients",
+    "record_gradients", "take_moment", "term_gradients",
+]  # fmt: skip
 
 Matrix = Annotated[
     NDArray[np.float64], BeforeValidator(lambda rows: np.asarray(rows, np.float64)), PlainSerializer(np.ndarray.tolist)

@@ -48,6 +48,7 @@ def capture_attention(model: SegModel, blocks: Sequence[Block] | None = None) ->
     The maps are detached. A map has H_i * W_i rows: at 512x1024 and stage 1 of SegFormer 32,768 rows of 512.
     Raises ValueError for networks without such attention and for blocks that do not exist.
 
+    >>> import torch
     >>> from transkd_lite.models import create_model
     >>> model = create_model("segformer_b0", 19).eval()
     >>> with capture_attention(model, [(4, 2)]) as captured:

@@ -13,15 +13,8 @@ from transkd_lite.plots.style import COLOURS, MARKERS, STYLES, legend_below, new
 from transkd_lite.results.statistics import excludes_zero
 
 __all__ = [
-    "budget_gains",
-    "class_bars",
-    "class_gains",
-    "critical_difference",
-    "curves",
-    "effects",
-    "heatmap",
-    "methods",
-]
+    "budget_gains", "class_bars", "class_gains", "critical_difference", "curves", "effects", "heatmap", "methods",
+]  # fmt: skip
 
 
 def curves(lines: Mapping[str, tuple[ArrayLike, ArrayLike]], *, x: str, y: str, log: bool = False) -> Figure:

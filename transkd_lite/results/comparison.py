@@ -28,25 +28,10 @@ from transkd_lite.results import statistics, tables
 from transkd_lite.training.folder import STUDENT_FILE, read_run
 
 __all__ = [
-    "Gallery",
-    "beside_the_paper",
-    "best_first",
-    "budget_gains",
-    "claims",
-    "class_gains",
-    "gains_by",
-    "load_gallery",
-    "paired_differences",
-    "per_class",
-    "published",
-    "save_results",
-    "score_blocks",
-    "score_conditions",
-    "score_curves",
-    "summary",
-    "time_to_reach",
-    "verdict",
-]
+    "Gallery", "beside_the_paper", "best_first", "budget_gains", "claims", "class_gains", "gains_by",
+    "load_gallery", "paired_differences", "per_class", "published", "save_results", "score_blocks",
+    "score_conditions", "score_curves", "summary", "time_to_reach", "verdict",
+]  # fmt: skip
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:

@@ -24,21 +24,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 __all__ = [
-    "Interval",
-    "average_ranks",
-    "bootstrap_images",
-    "bootstrap_interval",
-    "critical_difference",
-    "excludes_zero",
-    "friedman",
-    "held_out_winner",
-    "holm",
-    "image_confusions",
-    "indistinct_groups",
-    "paired_t",
-    "probability_of_superiority",
-    "student_interval",
-]
+    "Interval", "average_ranks", "bootstrap_images", "bootstrap_interval", "critical_difference", "excludes_zero",
+    "friedman", "held_out_winner", "holm", "image_confusions", "indistinct_groups", "paired_t",
+    "probability_of_superiority", "student_interval",
+]  # fmt: skip
 
 # --- Ranks of methods over blocks, the difference that they must have to count, and a winner measured afresh.
 #

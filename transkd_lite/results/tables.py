@@ -19,22 +19,9 @@ from transkd_lite.metrics import PROTOCOLS
 from transkd_lite.training.folder import BATCH_FILE, HISTORY_FILE, Run, list_runs, read_json
 
 __all__ = [
-    "DATA",
-    "TOLD_APART",
-    "Batch",
-    "cells",
-    "default_table",
-    "label_history",
-    "label_variants",
-    "load_batch",
-    "origin",
-    "read_table",
-    "results_table",
-    "shipped_tables",
-    "students",
-    "teachers",
-    "training_curves",
-]
+    "DATA", "TOLD_APART", "Batch", "cells", "default_table", "label_history", "label_variants", "load_batch",
+    "origin", "read_table", "results_table", "shipped_tables", "students", "teachers", "training_curves",
+]  # fmt: skip
 
 # --- Which rows of a table may be compared, and what to call variants of one method.
 #

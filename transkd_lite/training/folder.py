@@ -26,19 +26,9 @@ from filelock import FileLock, Timeout
 from transkd_lite.data.files import atomic_write
 
 __all__ = [
-    "Run",
-    "RunLockedError",
-    "caveats",
-    "hash_parameters",
-    "is_finished",
-    "list_runs",
-    "lock_run",
-    "provenance",
-    "read_json",
-    "read_run",
-    "update_run",
-    "write_json",
-]
+    "Run", "RunLockedError", "caveats", "hash_parameters", "is_finished", "list_runs", "lock_run", "provenance",
+    "read_json", "read_run", "update_run", "write_json",
+]  # fmt: skip
 
 RUN_FILE, METRICS_FILE, HISTORY_FILE, STUDENT_FILE = ("run.json", "metrics.json", "history.csv", "student.safetensors")
 BATCH_FILE = "batch.json"  # in a batch's folder: the run folders that belong to it
