@@ -43,7 +43,7 @@ def pair() -> tuple[Any, Any]:
     return teacher, create_method("transkd-base", student(), teacher, weights={"csf_1": 0.5})
 
 
-def plain(num: int, **options: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def plain(num: int, **options: Any) -> list[tuple[torch.Tensor, ...]]:
     store = SampleStore(scenes(num))
     loader = batches(store, lambda i, y, g: (i.float(), y.long()), batch_size=3, seed=0, steps=range(4), **options)
     return list(loader)
@@ -214,7 +214,7 @@ def test_wrong_data_is_named() -> None:
 
 
 def test_every_epoch_sees_every_sample_once_and_positions_say_all() -> None:
-    seen = torch.cat([images[:, 0, 0, 0] for images, _ in plain(6)])
+    seen = torch.cat([images[:, 0, 0, 0] for images, *_ in plain(6)])
     whole = torch.tensor([float(s["image"][0, 0, 0]) for s in scenes(6)]).sort().values
     assert torch.equal(seen[:6].sort().values, whole)
     assert torch.equal(seen[6:].sort().values, whole)
@@ -223,14 +223,13 @@ def test_every_epoch_sees_every_sample_once_and_positions_say_all() -> None:
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # two workers on one core, too
 def test_loader_processes_change_nothing() -> None:
-    for (image, label), (other, other_label) in zip(plain(5), plain(5, workers=2), strict=True):
-        assert torch.equal(image, other)
-        assert torch.equal(label, other_label)
+    for batch, other in zip(plain(5), plain(5, workers=2), strict=True):
+        assert all(map(torch.equal, batch, other))
 
 
 def test_processes_share_every_batch() -> None:
     shares = [plain(6, rank=r, world_size=3) for r in range(3)]
-    for step, (images, _) in enumerate(plain(6)):
+    for step, (images, *_) in enumerate(plain(6)):
         assert torch.equal(torch.cat([share[step][0] for share in shares]), images)
     with pytest.raises(ValueError, match="batch_size must be a multiple of the 2 processes; got batch_size=3"):
         plain(6, world_size=2)

@@ -150,7 +150,7 @@ def _transform(
         label = resize_labels(label, (height, width))
     elif crop:
         image, label = _random_crop(image, label, crop, generator)
-    if augment != "none" and torch.rand((), generator=generator) < 0.5:
+    if augment != "none" and is_flipped(generator):
         image, label = F.horizontal_flip(image), F.horizontal_flip(label)
     if augment in ("paper", "paper-fixed"):
         right, down = torch.randint(-2, 3, (2,), generator=generator).tolist()
@@ -167,6 +167,11 @@ def _transform(
             image = adjust(image, uniform(low, high))
     pixels = F.to_dtype(image, torch.float32, scale=True)
     return (normalized(pixels) if normalize else pixels).contiguous(), label[0].long().contiguous()
+
+
+def is_flipped(generator: torch.Generator) -> bool:
+    """Draw whether a picture is flipped; the first thing that the transform "flip" draws."""
+    return bool(torch.rand((), generator=generator) < 0.5)
 
 
 def translate(image: Tensor, right: int, down: int, fill: int, fill_beyond: int | None = None) -> Tensor:

@@ -10,7 +10,7 @@ is a module that yields named terms; `methods` says which parts a method has.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from transkd_lite.models.output import ModelSpec, SegOutput
 __all__ = ["STAGES", "Distiller", "Part", "SingleTerm", "Terms", "check_stages"]
 
 STAGES = (1, 2, 3, 4)
+MAPS = ("logits", *(f"{kind}_{i}" for kind in ("features", "embeddings") for i in STAGES))
 Terms = dict[str, Tensor]
 
 
@@ -43,9 +44,11 @@ class Part(nn.Module):
     family: names the part inside a Distiller.
     weights: one default weight for each term that `forward` yields.
     processes: the number of processes that share a mini-batch; the training loop sets it.
+    reads: names of the teacher's maps that it reads, all unless told; the others may be anything of their shape.
     """
 
     processes = 1
+    reads: Collection[str] = MAPS
 
     def __init__(self, family: str, weights: Mapping[str, float]) -> None:
         super().__init__()
@@ -56,8 +59,8 @@ class Part(nn.Module):
 class SingleTerm(Part):
     """One term that bears its method's name: a loss of pairs of maps, added over the stages.
 
-    - loss(student map, teacher map), with `labels=…` too where `labels` is True; it is then a mean over the pixels
-      that are not void.
+    loss: of (student map, teacher map), and `labels=…` too where `labels` is True; it is then a mean over the pixels
+        that are not void.
     stages: whose features are compared; None means the logits.
     adapter: makes, for a stage, the module that brings the student's map to the teacher's width.
 
@@ -77,6 +80,7 @@ class SingleTerm(Part):
         super().__init__(name, {name: weight})
         self.loss, self.labels = loss, labels
         self.stages = None if stages is None else check_stages("stages", stages)
+        self.reads = ["logits"] if self.stages is None else [f"features_{i}" for i in self.stages]
         self.adapters = nn.ModuleDict({str(i): adapter(i) for i in self.stages or ()} if adapter else {})
 
     def forward(self, images: Tensor, student: SegOutput, teacher: SegOutput, labels: Tensor | None) -> Terms:
@@ -122,6 +126,11 @@ class Distiller(nn.Module):
         self._processes: int | None = None  # known within a training loop alone
         self._searched = False
         self.register_buffer("steps_seen", torch.zeros((), dtype=torch.long))
+
+    @property
+    def reads(self) -> set[str]:
+        """Names of the teacher's maps that some term depends on: logits, features_1 … embeddings_4."""
+        return {name for part in self.parts.values() for name in part.reads}  # type: ignore[union-attr]
 
     def join_training(self, processes: int) -> None:
         """Called by the training loop: so many processes share a mini-batch, and its labels are known to be train ids.

@@ -132,6 +132,7 @@ class AlignedEmbeddings(Part):
     def __init__(self, stages: Mapping[int, nn.Module], weights: Mapping[int, float]) -> None:
         super().__init__("pea", {f"pea_{stage}": weights[stage] for stage in stages})
         self.stages = nn.ModuleDict({str(stage): module for stage, module in stages.items()})
+        self.reads = [f"embeddings_{stage}" for stage in stages]
 
     def projected(self, images: Tensor, student: SegOutput) -> dict[int, Tensor]:
         """The projected embeddings (N, H_i*W_i, C_T_i) of the chosen stages."""

@@ -186,6 +186,7 @@ class FusedFeatures(Part):
     def __init__(self, family: str, prefix: str, fusion: nn.Module, loss: Callable[..., Tensor], weight: float) -> None:
         super().__init__(family, {f"{prefix}_{stage}": weight for stage in STAGES})
         self.fusion, self.loss = fusion, loss
+        self.reads = [f"features_{stage}" for stage in STAGES]
 
     def forward(self, images: Tensor, student: SegOutput, teacher: SegOutput, labels: Tensor | None) -> Terms:
         fused = self.fusion(student.features)

@@ -102,7 +102,7 @@ def find_file(source: str) -> str:
 # Where a run reads and writes, how often it saves, and how many processes decode images, does not change its result.
 _NOT_IDENTITY = ("data_root", "out_dir", "workers", "checkpoint_every", "eval_every", "log_every", "cache_mb")
 # Parameters of the optimiser and the images that run folders of the first version did not have.
-_IF_UNUSUAL = ("betas", "eps", "grad_clip", "schedule_power", "pad", "channels_last")
+_IF_UNUSUAL = ("betas", "eps", "grad_clip", "schedule_power", "pad", "channels_last", "teacher_cache")
 _Side = Annotated[int, Ge(32)]
 
 

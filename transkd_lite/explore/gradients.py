@@ -192,7 +192,8 @@ class TrialBench:
         """The batches (images (n, 3, h, w), labels (n, h, w)) that `fit` takes at these steps."""
         config = self.config
         transform = make_transform(augment=config.augment, crop=config.crop, normalize=config.normalize)
-        return batches(self.store, transform, batch_size=config.batch_size, seed=config.seed, steps=steps)
+        loader = batches(self.store, transform, batch_size=config.batch_size, seed=config.seed, steps=steps)
+        return ((images, labels) for images, labels, _ in loader)
 
     def lockstep(self, trainers: Mapping[str, Trainer], num_steps: int) -> Iterator[Rows]:
         """Train all side by side on the same batches; yields {name: row of the history} after every step.

@@ -146,7 +146,8 @@ class RunFolder:
         save_model(student, self.path / STUDENT_FILE, provenance=origin)
         self._write_history(trainer)
         threads = ", then ".join(f"{n} from step {step}" if step else str(n) for step, n in trainer.threads)
-        ended = {"wall_s": trainer.seconds, "peak_mb": metrics["peak_mb"], "threads": threads}
+        ended = {"wall_s": trainer.seconds, "threads": threads}
+        ended |= {name: metrics[name] for name in ("peak_mb", "teacher_cache") if name in metrics}
         update_run(self.path, state="finished", **ended, error=None)
         write_json(self.path / METRICS_FILE, metrics)
         for path in list_checkpoints(self.checkpoints):

@@ -106,7 +106,8 @@ class TrainConfig:
     compile: run student and teacher through torch.compile.
     channels_last: give the networks images in this memory layout. None leaves it off: on CPUs a step took between 5%
         more and 2% less with it. deterministic: only kernels with a reproducible result.
-    workers: loader processes. cache_mb: decoded samples are kept in memory up to this size.
+    workers: loader processes. cache_mb: memory for decoded samples and the
+        teacher's answers. teacher_cache: "auto" computes these once for each sample where nothing but flips is drawn.
     log_every, checkpoint_every, eval_every: in steps; None means never (checkpoint: only at the end of a run).
     device: "auto" or "cpu".
 
@@ -143,6 +144,7 @@ class TrainConfig:
     log_every: Count = 10
     checkpoint_every: Count | None = 200
     eval_every: Count | None = None
+    teacher_cache: Literal["auto", "off"] = "auto"
     device: Literal["auto", "cpu"] = "auto"
 
     def __post_init__(self) -> None:

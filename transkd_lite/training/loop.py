@@ -33,6 +33,7 @@ from transkd_lite.training.folder import is_finished
 from transkd_lite.training.interrupts import StopRequest
 from transkd_lite.training.step import SyncedBatchNorm, Trainer
 from transkd_lite.training.stream import SampleStore, UnreadableSampleError, batches
+from transkd_lite.training.teacher_cache import TeacherCache
 
 __all__ = ["FitResult", "determinism", "device_name", "fit", "own_random_state", "peak_mb", "show_progress"]
 
@@ -220,6 +221,16 @@ def fit(
         if accelerator.num_processes > 1:
             borrowed.enter_context(SyncedBatchNorm(accelerator.num_processes))
         borrowed.enter_context(folded_heads(student, teacher))
+        flips = config.augment == "flip"
+        few_states = config.crop is None and (flips or config.augment == "none")
+        again = num_steps * config.batch_size > len(store) * (1 + flips)  # some samples come twice in the same state
+        if teacher is not None and config.teacher_cache == "auto" and few_states and again and config.batch_size > 1:
+            cache = TeacherCache(
+                teacher, store, normalize=config.normalize, flips=flips, reads=method.reads, device=accelerator.device,
+                precision=config.precision, budget=config.cache_mb * 2**20 - store.keeps * store.num_bytes,
+            )  # fmt: skip
+            borrowed.callback(cache.close)
+            trainer.cache = cache if cache.place else None
         stop = borrowed.enter_context(StopRequest())
         title = student.spec.name if method is None else f"{student.spec.name} + method"
         mode = progress if accelerator.is_main_process else "none"
@@ -234,13 +245,14 @@ def fit(
             pin_memory=accelerator.device.type == "cuda",
             rank=accelerator.process_index,
             world_size=accelerator.num_processes,
+            flips=flips and few_states,
         )
         trainer.modules.train()
         trainer.clock = time.monotonic()
         stopping = False
         try:
-            for images, labels in loader:
-                trainer.train_batch(images, labels)
+            for batch in loader:
+                trainer.train_batch(*batch)
                 scoring = val_data is not None and trainer.is_due(config.eval_every)
                 if scoring or trainer.is_due(config.log_every) or trainer.step == num_steps:
                     row = trainer.log()
@@ -264,6 +276,8 @@ def fit(
         metrics = {} if val_data is None else {name: score(protocol=name).to_dict() for name in PROTOCOLS}
         metrics |= {"steps": trainer.step, "wall_s": trainer.seconds, "session_s": time.monotonic() - begun}
         metrics |= {"peak_mb": peak_mb(accelerator.device)}
+        if teacher is not None:
+            metrics["teacher_cache"] = "off" if trainer.cache is None else trainer.cache.place
         if trainer.history:
             metrics["loss"] = trainer.history[-1]["loss"]
         folder.finish(student, trainer, metrics)

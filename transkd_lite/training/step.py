@@ -26,10 +26,11 @@ from torch.overrides import TorchFunctionMode
 from transkd_lite.data.labels import VOID
 from transkd_lite.distill.distiller import Distiller
 from transkd_lite.metrics import autocast, match_sizes, resolve_precision
-from transkd_lite.models.output import SegModel
+from transkd_lite.models.output import SegModel, SegOutput
 from transkd_lite.training.config import TrainConfig, learning_rate
 from transkd_lite.training.interrupts import StopRequest
 from transkd_lite.training.stream import mix_seed
+from transkd_lite.training.teacher_cache import TeacherCache
 
 __all__ = ["NonFiniteLossError", "SyncedBatchNorm", "TrainStep", "Trainer", "cross_entropy"]
 
@@ -92,12 +93,11 @@ class TrainStep(nn.Module):
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", class_weights, persistent=False)
 
-    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """The loss terms of one batch."""
+    def forward(self, images: Tensor, labels: Tensor, target: SegOutput | None = None) -> dict[str, Tensor]:
+        """The loss terms of one mini-batch; target: what the teacher says of it, where that is known."""
         teacher = self._outside[0]
         with autocast(images.device, self.precision):
-            target = None
-            if teacher is not None:
+            if teacher is not None and target is None:
                 with torch.no_grad():
                     target = teacher(images)
             output = self.student(images)
@@ -217,6 +217,7 @@ class Trainer:
         self.prepared: nn.Module = accelerator.prepare_model(self.modules, evaluation_mode=alone)
         # What has a state of its own, and, below, the plain values of a state.
         self.stateful = {"student": student, "method": method, "optimizer": self.optimizer, "scaler": self.scaler}
+        self.cache: TeacherCache | None = None  # `fit` gives one
         self.step = 0
         self.seconds, self.elapsed = 0.0, 0.0  # of all rows of the history, and since the last row
         self.clock = time.monotonic()  # set it to leave out what is not training
@@ -225,15 +226,16 @@ class Trainer:
         self.names: list[str] = []
         self.pending: list[Tensor] = []  # one vector of terms for each step since the last row
 
-    def train_batch(self, images: Tensor, labels: Tensor) -> None:
-        """One optimiser step; nothing here waits for the device."""
+    def train_batch(self, images: Tensor, labels: Tensor, keys: Tensor | None = None) -> None:
+        """One optimiser step on a mini-batch of `batches`; nothing here waits for the device."""
         config = self.config
         torch.manual_seed(mix_seed(config.seed, self.step, self.accelerator.process_index, 1))
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
         images = images.to(self.device, non_blocking=True, memory_format=layout)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
-        terms = self.prepared(images, labels.to(self.device, non_blocking=True))
+        target = None if self.cache is None or keys is None else self.cache(keys)
+        terms = self.prepared(images, labels.to(self.device, non_blocking=True), target)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(terms["total"]).backward()
         if config.grad_clip is not None:

@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from transkd_lite.data.labels import VOID, require_train_ids
-from transkd_lite.data.transforms import require_labelled, to_tensors
+from transkd_lite.data.transforms import is_flipped, require_labelled, to_tensors
 
 __all__ = ["SampleStore", "UnreadableSampleError", "batches", "mix_seed"]
 
+Batch = tuple[Tensor, Tensor, Tensor]
 Transform = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 
 
@@ -50,7 +51,8 @@ class SampleStore:
         self.keeps = False
         image, label = self[0]
         self.image_size = (int(image.shape[-2]), int(image.shape[-1]))
-        self.keeps = len(data) * (image.nbytes + label.nbytes) <= cache_mb * 2**20
+        self.num_bytes = len(data) * (image.nbytes + label.nbytes)
+        self.keeps = self.num_bytes <= cache_mb * 2**20
         if self.keeps:
             self._kept[0] = (image, label)
         require_labelled((self[index][1] for index in range(len(self))), "the labels of train_data")
@@ -75,17 +77,18 @@ class SampleStore:
         return pair
 
 
-class _Augmented(Dataset[tuple[Tensor, Tensor]]):
-    """The store seen through the transform; an item is addressed by (epoch, index)."""
+class _Augmented(Dataset[Any]):
+    """The store seen through the transform, with keys; an item is addressed by (epoch, index)."""
 
-    def __init__(self, store: SampleStore, transform: Transform, seed: int) -> None:
-        self.store, self.transform, self.seed = store, transform, seed
+    def __init__(self, store: SampleStore, transform: Transform, seed: int, flips: bool) -> None:
+        self.store, self.transform, self.seed, self.flips = store, transform, seed, flips
 
-    def __getitem__(self, where: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, where: tuple[int, int]) -> tuple[Tensor, Tensor, int]:
         epoch, index = where
-        image, label = self.store[index]
-        generator = torch.Generator().manual_seed(mix_seed(self.seed, epoch, index))
-        return self.transform(image, label, generator)
+        drawn = mix_seed(self.seed, epoch, index)
+        flipped = self.flips and is_flipped(torch.Generator().manual_seed(drawn))
+        pair = self.transform(*self.store[index], torch.Generator().manual_seed(drawn))
+        return *pair, index + len(self.store) * flipped
 
 
 def _positions(num_samples: int, batch_size: int, seed: int, steps: range) -> Iterator[list[tuple[int, int]]]:
@@ -102,12 +105,12 @@ def _positions(num_samples: int, batch_size: int, seed: int, steps: range) -> It
         yield batch
 
 
-def _stack(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    sizes = {tuple(label.shape) for _, label in samples}
+def _stack(samples: list[tuple[Tensor, Tensor, int]]) -> Batch:
+    images, labels, keys = zip(*samples, strict=True)
+    sizes = {tuple(label.shape) for label in labels}
     if len(sizes) > 1:
         raise ValueError(f"the images of a batch must have one size; got {sorted(sizes)}: set crop=(height, width)")
-    images, labels = zip(*samples, strict=True)
-    return torch.stack(images), torch.stack(labels)
+    return torch.stack(images), torch.stack(labels), torch.tensor(keys)
 
 
 def batches(
@@ -121,11 +124,12 @@ def batches(
     pin_memory: bool = False,
     rank: int = 0,
     world_size: int = 1,
-) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Loader of (images (n, 3, h, w), labels (n, h, w)), one batch for each step; n = batch_size /
-    world_size.
+    flips: bool = False,
+) -> DataLoader[Any]:
+    """Loader of (images (n, 3, h, w), labels (n, h, w), keys (n,)), one mini-batch per step; n = size / processes.
 
-    Raises `ValueError` if the processes cannot share a batch evenly.
+    A sample's key is its number. flips: all that the transform does is flip, and the key of a flipped sample is its
+    number plus the number of samples. Raises `ValueError` if the processes cannot share a batch evenly.
     """
     if batch_size % world_size:
         raise ValueError(f"batch_size must be a multiple of the {world_size} processes; got batch_size={batch_size}")
@@ -134,7 +138,7 @@ def batches(
             store[index]
     whole = _positions(len(store), batch_size, seed, steps)
     return DataLoader(
-        _Augmented(store, transform, seed),
+        _Augmented(store, transform, seed, flips),
         batch_sampler=(batch[rank::world_size] for batch in whole),
         num_workers=workers,
         collate_fn=_stack,
