@@ -8,7 +8,7 @@ PROFILE ?= demo
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce test lint notebooks lab book lock clean
+.PHONY: help install reproduce test check lint notebooks lab book lock clean
 
 help:  ## List the commands
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,10 +28,11 @@ reproduce: $(STAMP)  ## Run the course end to end on the embedded street scenes,
 test: $(STAMP)  ## Run everything that guards the project
 	$(BIN)/python tests/run_layers.py
 
+check: $(STAMP)  ## Style, types, and the quick tests of what has changed, in under a minute
+	$(BIN)/python tests/run_layers.py check
+
 lint: $(STAMP)  ## Check style and types
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/python tests/run_layers.py lint format types
 
 notebooks: $(STAMP)  ## Run every notebook from its defaults and store the outputs in place
 	$(BIN)/python -m transkd_lite.cli notebooks

@@ -72,8 +72,8 @@ class Moments:
     def start(self) -> None:
         original = Trainer.train_batch
 
-        def train_batch(trainer: Trainer, images: torch.Tensor, labels: torch.Tensor) -> None:
-            original(trainer, images, labels)
+        def train_batch(trainer: Trainer, *batch: torch.Tensor) -> None:
+            original(trainer, *batch)
             self.step = trainer.step
             print("step", self.step, flush=True)
             self.at.get(self.step, int)()
