@@ -174,7 +174,7 @@ def load_tensors(
     try:
         model.load_state_dict(given)
     except RuntimeError as error:
-        advice = "for other classes pass reset_head=True, or num_classes as in the file: " if other else ""
+        advice = "for another number of classes pass reset_head=True, or num_classes as in the file: " if other else ""
         reason = printable(str(error).partition(":")[2], 320)
         raise ValueError(f"{printable(origin)} does not fit {model.spec.name}: {advice}{reason}") from error
 
