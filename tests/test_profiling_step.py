@@ -37,7 +37,7 @@ def test_the_work_counted_is_the_work_done():
 
 
 def test_the_naive_step_computes_the_same_loss_with_the_teachers_graph():
-    bench = _Bench("segformer_b0", "segformer_b0", "transkd-base", 2, (64, 64), "fp32", "cpu")
+    bench = _Bench("segformer_b0", "segformer_b0", "transkd-base", 2, (64, 64), "fp32")
     for module in (bench.student, bench.whole.student, bench.method, bench.whole.method):
         module.eval()  # without dropout
     terms = bench.whole(bench.images, bench.labels)

@@ -391,12 +391,10 @@ def list_run_folders(
 
 
 @app.command()
-def notebooks(
-    names: Annotated[list[str] | None, Argument(help="Only these, such as 04_cross_selective_fusion.")] = None,
-) -> None:
+def notebooks(names: Annotated[list[str] | None, Argument(help="Such as 04_cross_selective_fusion.")] = None) -> None:
     """Execute the notebooks, store outputs in place.
 
-    From their default parameters; a notebook that fails is left as it was.
+    All, or those that are named, from their default parameters; a notebook that fails is left as it was.
 
     Example: transkd notebooks 01_data_and_metrics
     """
@@ -413,27 +411,23 @@ def notebooks(
     raise typer.Exit(failed)
 
 
-@app.command()
-def describe(method: Annotated[str, Argument(help="A method, or several joined with +; none lists all.")] = "") -> None:
+@app.command("describe")
+def explain(method: Annotated[str, Argument(help="A method, or several joined with +; none lists all.")] = "") -> None:
     """Explain a method: formula, terms, options.
 
     Example: transkd describe transkd-base
     """
-    from transkd_lite.distill.methods import describe as print_description
-    from transkd_lite.distill.methods import list_methods
+    from transkd_lite.distill.methods import describe, list_methods
 
     if not method:
         typer.echo("\n".join(list_methods()))
         return
     for part in method.split("+"):
         check_name(part, list_methods(), "method")
-    print_description(method)
+    describe(method)
 
 
-def main() -> None:
-    """Run the command line."""
-    app()
-
+main = app  # what the installed script calls
 
 if __name__ == "__main__":
     main()

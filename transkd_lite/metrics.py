@@ -29,8 +29,8 @@ from transkd_lite.data.transforms import make_transform, normalized, require_lab
 from transkd_lite.models.output import SegModel
 
 __all__ = [
-    "PROTOCOLS", "SegMetrics", "as_batch", "autocast", "evaluate", "evaluate_by", "evaluating", "match_classes",
-    "match_sizes", "predict", "require_scorable", "resolve_precision",
+    "DTYPES", "PROTOCOLS", "SegMetrics", "as_batch", "autocast", "evaluate", "evaluate_by", "evaluating",
+    "match_classes", "match_sizes", "predict", "require_scorable", "resolve_precision",
 ]  # fmt: skip
 
 
@@ -43,7 +43,7 @@ def match_sizes(logits: Tensor, labels: Tensor, supervise: str) -> tuple[Tensor,
     return logits, labels
 
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
@@ -57,7 +57,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Mixed precision of the forward pass; does nothing for fp32."""
-    return torch.autocast(device.type, _DTYPES[precision], enabled=precision != "fp32")
+    return torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32")
 
 
 @contextmanager
@@ -136,7 +136,7 @@ def evaluate(
     """
     from torchmetrics.classification import MulticlassConfusionMatrix
 
-    for name, value, known in (("protocol", protocol, PROTOCOLS), ("precision", precision, ("auto", *_DTYPES))):
+    for name, value, known in (("protocol", protocol, PROTOCOLS), ("precision", precision, ("auto", *DTYPES))):
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}; got {value!r}")
     if batch_size < 1:
@@ -188,9 +188,7 @@ def match_classes(
     except (AttributeError, ValueError):  # a list of samples, or a table that was made elsewhere
         space = own  # type: ignore[assignment]
     if space and own and (difference := own.difference(space)):
-        advice = (
-            "take the data that the network was trained on, or set its label_space to None if only spelling differs"
-        )
+        advice = "take the data that it was trained on, or set its label_space to None if only spelling differs"
         raise ValueError(f"network and data must have the same classes in the same order; {difference}: {advice}")
     given = num_logits if num_classes is None else num_classes
     known = space.num_classes if space else given

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import itertools
 import math
 import multiprocessing
 import os
 import re
 import statistics
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from json import dumps
 from pathlib import Path
@@ -31,13 +29,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 from torch.profiler import profile, record_function
+from torch.utils.benchmark import timer  # waits for the device
 
 from transkd_lite.distill.distiller import Distiller
 from transkd_lite.distill.methods import create_method
-from transkd_lite.metrics import autocast
+from transkd_lite.metrics import DTYPES, autocast
 from transkd_lite.models.head import folded_heads
 from transkd_lite.models.output import SegModel, SegOutput
 from transkd_lite.models.weights import create_model, list_models
+from transkd_lite.results.tables import read_table
 from transkd_lite.training.step import TrainStep
 
 __all__ = ["PARTS", "MultiplyAccumulates", "call_aside", "count_flops", "count_parameters", "size_table", "time_step",
@@ -94,15 +94,6 @@ def call_aside(module: nn.Module, *args: Any, device: str = "meta") -> Any:
 
 # --- How large a network is: parameters and multiply-accumulates, beside the published figures.
 
-# name: (millions of parameters, GFLOPs at 512x1024)
-PUBLISHED = {
-    "segformer_b0": (3.72, 13.67),
-    "segformer_b2": (27.36, 113.84),
-    "segformer_b0 + transkd-base": (4.56, 16.47),
-    "segformer_b0 + transkd-gl": (5.22, 16.80),
-    "segformer_b0 + transkd-ea": (5.53, 17.84),
-}
-
 
 def count_parameters(*modules: nn.Module) -> int:
     """Number of parameters in all modules together; a parameter that two of them share counts once.
@@ -143,20 +134,22 @@ def size_table(size: Size = (512, 1024)) -> pd.DataFrame:
     multiply-accumulates in G.
 
     Columns params_m, gmacs_full, gmacs_paper for images of `size` (H, W), and the published figures, which
-    are for 512x1024; empty where none could be seen.
+    are for 512x1024; empty where there are none.
     """
+    alone = {"teacher": "segformer_b2", "none": "segformer_b0"}
+    published = read_table("paper", ("method", "params_m", "gflops")).set_index("method")
+    published = published.rename(lambda method: alone.get(method, f"segformer_b0 + {method}"))
     rows = []
-    for name in (*list_models(), *(name for name in PUBLISHED if "+" in name)):
+    for name in dict.fromkeys([*list_models(), *published.index]):
         network, _, method = name.partition(" + ")
         model, counted, distiller = create_model(network, 20), create_model(network, 20 if method else 19), None
         if method:  # with the second squeeze layer, as the authors' modules have it
             distiller = create_method(method, model, create_model("segformer_b2", 20), bare_squeeze=True)
         params_m = count_parameters(model, *([distiller] if distiller else [])) / 1e6
         gmacs = [count_flops(counted, size, distiller=distiller, convention=c) / 1e9 for c in ("full", "paper")]
-        published = PUBLISHED.get(name, (None, None))
-        rows.append((name, params_m, published[0], *gmacs, published[1]))
-    columns = ["network", "params_m", "published_params_m", "gmacs_full", "gmacs_paper", "published_gflops"]
-    return pd.DataFrame(rows, columns=columns).set_index("network")
+        rows.append((name, params_m, *gmacs))
+    table = pd.DataFrame(rows, columns=["network", "params_m", "gmacs_full", "gmacs_paper"]).set_index("network")
+    return table.join(published[["params_m", "gflops"]].add_prefix("published_"))
 
 
 # --- What a distillation step costs: `python -m transkd_lite.profiling step` times four things in turn.
@@ -178,10 +171,9 @@ WARM_UP_ROUNDS = 3
 class _Bench:
     """Two networks, a method, one batch, and the four things to time."""
 
-    def __init__(
-        self, teacher: str, student: str, method: str, batch: int, size: Size, precision: str, device: str
-    ) -> None:
+    def __init__(self, teacher: str, student: str, method: str, batch: int, size: Size, precision: str) -> None:
         torch.manual_seed(0)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
         self.images = torch.randn(batch, 3, *size, device=device)
         self.labels = torch.randint(0, NUM_CLASSES, (batch, *size), device=device)
         self.precision = precision
@@ -198,10 +190,10 @@ class _Bench:
             step: torch.optim.AdamW(step.parameters(), fused=step is not self.naive, **options)
             for step in (self.alone, self.whole, self.naive)
         }
-        self.parts: dict[str, Callable[[], None]] = {
+        self.parts: dict[str, Callable[[], Any]] = {
             "teacher_s": self.teacher_forward,
-            "student_s": lambda: self.update(self.alone, self.alone(self.images, self.labels)["total"]),
-            "step_s": lambda: self.update(self.whole, self.whole(self.images, self.labels)["total"]),
+            "student_s": lambda: self.train(self.alone),
+            "step_s": lambda: self.train(self.whole),
             "naive_s": self.naive_step,
         }
 
@@ -212,30 +204,21 @@ class _Bench:
 
     def naive_step(self) -> None:
         """Part d."""
-        target = self.teacher(self.images)  # its graph is recorded and thrown away
-        output = self.student(self.images)
-        terms = self.method(self.images, output, target, self.labels)
-        ce = self.naive.supervised(output.logits, self.labels)
-        self.update(self.naive, ce + self.method.combine(terms))
-        for term in (ce, *terms.values()):
+        terms = self.train(self.naive, self.teacher(self.images))  # the teacher's graph is recorded and thrown away
+        for term in terms.values():
             term.item()
 
-    def update(self, step: TrainStep, loss: Tensor) -> None:
-        """The backward pass, and the optimiser's step."""
+    def train(self, step: TrainStep, target: SegOutput | None = None) -> dict[str, Tensor]:
+        """The losses, the backward pass and the optimiser's step."""
+        terms = step(self.images, self.labels, target)
         self.optimizers[step].zero_grad(set_to_none=True)
-        loss.backward()
+        terms["total"].backward()
         self.optimizers[step].step()
+        return terms
 
 
 def time_step(
-    teacher: str = "segformer_b2",
-    student: str = "segformer_b0",
-    *,
-    method: str = "transkd-base",
-    batch: int = 4,
-    size: Size = (128, 256),
-    precision: str = "fp32",
-    rounds: int = 15,
+    teacher: str, student: str, method: str, batch: int, size: Size, precision: str, rounds: int
 ) -> dict[str, float]:
     """Median seconds of a to d over interleaved rounds, their ratios, and the peak memory of one step of c in MB.
 
@@ -243,37 +226,30 @@ def time_step(
     counting the multiply-accumulates it really does, with the heads folded, a backward pass as two forward ones),
     matrix_tflops (what the device reaches on a large matrix product in that precision) and matrix_share, their ratio.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    given = (teacher, student, method, batch, size, precision, device)
-    peaks = {}
-    for name, part in (("peak_mb", "step_s"), ("naive_peak_mb", "naive_s")):
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as aside:
-            peaks[name] = aside.submit(_peak_mb, part, given).result()
+    given = (teacher, student, method, batch, size, precision)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as aside:
+        peak_mb, naive_peak_mb = aside.map(_peak_mb, ("step_s", "naive_s"), (given, given))
     bench = _Bench(*given)
     with folded_heads(bench.alone, bench.whole, bench.frozen):
-        turns = [{n: _timed(part, device) for n, part in bench.parts.items()} for _ in range(WARM_UP_ROUNDS + rounds)]
+        turns = [{n: _timed(part) for n, part in bench.parts.items()} for _ in range(WARM_UP_ROUNDS + rounds)]
         trained = count_flops(bench.whole.student, size, distiller=bench.whole.method)  # type: ignore[arg-type]
         macs = count_flops(bench.frozen, size) + 3 * trained
     found = {name: statistics.median(turn[name] for turn in turns[WARM_UP_ROUNDS:]) for name in bench.parts}
     found["overhead"] = found["step_s"] / (found["teacher_s"] + found["student_s"])
     found["speedup"] = found["naive_s"] / found["step_s"]
-    found |= peaks
+    found |= {"peak_mb": peak_mb, "naive_peak_mb": naive_peak_mb}
     found["tflops"] = 2.0 * batch * macs / found["step_s"] / 1e12  # two operations a multiply-accumulate
-    n = 8192 if device == "cuda" else 1024
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
-    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
-    found["matrix_tflops"] = 2.0 * n**3 / min(_timed(lambda: torch.mm(a, b), device) for _ in range(7)) / 1e12
+    n = 8192 if bench.images.is_cuda else 1024
+    a, b = (torch.randn(n, n, device=bench.images.device).to(DTYPES[precision]) for _ in range(2))
+    found["matrix_tflops"] = 2.0 * n**3 / min(_timed(lambda: torch.mm(a, b)) for _ in range(7)) / 1e12
     found["matrix_share"] = found["tflops"] / found["matrix_tflops"]
     return found
 
 
-def _timed(part: Callable[[], Any], device: str) -> float:
-    wait = torch.cuda.synchronize if device == "cuda" else (lambda: None)
-    wait()
-    begun = time.perf_counter()
+def _timed(part: Callable[[], Any]) -> float:
+    begun = timer()
     part()
-    wait()
-    return time.perf_counter() - begun
+    return timer() - begun
 
 
 def _peak_mb(part: str, given: tuple[Any, ...]) -> float:
@@ -285,13 +261,11 @@ def _peak_mb(part: str, given: tuple[Any, ...]) -> float:
         return int(found[1]) / 1024 if found else math.nan
 
     bench = _Bench(*given)
-    before, on_gpu = status_mb("VmRSS"), bench.images.is_cuda
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats()
+    before = status_mb("VmRSS")
     with folded_heads(bench.alone, bench.whole, bench.frozen):
         bench.parts[part]()
         bench.parts[part]()  # gradients and the optimiser's moments are there by now
-    return torch.cuda.max_memory_allocated() / 2**20 if on_gpu else status_mb("VmHWM") - before
+    return torch.cuda.max_memory_allocated() / 2**20 if bench.images.is_cuda else status_mb("VmHWM") - before
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -316,9 +290,8 @@ def print_step(
     json: bool = False,
 ) -> None:
     """What a distillation step costs: times four things in turn, in both precisions unless one is given."""
-    options: dict[str, Any] = {"method": method, "batch": batch, "size": size, "rounds": rounds}
     wanted = (precision,) if precision else ("fp32", "bf16")
-    found = {name: time_step(teacher, student, precision=name, **options) for name in wanted}
+    found = {name: time_step(teacher, student, method, batch, size, name, rounds) for name in wanted}
     typer.echo(dumps(found, indent=2) if json else pd.DataFrame(found).to_string(float_format="{:.4f}".format))
 
 
@@ -384,41 +357,35 @@ def trace_steps(
             loss.backward()
             with record_function(_PREFIX + "optimiser"):
                 optimizer.step()
-        if images.is_cuda:
-            torch.cuda.synchronize()
-        trace.stop()
+        trace.stop()  # waits for the device
     return _trace_table(trace.events() or [], steps, images.is_cuda)
 
 
 def _trace_table(events: Iterable[Any], steps: int, on_gpu: bool) -> pd.DataFrame:
     """Self times of the host's events (which carry those of the kernels they launched), summed by part and group."""
+    # In the order of time, so that an event comes after the one that it is part of, whose part and group it inherits.
     events = sorted((e for e in events if e.device_type.name == "CPU"), key=lambda event: event.time_range.start)
-    # The innermost region or backward operation that an event is part of; the profiler's own marks have none.
-    around = [next((a for a in _ancestors(e) if a.name.startswith((_PREFIX, _BACKWARD))), None) for e in events]
-    marked = [(event, mark) for event, mark in zip(events, around, strict=True) if mark is not None]
+    told: dict[int, tuple[str, str, bool]] = {}
     # Part by autograd's sequence number: that of the last forward operation that bears it, which made the node.
-    forward = [(event, mark) for event, mark in marked if mark.name in (_PREFIX + "student", _PREFIX + "method")]
-    recorded = {event.sequence_nr: mark.name for event, mark in forward if event.sequence_nr >= 0}
+    recorded: dict[int, str] = {}
     rows = []
-    for event, mark in marked:
-        backward = mark.name.startswith(_BACKWARD)  # those of no part put gradients where the optimiser finds them
-        part = recorded.get(mark.sequence_nr, _PREFIX + "optimiser") if backward else mark.name
-        # The group is that of the innermost operation whose name tells it.
-        names = (ancestor.name.lower() for ancestor in _ancestors(event))
-        inside = itertools.takewhile(lambda name: not name.startswith(_PREFIX), names)
-        found = (group for name in inside for group, words in _FRAGMENTS.items() if any(word in name for word in words))
+    for event in events:
+        part, group, forward = told.get(id(event.cpu_parent), ("", "other", False))  # "": the profiler's own marks
+        if event.name.startswith(_PREFIX):
+            part, group, forward = event.name.removeprefix(_PREFIX), "other", True
+        elif event.name.startswith(_BACKWARD):  # those of no part put gradients where the optimiser finds them
+            part, forward = recorded.get(event.sequence_nr, "optimiser"), False
+        elif forward and part in ("student", "method") and event.sequence_nr >= 0:
+            recorded[event.sequence_nr] = part
+        name = event.name.lower()
+        group = next((kind for kind, words in _FRAGMENTS.items() if any(word in name for word in words)), group)
+        told[id(event)] = part, group, forward
         microseconds = event.self_device_time_total if on_gpu else event.self_cpu_time_total
-        rows.append((part.removeprefix(_PREFIX), next(found, "other"), microseconds / 1e6 / steps))
+        if part:
+            rows.append((part, group, microseconds / 1e6 / steps))
     table = pd.DataFrame(rows, columns=["part", "group", "seconds"]).groupby(["part", "group"], as_index=False).sum()
     table = table[table["seconds"] > 0].sort_values("seconds", ascending=False, ignore_index=True)
     return table.assign(share=table["seconds"] / table["seconds"].sum())
-
-
-def _ancestors(event: Any) -> Iterator[Any]:
-    """The event, and those that it is part of."""
-    while event is not None:
-        yield event
-        event = event.cpu_parent
 
 
 if __name__ == "__main__":

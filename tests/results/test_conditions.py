@@ -47,5 +47,5 @@ def test_gains_by_hand():
     (gain,) = comparison.gains_by(table, "condition").itertuples()
     assert (gain.condition, gain.method, gain.pairs) == ("fog", "kd", 3)
     assert gain.high - gain.mean == pytest.approx(0.0248414, rel=1e-5)
-    with pytest.raises(KeyError, match="at"):
+    with pytest.raises(ValueError, match="baseline 'at' has no run here"):
         comparison.gains_by(table, "condition", "at")

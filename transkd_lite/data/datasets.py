@@ -28,7 +28,7 @@ __all__ = ["DATASETS", "LAYOUTS", "Layout", "find_layout", "open_dataset", "read
 # Each takes `(root, split, **options)` and returns a `Listing`. `transkd data fetch` shows its docstring, with the
 # folder of the files for ROOT.
 
-ACDC_CONDITIONS = ("fog", "night", "rain", "snow")
+CONDITIONS = ("fog", "night", "rain", "snow")
 
 
 def cityscapes(root: Path, split: str, *, label_ids: bool | None = None) -> Listing:
@@ -42,9 +42,7 @@ def cityscapes(root: Path, split: str, *, label_ids: bool | None = None) -> List
     return _by_ids(root, "leftImg8bit", "gtFine", label_ids, (f"{split}/",))
 
 
-def acdc(
-    root: Path, split: str, *, conditions: Iterable[str] = ACDC_CONDITIONS, label_ids: bool | None = None
-) -> Listing:
+def acdc(root: Path, split: str, *, conditions: Iterable[str] = CONDITIONS, label_ids: bool | None = None) -> Listing:
     """ROOT holds rgb_anon/{condition}/{split}/{sequence}/*_rgb_anon.png and gt/…/*_gt_labelTrainIds.png or _labelIds.
 
     ACDC is free for research after registration at https://acdc.vision.ee.ethz.ch/.
@@ -52,21 +50,21 @@ def acdc(
     so that ROOT/rgb_anon and ROOT/gt exist.
     """
     chosen = (conditions,) if isinstance(conditions, str) else tuple(conditions)
-    if not chosen or not set(chosen) <= set(ACDC_CONDITIONS):
-        raise ValueError(f"conditions are some of {', '.join(ACDC_CONDITIONS)}, got {chosen!r}: choose among these")
+    if not chosen or not set(chosen) <= set(CONDITIONS):
+        raise ValueError(f"conditions are some of {', '.join(CONDITIONS)}, got {chosen!r}: choose among these")
     prefixes = tuple(f"{condition}/{split}/" for condition in chosen)
     return replace(_by_ids(root, "rgb_anon", "gt", label_ids, prefixes), by_condition=True)
 
 
 def _by_ids(root: Path, images: str, labels: str, label_ids: bool | None, prefixes: tuple[str, ...]) -> Listing:
     """`label_ids` decides between labelIds and labelTrainIds; None takes labelIds where more images have them."""
-    by_train_id, by_id = (
-        list_files(root, images, labels, ids=ids, endings=(f"_{images}", f"_{labels}_{kind}"), prefixes=prefixes)
-        for kind, ids in (("labelTrainIds", None), ("labelIds", tables.CITYSCAPES_ID_TO_TRAIN_ID))
-    )
+    found = []
+    for kind, ids in (("labelTrainIds", None), ("labelIds", tables.CITYSCAPES_ID_TO_TRAIN_ID)):
+        whole = list_files(root, images, labels, ids=ids, endings=(f"_{images}", f"_{labels}_{kind}"))
+        found.append(whole.only({key for key in (*whole.images, *whole.labels) if key.startswith(prefixes)}))
     if label_ids is None:
-        label_ids = len(by_id.rows()) > len(by_train_id.rows())
-    return by_id if label_ids else by_train_id
+        label_ids = len(found[1].rows()) > len(found[0].rows())
+    return found[label_ids]
 
 
 def nyuv2(root: Path, split: str) -> Listing:
@@ -163,13 +161,10 @@ def read_classes(path: Path) -> LabelSpace:
     """
     line = r"^([^#].*?)(?:[\t ,]+(\d{1,3})[\t ,]+(\d{1,3})[\t ,]+(\d{1,3}))?$"
     rows = re.findall(line, "\n".join(read_lines(path, "class names")), re.MULTILINE)
-    palette = list(voc_palette(len(rows) + 1)[1:])
-    for k, (_, *colour) in enumerate(rows):
-        if colour[0]:
-            red, green, blue = (min(int(level), 255) for level in colour)
-            palette[k] = (red, green, blue)
+    own: Any = [tuple(min(int(level), 255) for level in colour) if colour[0] else None for _, *colour in rows]
+    palette = tuple(colour or usual for colour, usual in zip(own, voc_palette(len(rows) + 1)[1:], strict=True))
     try:
-        return LabelSpace(tuple(name for name, *_ in rows), tuple(palette))
+        return LabelSpace(tuple(name for name, *_ in rows), palette)
     except ValueError as error:
         raise DataError(f"{path}: {error}") from None
 
@@ -240,12 +235,10 @@ def open_folders(
     if not rows:
         raise DataError(f"a split has at least one image, but {listing.where} holds none: unpack its files")
     match fold:
-        case None:
-            pass
         case [int(index), int(count)] if 0 <= index < count and 1 < count <= len(rows) and split in ("train", "val"):
             low, high = (len(rows) * k // count for k in (index, index + 1))
             rows = rows[low:high] if split == "val" else rows[:low] + rows[high:]
-        case _:
+        case _ if fold is not None:
             rule = f"fold is (index from 0, count from 2 to the {len(rows)} samples of train), to open train or val"
             raise ValueError(f"{rule}; got {fold!r} and {split!r}: try fold=(0, 3)")
     decoder = Decoder(lookup_table(space.num_classes, listing.ids), size)

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -59,12 +59,10 @@ def atomic_write(path: str | os.PathLike[str], content: bytes | str) -> Path:
     return path
 
 
-def sweep_temporary(folder: str | os.PathLike[str]) -> int:
-    """Remove what a killed writer left behind (call it only under the folder's lock); returns how many files."""
-    left = [p for p in Path(folder).rglob(_TEMPORARY + "*") if p.is_file()]
-    for path in left:
+def sweep_temporary(folder: str | os.PathLike[str]) -> None:
+    """Remove what a killed writer left behind (call it only under the folder's lock)."""
+    for path in [path for path in Path(folder).rglob(_TEMPORARY + "*") if path.is_file()]:
         path.unlink(missing_ok=True)
-    return len(left)
 
 
 # --- Reading one sample, resized, with an error that names the file and what is wrong.
@@ -197,19 +195,12 @@ class Listing:
 
 
 def list_files(
-    root: Path,
-    images: str,
-    labels: str,
-    *,
-    ids: dict[int, int] | None = None,
-    endings: tuple[str, str] = ("", ""),
-    prefixes: tuple[str, ...] = ("",),
+    root: Path, images: str, labels: str, *, ids: dict[int, int] | None = None, endings: tuple[str, str] = ("", "")
 ) -> Listing:
     """The pictures in two folders below `root`, and below these, by key: the path without suffix and ending.
 
     ids: how the label files number their classes, see `Listing`.
     endings: what the stems of images and of labels end with, such as `_leftImg8bit`.
-    prefixes: what keys begin with, any of these.
 
     Symbolic links are followed, but never in a circle. Raises `FileNotFoundError` without the two folders, DataError
     when two files share a key or a folder cannot be listed.
@@ -228,7 +219,7 @@ def list_files(
             seen.add(real)
             for path in (Path(parent, name) for name in sorted(names) if not name.startswith(".")):
                 key = path.relative_to(folder).as_posix().removesuffix(path.suffix)
-                if path.suffix.lower() not in SUFFIXES or not key.endswith(ending) or not key.startswith(prefixes):
+                if path.suffix.lower() not in SUFFIXES or not key.endswith(ending):
                     continue
                 key = key.removesuffix(ending)
                 if key in found:
@@ -269,8 +260,6 @@ def read_list(path: Path) -> set[str]:
 # Decoding a whole split costs minutes for Cityscapes, so the verdict "all is well" is remembered in the user's
 # cache folder under a hash of every file's name, size and time of change; a changed file is looked at again.
 
-T = TypeVar("T")
-
 
 def _cache_file(kind: str, rows: Iterable[Row], *parts: bytes) -> Path:
     """A file name in `TRANSKD_CACHE`, or the user's cache folder, for what was made of these files and `parts`."""
@@ -285,7 +274,7 @@ def _cache_file(kind: str, rows: Iterable[Row], *parts: bytes) -> Path:
     return Path(os.environ.get("TRANSKD_CACHE") or pooch.os_cache("transkd_lite")) / kind / digest.hexdigest()[:16]
 
 
-def over_rows(look: Callable[[Row], T], rows: Sequence[Row]) -> list[T]:
+def over_rows(look: Callable[[Row], Any], rows: Sequence[Row]) -> list[Any]:
     """What `look` returns for every row, in threads (Pillow decodes outside the interpreter lock).
 
     A progress bar appears on stderr when it takes more than five seconds.

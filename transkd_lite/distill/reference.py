@@ -17,7 +17,7 @@ from torch import Tensor
 from transkd_lite.distill.distiller import STAGES, Distiller
 from transkd_lite.distill.methods import PAPER_TEACHER, create_method
 from transkd_lite.models import weights
-from transkd_lite.models.naming import Rules, rename
+from transkd_lite.models.naming import Rules, find_network, rename
 from transkd_lite.models.output import ModelSpec, SegModel, printable
 
 __all__ = ["load_reference_checkpoint"]
@@ -56,7 +56,7 @@ def load_reference_checkpoint(
     where no network or method has these tensors, with the first names of those that do not fit.
     """
     tensors = weights.flatten(source) if isinstance(source, Mapping) else weights.read_tensors(source)
-    network = weights.find_authors_network(tensors)
+    network = find_network(tensors, weights.AUTHORS)
     name, num_classes, options = weights.infer_network(network.tensors)
     model = weights.create_model(name, num_classes, **options)
     weights.load_tensors(model, network.tensors)

@@ -80,7 +80,6 @@ PRESETS = {
 # --- What both panels are made of. Text takes the theme's colour, coloured cells bring their own, and no number is told
 # by colour alone.
 
-FORWARD, BACKWARD = "#1f88c980", "#d55e0080"  # half transparent: the number on a bar reads in both themes
 WRAP = Layout(flex_flow="row wrap", width="100%")
 
 
@@ -138,20 +137,18 @@ def reading_table(reading: GramReading) -> str:
     """A row a term: weight, loss, size of its gradient, share of the whole as a bar, cosine with ce as a bar."""
     names = {"norm": "size of its gradient", "share": "share of the whole gradient", "cosine": "cosine with ce"}
     styled = reading.terms.rename(columns=names).style.format("{:z.3f}").format("{:z.1%}", names["share"])
-    look = {"align": "zero", "vmin": -1, "vmax": 1, "color": [BACKWARD, FORWARD]}
+    # The colours are half transparent: the number on a bar reads in both themes.
+    look = {"align": "zero", "vmin": -1, "vmax": 1, "color": ["#d55e0080", "#1f88c980"]}
     bars = styled.bar([names["share"], names["cosine"]], **look)
     return as_table(bars, "terms", "Each term's part in the gradient, at the weights above")
 
 
 def heat_table(moment: GradientMoment) -> str:
     """The cosines between the gradients of all terms as a coloured table: red where two pull together, blue apart."""
-    names, cosines = list(moment.names), cosine_matrix(moment.gram)
-    table = pd.DataFrame(cosines, names, names).style.format("{:z.2f}")
+    table = pd.DataFrame(cosine_matrix(moment.gram), moment.names, moment.names).style.format("{:z.2f}")
     # Half of the scale alone, on which black reads everywhere.
     coloured = table.background_gradient("vlag", axis=None, vmin=-2, vmax=2, text_color_threshold=0)
-    return as_table(
-        coloured, "cosines", "Cosines between the gradients of all terms: the Gram matrix without its sizes"
-    )
+    return as_table(coloured, "cosines", "Cosines between the gradients of all terms: the Gram matrix without sizes")
 
 
 def result(table: pd.DataFrame) -> str:
@@ -304,8 +301,7 @@ class AttentionPanel(Panel):
             self.controls[field] = labelled(IntSlider, name, value=at, min=low, max=high, step=step)
         self.pictures, self.words = HTML(), HTML(layout={"overflow": "auto"})
         controls = self.controls.values()
-        above = [HBox([*controls], layout=WRAP)]
-        super().__init__("tk-attention", controls, above, [self.pictures, self.words])
+        super().__init__("tk-attention", controls, [HBox([*controls], layout=WRAP)], [self.pictures, self.words])
 
     @property
     def choice(self) -> Choice:

@@ -16,11 +16,9 @@ from torch import Tensor
 
 from transkd_lite.models.output import listed
 
-__all__ = [
-    "Network", "Rules", "family_of", "find_network", "plain_name", "rename", "to_huggingface", "to_own_names"
-]  # fmt: skip
+__all__ = ["Network", "Rules", "family_of", "find_network", "plain_name", "rename", "to_huggingface", "to_own_names"]
 
-Rules = list[tuple[str, str | None]]
+Rules = list[tuple[str, str]]
 Tensors = dict[str, Tensor]
 
 _INSERTED = re.compile(r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
@@ -107,7 +105,7 @@ def _rules(table: str, old: int, new: int = 0) -> Rules:
             numbered = pattern.replace("@", str(stage + 1)).replace(r"\#", r"(\d+)")
             rules.append((rf"{_PART}{numbered}[._](.+)", counted.replace("#", "{}") + ".{}"))
     # ImageNet's classifier, and a layer that mmsegmentation's base class builds and SegFormers never use.
-    return [*rules, (r"(?:head|classifier|decode_head\.conv_seg)\.(?:weight|bias)", None)]
+    return [*rules, (r"(?:head|classifier|decode_head\.conv_seg)\.(?:weight|bias)", "")]
 
 
 # For each family and scheme a tensor that the scheme alone calls so, and the rules to this library's names.
@@ -163,9 +161,7 @@ def find_network(tensors: Mapping[str, Tensor], signs: Iterable[str]) -> Network
     ranks = {p: [("teacher" in w, "student" not in w, "ema" in w) for w in [_words(p)]] for p in found or [""]}
     prefix, *others = [p for p, rank in ranks.items() if rank == min(ranks.values())]
     if others:
-        raise ValueError(
-            f"the checkpoint holds several networks, below {listed([prefix, *others])}: save the one you mean"
-        )
+        raise ValueError(f"a checkpoint holds several networks, below {listed([prefix, *others])}: save the one meant")
     foreign = {"teacher", "ema", "optimizer"} - _words(prefix)
     kept = {name: tensor for name, tensor in named.items() if not foreign & _words(name)}
     inside = {name.removeprefix(prefix): tensor for name, tensor in kept.items() if name.startswith(prefix)}
@@ -206,14 +202,11 @@ def to_huggingface(tensors: Mapping[str, Tensor]) -> Tensors:
 def rename(tensors: Mapping[str, Tensor], rules: Rules) -> Tensors:
     """The tensors under new names, by the first of the rules (pattern, template) whose pattern matches the whole name.
 
-    The template None drops a tensor. A name that no rule knows is kept as it is, so that loading can report it.
+    The template "" drops a tensor. A name that no rule knows is kept as it is, so that loading can report it.
     """
     renamed: Tensors = {}
     for name, tensor in tensors.items():
-        found = ((match, template) for pattern, template in rules if (match := re.fullmatch(pattern, name)))
-        match, template = next(found, (None, None))
-        if match is None:
-            renamed[name] = tensor
-        elif template is not None:
-            renamed[template.format(*match.groups())] = tensor
+        found = (new.format(*match.groups()) for pattern, new in rules if (match := re.fullmatch(pattern, name)))
+        renamed[next(found, name)] = tensor
+    renamed.pop("", None)
     return renamed

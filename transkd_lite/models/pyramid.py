@@ -116,10 +116,8 @@ def _look(spec: ModelSpec, backbone: Any, img_size: Size | None) -> tuple[dict[s
     for multiple, sizes in {} if img_size else (PROBE_SIZES | {height: (own, (height, 2 * width))}).items():
         try:
             return _sources(spec, [_candidates(spec, backbone, size) for size in sizes]), None, multiple
-        except _WrongSize:
-            continue
         except ValueError as error:
-            refusal = error
+            refusal = refusal if isinstance(error, _WrongSize) else error
     if refusal is not None:
         raise refusal
     return _sources(spec, [_candidates(spec, backbone, own)]), own, 1

@@ -25,13 +25,13 @@ from torch import Tensor, nn
 from transkd_lite.data.files import atomic_write
 from transkd_lite.models import segformer
 from transkd_lite.models.lvt import LVT
-from transkd_lite.models.naming import Network, family_of, find_network, plain_name, to_huggingface, to_own_names
+from transkd_lite.models.naming import family_of, find_network, plain_name, to_huggingface, to_own_names
 from transkd_lite.models.output import SegModel, as_tuples, bare_network, describe, listed, printable, recorded, restore
 from transkd_lite.models.segformer import EPS, NUM_HEADS, SEGFORMERS, SegFormer
 
 __all__ = [
-    "create_model", "find_authors_network", "flatten", "infer_network", "list_models", "load_model", "load_tensors",
-    "read_metadata", "read_tensors", "save_huggingface", "save_model", "write_tensors",
+    "AUTHORS", "create_model", "flatten", "infer_network", "list_models", "load_model", "load_tensors", "read_metadata",
+    "read_tensors", "save_huggingface", "save_model", "write_tensors",
 ]  # fmt: skip
 
 # --- Reading tensors from files, and nothing but tensors; writing them whole or not at all.
@@ -141,6 +141,7 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Map
 # --- Putting the checkpoints of others into our networks, and telling from one which network it belongs to.
 
 CLASSIFIER = "head.classifier.weight"
+Reset = bool | Literal["if-needed"]  # of a classifier
 # The patch embedding of stage 1 is called differently in each of the authors' networks.
 AUTHORS = {
     "backbone.0.0.proj.weight": "lvt",
@@ -150,11 +151,7 @@ AUTHORS = {
 
 
 def load_tensors(
-    model: SegModel,
-    tensors: Mapping[str, Tensor],
-    *,
-    origin: str = "the checkpoint",
-    reset_head: bool | Literal["if-needed"] = False,
+    model: SegModel, tensors: Mapping[str, Tensor], *, origin: str = "the checkpoint", reset_head: Reset = False
 ) -> None:
     """Put a checkpoint in any known naming into a network.
 
@@ -179,20 +176,14 @@ def load_tensors(
         raise ValueError(f"{printable(origin)} does not fit {model.spec.name}: {advice}{reason}") from error
 
 
-def find_authors_network(tensors: Mapping[str, Tensor]) -> Network:
-    """The network in a checkpoint of the authors. Raises ValueError where there is none."""
-    network = find_network(tensors, AUTHORS)
-    if not network.sign:
-        raise ValueError(f"not a checkpoint of the TransKD authors: no {listed(AUTHORS)} among {listed(tensors)}")
-    return network
-
-
 def infer_network(tensors: Mapping[str, Tensor]) -> tuple[str, int, dict[str, Any]]:
     """Name, number of classes and options of the network that a checkpoint in the authors' naming belongs to.
 
-    Raises ValueError where no network of this library has these shapes.
+    Raises ValueError where there is none, or no network of this library has these shapes.
     """
-    network = find_authors_network(tensors)
+    network = find_network(tensors, AUTHORS)
+    if not network.sign:
+        raise ValueError(f"not a checkpoint of the TransKD authors: no {listed(AUTHORS)} among {listed(tensors)}")
     family = AUTHORS[network.sign]
     own = to_own_names(network.tensors, family)
     if CLASSIFIER not in own:
@@ -248,12 +239,7 @@ def _class_of(name: str) -> tuple[Any, dict[str, Any]]:
 
 
 def create_model(
-    name: str,
-    num_classes: int,
-    *,
-    pretrained: str | Path | None = None,
-    reset_head: bool | Literal["if-needed"] = False,
-    **options: Any,
+    name: str, num_classes: int, *, pretrained: str | Path | None = None, reset_head: Reset = False, **options: Any
 ) -> SegModel:
     """Build a network for `num_classes` classes, with new weights unless `pretrained` says where to take them.
 
@@ -294,10 +280,8 @@ def create_model(
             kept = restore(record, files[0])[0].options
             found |= {key: kept[key] for key in ("num_heads", "norm_eps") if key in kept}
     for key, value in found.items():
-        if options.get(key) not in (None, value):
-            raise ValueError(
-                f"{key}={options[key]!r} contradicts {printable(pretrained)}, which has {value!r}: leave it out"
-            )
+        if (given := options.get(key)) not in (None, value):
+            raise ValueError(f"{key}={given!r} contradicts {printable(pretrained)}, which has {value!r}: leave it out")
     options |= unusual(found, usual)
     unknown = [key for key in options if key not in usual]
     if unknown:
@@ -326,10 +310,8 @@ def save_model(
     The file appears whole or not at all. Returns its path.
     """
     model = bare_network(model)
-    tensors = {
-        plain_name(name): tensor.to(dtype or tensor.dtype) if tensor.is_floating_point() else tensor
-        for name, tensor in model.state_dict().items()
-    }
+    named = model.state_dict().items()
+    tensors = {plain_name(n): t.to(dtype) if dtype and t.is_floating_point() else t for n, t in named}
     write_tensors(path, tensors, describe(model.spec, model.label_space, provenance=dict(provenance or {})))
     return Path(path)
 
@@ -366,9 +348,8 @@ def read_config(name: str, path: Path) -> dict[str, Any]:
         config = as_tuples(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
     for key, value in as_tuples(FIXED).items():
         if config.get(key, value) != value:
-            raise ValueError(
-                f"{printable(path)} has {key} = {printable(config[key])}, but {name} needs {value}: use transformers"
-            )
+            found = printable(config[key])
+            raise ValueError(f"{printable(path)} has {key} = {found}, but {name} needs {value}: use transformers")
     theirs = not config or "transformers_version" in config
     eps = 1e-5 if theirs else config.get("layer_norm_eps", EPS)
     return {"num_heads": config.get("num_attention_heads", NUM_HEADS), "norm_eps": eps}

@@ -37,8 +37,7 @@ __all__ = [
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """Runs, mean, standard deviation (n - 1), lowest and highest mIoU for every method, best mean first."""
     groups = table.groupby("method", sort=False)["miou"]
-    out = groups.agg(runs="count", mean="mean", sd="std", low="min", high="max")
-    return out.sort_values("mean", ascending=False)
+    return groups.agg(runs="count", mean="mean", sd="std", low="min", high="max").sort_values("mean", ascending=False)
 
 
 def best_first(table: pd.DataFrame) -> pd.DataFrame:
@@ -54,9 +53,11 @@ def paired_differences(table: pd.DataFrame, baseline: str = "none") -> pd.DataFr
     Returns columns method, baseline, pairs, mean; low, high (Student); boot_low, boot_high (bootstrap over seeds); p
     (two-sided paired t-test), p_holm (p corrected for the number of methods), superiority (probability that a run
     of the method beats one of the baseline). Intervals and p are nan with fewer than two pairs.
-    Raises `KeyError`: the baseline is not in the table. ValueError: see `score_blocks`.
+    Raises `ValueError`: the baseline is not in the table; see `score_blocks`, too.
     """
     scores = score_blocks(table)
+    if baseline not in scores:
+        raise ValueError(f"baseline {baseline!r} has no run here: choose one of {', '.join(scores)}")
     rows = []
     for method in scores.columns.drop(baseline):
         difference = (scores[method] - scores[baseline]).dropna()
@@ -72,9 +73,11 @@ def paired_differences(table: pd.DataFrame, baseline: str = "none") -> pd.DataFr
 def score_blocks(table: pd.DataFrame) -> pd.DataFrame:
     """mIoU of every seed (rows) and method (columns): the blocks that ranks and differences are taken of.
 
-    Raises `ValueError`: a method has two runs of one seed ("duplicate entries"): select one dataset, budget and
-        protocol, and tell variants of a method apart with `tables.label_variants`.
+    Raises `ValueError`: a method has two runs of one seed.
     """
+    if table.duplicated(["method", "seed"]).any():
+        advice = "select one dataset, budget and protocol, and tell variants apart with tables.label_variants"
+        raise ValueError(f"a method has one run of a seed, but the table holds several: {advice}")
     scores = table.pivot(index="seed", columns="method", values="miou")
     return scores[table["method"].unique()].rename_axis(columns=None)
 
@@ -96,8 +99,7 @@ def gains_by(table: pd.DataFrame, group: str, baseline: str = "none") -> pd.Data
     With many rows some intervals exclude zero by luck alone: 1 in 20 at 95%.
     """
     gains = {value: paired_differences(rows, baseline) for value, rows in table.groupby(group, sort=False)}
-    rows = pd.concat(gains, names=[group]).reset_index(group)
-    return rows[[group, "method", "pairs", "mean", "low", "high"]].reset_index(drop=True)
+    return pd.concat(gains, names=[group]).reset_index()[[group, "method", "pairs", "mean", "low", "high"]]
 
 
 def class_gains(table: pd.DataFrame, baseline: str = "none") -> pd.DataFrame:
@@ -275,17 +277,13 @@ def score_conditions(
             if "condition" in data.column_names:
                 images = pd.Series(data["condition"]).value_counts()
                 scores = evaluate_by(load_model(weights), data, normalize=experiment.normalize)
-                own = (run.run, run.method, run.seed)
-                found += [(*own, name, int(images[name]), found_by.miou) for name, found_by in scores.items()]
+                found += [(run.run, run.method, run.seed, k, int(images[k]), score.miou) for k, score in scores.items()]
     return pd.DataFrame(found, columns=list(COLUMNS))
 
 
 # --- What a batch looks like: the same validation images segmented by its networks, and the files that stay of it.
 
-SHIPPED_NETWORKS = {
-    "teacher": tables.DATA / "weights" / "streets-segformer_b1.safetensors",
-    "transkd-base": tables.DATA / "weights" / "streets-segformer_b0-transkd-base.safetensors",
-}
+SHIPPED = {"teacher": "streets-segformer_b1", "transkd-base": "streets-segformer_b0-transkd-base"}
 
 
 class Gallery(NamedTuple):
@@ -312,7 +310,7 @@ def load_gallery(batch: tables.Batch, num_images: int = 5, data_root: str | None
         networks = {row.method: batch.root / row.run / STUDENT_FILE for row in lowest}
         parameters = read_run(batch.root / first["run"]).info["parameters"]
     elif first["dataset"] == "streets":
-        networks = SHIPPED_NETWORKS
+        networks = {name: tables.DATA / "weights" / f"{file}.safetensors" for name, file in SHIPPED.items()}
         parameters = {"dataset": "streets", "height": int(first["height"]), "width": int(first["width"])}
     networks = {name: path for name, path in networks.items() if path.is_file()}
     if not networks:
