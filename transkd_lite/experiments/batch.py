@@ -89,8 +89,6 @@ def miou_of(folder: Path) -> float | None:
 # thread hears the signal, interrupts the kernels as a person would, and waits until they are gone.
 
 T = TypeVar("T")
-# An interrupt that meets a kernel between two cells is lost, and a second one during training gives up saving.
-PATIENCE_S = 20.0
 
 
 def run_aside(work: Callable[[], T], stop: StopRequest) -> T:
@@ -116,7 +114,8 @@ def running_kernels() -> list[psutil.Process]:
 def stop_kernels(busy: Callable[[], Any] = running_kernels) -> None:
     """Interrupt kernels, also those that start meanwhile, until nothing is busy; kill what does not listen."""
     for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM if os.name == "nt" else signal.SIGKILL):
-        until, told = time.monotonic() + PATIENCE_S, set()
+        # One that meets a kernel between two cells is lost, and a second one during training gives up saving.
+        until, told = time.monotonic() + 20, set()
         while busy() and time.monotonic() < until:
             for kernel in running_kernels():
                 if kernel.pid not in told:
@@ -133,8 +132,7 @@ async def dask_setup(worker: Any) -> None:
 
 # --- One attempt at a run: what is checked before, and what happens in its folder around the notebook's execution.
 
-FAILED, WITHHELD, ASIDE = "failed.ipynb", "metrics.withheld.json", "running.ipynb"
-_LOCK_PATIENCE_S = 60.0  # the kernel of a killed worker may hold the folder a moment longer
+ASIDE = "running.ipynb"
 
 
 def preflight(pending: Sequence[PlannedRun]) -> None:
@@ -148,16 +146,15 @@ def preflight(pending: Sequence[PlannedRun]) -> None:
         experiment.check_data()
 
 
-# glibc gives memory back to the system at every large free unless told otherwise, and a Dask worker tells it to do so
-# early: a training step, which frees hundreds of tensors, then spends up to a third of its time on page faults.
-_KEEP_FREED_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
-
-
 @contextlib.contextmanager
 def kernel_environment(threads: int | None) -> Iterator[None]:
     """What a kernel inherits from the process that starts it: freed memory is kept, threads are limited if given."""
-    limits = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS") if threads is not None else ()
-    wanted, before = _KEEP_FREED_MEMORY | dict.fromkeys(limits, str(threads)), os.environ.copy()
+    # glibc gives memory back to the system at every large free unless told otherwise, and a Dask worker tells it to do
+    # so early: a training step, which frees hundreds of tensors, then spends up to a third of its time on page faults.
+    wanted = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
+    if threads is not None:
+        wanted |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+    before = os.environ.copy()
     os.environ.update(wanted)
     try:
         yield
@@ -177,9 +174,10 @@ def execute(run: PlannedRun, root: Path, threads: int | None = None, needed: str
     folder = root / run.folder
     if run.needs and (needed or not is_finished(root / run.needs)):
         return f"not started: it needs {run.needs}, which failed"
-    metrics, withheld, aside = (folder / name for name in (METRICS_FILE, WITHHELD, ASIDE))
-    with contextlib.suppress(RunLockedError), lock_run(folder, _LOCK_PATIENCE_S):
-        pass
+    files = (METRICS_FILE, "metrics.withheld.json", ASIDE, "failed.ipynb")
+    metrics, withheld, aside, failed = (folder / name for name in files)
+    with contextlib.suppress(RunLockedError), lock_run(folder, patience_s=60):
+        pass  # the kernel of a killed worker may hold the folder a moment longer
     if withheld.exists():
         os.replace(withheld, metrics)
     aside.unlink(missing_ok=True)
@@ -195,13 +193,13 @@ def execute(run: PlannedRun, root: Path, threads: int | None = None, needed: str
         if metrics.exists():
             os.replace(metrics, withheld)
         if aside.is_file() and not stopped:
-            os.replace(aside, folder / FAILED)
-            message += f"; see {folder / FAILED}"
+            os.replace(aside, failed)
+            message += f"; see {failed}"
         aside.unlink(missing_ok=True)
         update_run(folder, state="interrupted" if stopped else "failed", error=None if stopped else message)
         return message
     os.replace(aside, folder / run.notebook.name)
-    (folder / FAILED).unlink(missing_ok=True)
+    failed.unlink(missing_ok=True)
     if run.experiment is None:  # a lesson's result is its notebook; the records are written here, the metrics last
         info = {"kind": run.kind, "notebook": run.notebook.name, "parameters": run.parameters}
         update_run(folder, **provenance(), **info, state="finished", error=None)
@@ -297,8 +295,7 @@ def reproduce(
     root = (runs / profile.name).resolve()
     outcome = Outcome(root, plan(profile, methods, seeds))
     pending = [run for run in outcome.runs if not is_done(root, run)]
-    if pending:
-        preflight(pending)
+    preflight(pending)
     with lock_run(root), StopRequest() as stop:
         sweep_temporary(root)
         if pending:

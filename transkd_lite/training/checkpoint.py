@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 
 __all__ = ["RunFolder", "list_checkpoints"]
 
-KEPT = 2  # checkpoints
-
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Checkpoint files by step, the newest last."""
@@ -135,7 +133,7 @@ class RunFolder:
         torch.save(state, buffer)
         content = buffer.getvalue()
         atomic_write(self.checkpoints / f"step-{trainer.step:08d}-{digest(content)}.pt", content)
-        for old in list_checkpoints(self.checkpoints)[:-KEPT]:
+        for old in list_checkpoints(self.checkpoints)[:-2]:
             old.unlink(missing_ok=True)
         self._write_history(trainer)
 

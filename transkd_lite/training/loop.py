@@ -80,8 +80,6 @@ def peak_mb(device: torch.device) -> float | None:
 
 # --- How a run tells where it is: one bar for a person who looks on, a line now and then for a log.
 
-LINE_EVERY_S = 15.0
-
 
 @contextlib.contextmanager
 def show_progress(
@@ -104,7 +102,7 @@ def show_progress(
         if bar is not None:
             bar.set_postfix_str(text, refresh=False)
             bar.update(step - bar.n)
-        elif mode == "lines" and (step >= total or time.monotonic() - last_line > LINE_EVERY_S):
+        elif mode == "lines" and (step >= total or time.monotonic() - last_line > 15):
             last_line = time.monotonic()
             sys.stdout.write(f"{title}: step {step}/{total}, {text}\n")
             sys.stdout.flush()

@@ -21,7 +21,6 @@ from transkd_lite.data.transforms import is_flipped, require_labelled, to_tensor
 
 __all__ = ["SampleStore", "UnreadableSampleError", "batches", "mix_seed"]
 
-Batch = tuple[Tensor, Tensor, Tensor]
 Transform = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 
 
@@ -103,7 +102,7 @@ def _positions(num_samples: int, batch_size: int, seed: int, steps: range) -> It
         yield [(epoch, order(epoch)[offset]) for epoch, offset in (divmod(p, num_samples) for p in positions)]
 
 
-def _stack(samples: list[tuple[Tensor, Tensor, int]]) -> Batch:
+def _stack(samples: list[tuple[Tensor, Tensor, int]]) -> tuple[Tensor, Tensor, Tensor]:
     images, labels, keys = zip(*samples, strict=True)
     sizes = {tuple(label.shape) for label in labels}
     if len(sizes) > 1:
