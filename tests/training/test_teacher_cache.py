@@ -21,7 +21,6 @@ from transkd_lite.training.stream import SampleStore
 from transkd_lite.training.teacher_cache import TeacherCache, maps_by_name
 
 QUICK = {"steps": 12, "batch_size": 2, "lr": 1e-3, "log_every": 2, "precision": "fp32", "augment": "flip"}
-CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -50,8 +49,9 @@ def trained(method: str = "transkd-base", **settings: Any) -> tuple[Any, Any]:
 
 
 def cache_of(teacher: Any, **settings: Any) -> TeacherCache:
-    given = {"normalize": True, "flips": True, "reads": ["logits", "features_4"], "device": CPU, "precision": "fp32"}
-    return TeacherCache(teacher, SampleStore(scenes(11)), **{**given, "budget": 1e9, **settings})
+    reads = settings.pop("reads", ["logits", "features_4"])
+    config = TrainConfig(**{"augment": "flip", "precision": "fp32", **settings})
+    return TeacherCache(teacher, SampleStore(scenes(11)), config, reads, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("method", list_methods())
@@ -97,9 +97,9 @@ def test_memory_file_and_a_file_that_another_run_filled_give_the_same_bits(tmp_p
 def test_a_whole_file_is_found_and_the_teacher_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     _, teacher, _ = networks()
     keys = torch.arange(22)
-    first = cache_of(teacher, budget=0)
+    first = cache_of(teacher, cache_mb=0)
     answers = first(keys)
-    again = cache_of(teacher, budget=0)
+    again = cache_of(teacher, cache_mb=0)
     monkeypatch.setattr(again, "_ask", None)
     assert torch.equal(again(keys).logits, answers.logits)
 
@@ -107,13 +107,13 @@ def test_a_whole_file_is_found_and_the_teacher_is_not_asked_again(monkeypatch: p
 def test_a_damaged_file_is_named_and_made_again(tmp_path: Path) -> None:
     _, teacher, _ = networks()
     keys = torch.arange(22)
-    answers = cache_of(teacher, budget=0)(keys)
+    answers = cache_of(teacher, cache_mb=0)(keys)
     (path,) = (tmp_path / "cache" / "teacher").iterdir()
     content = bytearray(path.read_bytes())
     content[100] ^= 1
     path.write_bytes(content)
     with pytest.warns(UserWarning, match=rf"{path.name} is damaged"):
-        again = cache_of(teacher, budget=0)
+        again = cache_of(teacher, cache_mb=0)
     assert torch.equal(again(keys).logits, answers.logits)
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
@@ -121,24 +121,24 @@ def test_a_damaged_file_is_named_and_made_again(tmp_path: Path) -> None:
 def test_another_teacher_picture_precision_or_map_has_a_file_of_its_own(tmp_path: Path) -> None:
     _, teacher, _ = networks()
     keys = torch.arange(22)
-    cache_of(teacher, budget=0)(keys)
-    cache_of(teacher, budget=0, precision="bf16")(keys)
-    cache_of(teacher, budget=0, normalize=False)(keys)
-    cache_of(teacher, budget=0, reads=["logits"])(keys)
+    cache_of(teacher, cache_mb=0)(keys)
+    cache_of(teacher, cache_mb=0, precision="bf16")(keys)
+    cache_of(teacher, cache_mb=0, normalize=False)(keys)
+    cache_of(teacher, cache_mb=0, reads=["logits"])(keys)
     with torch.no_grad():
         next(teacher.parameters()).add_(1e-6)
-    cache_of(teacher, budget=0)(keys)
+    cache_of(teacher, cache_mb=0)(keys)
     assert len(list((tmp_path / "cache" / "teacher").iterdir())) == 5
 
 
 def test_what_a_killed_run_left_goes_and_a_running_ones_stays(tmp_path: Path) -> None:
     _, teacher, _ = networks()
-    running = cache_of(teacher, budget=0)  # not whole yet
+    running = cache_of(teacher, cache_mb=0)  # not whole yet
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     left = running.file.with_name(running.file.name.replace(f"-{os.getpid()}-", f"-{gone.pid}-"))
     left.write_bytes(b"half")
-    other = cache_of(teacher, budget=0)
+    other = cache_of(teacher, cache_mb=0)
     assert not left.exists()
     assert running.file.exists()
     running.close()
@@ -155,17 +155,17 @@ def test_without_room_on_the_disk_or_below_the_limit_the_teacher_answers_anew(mo
     with monkeypatch.context() as patched:
         patched.setattr(os, "posix_fallocate", full)
         with pytest.warns(UserWarning, match="no room for .* MB of the teacher's answers in .*No space left"):
-            assert cache_of(teacher, budget=0).place == ""
+            assert cache_of(teacher, cache_mb=0).place == ""
     monkeypatch.setattr(teacher_cache, "FILE_GB", 1e-6)
-    assert cache_of(teacher, budget=0).place == ""
+    assert cache_of(teacher, cache_mb=0).place == ""
 
 
 def test_the_folder_keeps_to_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, teacher, _ = networks()
-    first = cache_of(teacher, budget=0)
+    first = cache_of(teacher, cache_mb=0)
     first(torch.arange(22))
     monkeypatch.setattr(teacher_cache, "FILE_GB", 1.5 * first.num_bytes / 2**30)
-    second = cache_of(teacher, budget=0, normalize=False)
+    second = cache_of(teacher, cache_mb=0, normalize=False)
     second(torch.arange(22))
     assert [path.name for path in (tmp_path / "cache" / "teacher").iterdir()] == [second.file.name]
 

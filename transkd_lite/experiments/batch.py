@@ -14,12 +14,10 @@ import functools
 import logging
 import os
 import signal
-import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,12 +31,12 @@ from transkd_lite.training.config import ParameterError, check_parameters
 from transkd_lite.training.folder import (
     BATCH_FILE,
     METRICS_FILE,
+    RunLockedError,
     hash_parameters,
     is_finished,
     lock_run,
     provenance,
     read_json,
-    read_run,
     update_run,
     write_json,
 )
@@ -91,26 +89,16 @@ def miou_of(folder: Path) -> float | None:
 # thread hears the signal, interrupts the kernels as a person would, and waits until they are gone.
 
 T = TypeVar("T")
-# An interrupt that meets a kernel between two cells is lost, and a second one during training gives up saving.
-PATIENCE_S = 20.0
 
 
 def run_aside(work: Callable[[], T], stop: StopRequest) -> T:
     """The result of `work`, called in a thread of its own; after a signal its kernels are stopped."""
-    result: Future[T] = Future()
-
-    def call() -> None:
-        try:
-            result.set_result(work())
-        except BaseException as error:
-            result.set_exception(error)
-
-    thread = threading.Thread(target=call, daemon=True)
-    thread.start()
-    while thread.is_alive() and stop.signal is None:
-        thread.join(0.2)
-    stop_kernels(thread.is_alive)
-    return result.result()
+    with ThreadPool(1) as pool:  # its thread is a daemon
+        result = pool.apply_async(work)
+        while not result.ready() and stop.signal is None:
+            result.wait(0.2)
+        stop_kernels(lambda: not result.ready())
+        return result.get()
 
 
 def running_kernels() -> list[psutil.Process]:
@@ -126,7 +114,8 @@ def running_kernels() -> list[psutil.Process]:
 def stop_kernels(busy: Callable[[], Any] = running_kernels) -> None:
     """Interrupt kernels, also those that start meanwhile, until nothing is busy; kill what does not listen."""
     for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM if os.name == "nt" else signal.SIGKILL):
-        until, told = time.monotonic() + PATIENCE_S, set()
+        # One that meets a kernel between two cells is lost, and a second one during training gives up saving.
+        until, told = time.monotonic() + 20, set()
         while busy() and time.monotonic() < until:
             for kernel in running_kernels():
                 if kernel.pid not in told:
@@ -143,8 +132,7 @@ async def dask_setup(worker: Any) -> None:
 
 # --- One attempt at a run: what is checked before, and what happens in its folder around the notebook's execution.
 
-FAILED, WITHHELD, ASIDE = "failed.ipynb", "metrics.withheld.json", "running.ipynb"
-_LOCK_PATIENCE_S = 60.0
+ASIDE = "running.ipynb"
 
 
 def preflight(pending: Sequence[PlannedRun]) -> None:
@@ -158,24 +146,22 @@ def preflight(pending: Sequence[PlannedRun]) -> None:
         experiment.check_data()
 
 
-# glibc gives memory back to the system at every large free unless told otherwise, and a Dask worker tells it to do so
-# early: a training step, which frees hundreds of tensors, then spends up to a third of its time on page faults.
-_KEEP_FREED_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-
-
 @contextlib.contextmanager
 def kernel_environment(threads: int | None) -> Iterator[None]:
     """What a kernel inherits from the process that starts it: freed memory is kept, threads are limited if given."""
-    wanted = _KEEP_FREED_MEMORY | ({} if threads is None else dict.fromkeys(_THREADS, str(threads)))
-    before = {name: os.environ.get(name) for name in wanted}
+    # glibc gives memory back to the system at every large free unless told otherwise, and a Dask worker tells it to do
+    # so early: a training step, which frees hundreds of tensors, then spends up to a third of its time on page faults.
+    wanted = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
+    if threads is not None:
+        wanted |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+    before = os.environ.copy()
     os.environ.update(wanted)
     try:
         yield
     finally:
         for name in wanted:
             del os.environ[name]
-        os.environ.update({name: value for name, value in before.items() if value is not None})
+        os.environ.update(before)
 
 
 def execute(run: PlannedRun, root: Path, threads: int | None = None, needed: str | None = None) -> str:
@@ -188,12 +174,10 @@ def execute(run: PlannedRun, root: Path, threads: int | None = None, needed: str
     folder = root / run.folder
     if run.needs and (needed or not is_finished(root / run.needs)):
         return f"not started: it needs {run.needs}, which failed"
-    folder.mkdir(parents=True, exist_ok=True)
-    metrics, withheld, aside = (folder / name for name in (METRICS_FILE, WITHHELD, ASIDE))
-    until = time.monotonic() + _LOCK_PATIENCE_S  # the kernel of a killed worker may hold the folder a moment longer
-    with contextlib.suppress(FileNotFoundError):
-        while read_run(folder).state == "running" and time.monotonic() < until:
-            time.sleep(0.5)
+    files = (METRICS_FILE, "metrics.withheld.json", ASIDE, "failed.ipynb")
+    metrics, withheld, aside, failed = (folder / name for name in files)
+    with contextlib.suppress(RunLockedError), lock_run(folder, patience_s=60):
+        pass  # the kernel of a killed worker may hold the folder a moment longer
     if withheld.exists():
         os.replace(withheld, metrics)
     aside.unlink(missing_ok=True)
@@ -205,20 +189,17 @@ def execute(run: PlannedRun, root: Path, threads: int | None = None, needed: str
         if run.experiment is not None and not is_finished(folder):
             raise NotebookFailed(f"{run.notebook.name} ended without writing {METRICS_FILE} to {folder}")
     except Exception as error:
-        message = str(error)
+        message, stopped = str(error), isinstance(error, NotebookInterrupted)
         if metrics.exists():
             os.replace(metrics, withheld)
-        if isinstance(error, NotebookInterrupted):
-            aside.unlink(missing_ok=True)
-            update_run(folder, state="interrupted", error=None)
-            return message
-        if aside.is_file():
-            os.replace(aside, folder / FAILED)
-            message += f"; see {folder / FAILED}"
-        update_run(folder, state="failed", error=message)
+        if aside.is_file() and not stopped:
+            os.replace(aside, failed)
+            message += f"; see {failed}"
+        aside.unlink(missing_ok=True)
+        update_run(folder, state="interrupted" if stopped else "failed", error=None if stopped else message)
         return message
     os.replace(aside, folder / run.notebook.name)
-    (folder / FAILED).unlink(missing_ok=True)
+    failed.unlink(missing_ok=True)
     if run.experiment is None:  # a lesson's result is its notebook; the records are written here, the metrics last
         info = {"kind": run.kind, "notebook": run.notebook.name, "parameters": run.parameters}
         update_run(folder, **provenance(), **info, state="finished", error=None)
@@ -240,11 +221,10 @@ def execute_all(
         return
     for run in pending:
         error = run_aside(functools.partial(execute, run, root), stop)
-        if error and stop.signal is not None:
-            return
-        yield run, error
+        if not error or stop.signal is None:
+            yield run, error
         if stop.signal is not None:
-            return
+            break
 
 
 def _execute_on_dask(
@@ -255,15 +235,14 @@ def _execute_on_dask(
     After a signal nothing more is started; notebooks under way on another machine's cluster run to their end.
     """
     import dask
+    from dask.system import CPU_COUNT
     from distributed import Client, LocalCluster, wait
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": 3}))
-        threads = None
-        address: Any = scheduler
+        threads, address = None, scheduler
         if scheduler is None:
-            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            threads = max(1, cores // jobs)
+            threads = max(1, CPU_COUNT // jobs)
             how: dict[str, Any] = {"processes": True, "memory_limit": 0, "silence_logs": logging.ERROR}
             how |= {"dashboard_address": "127.0.0.1:0", "preload": ["transkd_lite.experiments.batch"]}
             address = stack.enter_context(LocalCluster(n_workers=jobs, threads_per_worker=1, **how))
@@ -271,30 +250,24 @@ def _execute_on_dask(
             client = stack.enter_context(Client(address, timeout="20s"))
         except (OSError, ValueError) as error:
             raise ParameterError(f"no Dask scheduler answers at {address}: {error}") from error
-        batch = uuid.uuid4().hex[:8]
-        futures: dict[Any, PlannedRun] = {}
+        running: dict[Any, PlannedRun] = {}
         for position, run in enumerate(pending):
-            needed = next((f for f, r in futures.items() if r.folder == run.needs), None)
-            key = f"{run.folder}-{batch}"
+            needed = next((future for future, other in running.items() if other.folder == run.needs), None)
             # Without a priority Dask may begin with the last run.
-            order: dict[str, Any] = {"key": key, "pure": False, "retries": 1, "priority": -position}
-            futures[client.submit(execute, run, root, threads, needed, **order)] = run
-        running = list(futures)
+            how = {"pure": False, "retries": 1, "priority": -position}
+            running[client.submit(execute, run, root, threads, needed, **how)] = run
         while running and stop.signal is None:
             with contextlib.suppress(TimeoutError):
-                ended = wait(running, timeout=0.5, return_when="FIRST_COMPLETED").done
-                for future in (f for f in running if f in ended):
-                    died = future.exception() if future.status == "error" else None
-                    yield futures[future], f"{type(died).__name__}: {died}" if died else future.result()
-                running = [future for future in running if future not in ended]
+                ended = wait(list(running), timeout=0.5, return_when="FIRST_COMPLETED").done
+                for future in [future for future in running if future in ended]:
+                    died = future.exception()
+                    yield running.pop(future), f"{type(died).__name__}: {died}" if died else future.result()
         if stop.signal is not None:
-            client.cancel(list(futures))
+            client.cancel(list(running))
             stop_kernels()
 
 
 # --- A batch: every run of a profile through papermill, one after the other, side by side, or on a Dask cluster.
-
-REPORT_FILE = "report.json"
 
 
 def reproduce(
@@ -312,20 +285,17 @@ def reproduce(
     profile: what to run.
     runs: the folder of all batches.
     methods, seeds: these instead of the profile's.
-    jobs: notebooks side by side on this machine.
+    jobs: notebooks side by side on this machine, 1 or more.
     scheduler: address of a Dask scheduler whose workers see the same files, instead of this machine.
     echo: takes one line of progress at a time.
     Raises `ParameterError`: something that has a name is wrong; nothing has run.
     Raises `RunLockedError`: another batch works in this folder.
     Raises `KeyboardInterrupt`, SystemExit: Ctrl-C or SIGTERM came; the same call goes on with what is not finished.
     """
-    if jobs < 1:
-        raise ParameterError(f"jobs = {jobs}: it must be at least 1")
     root = (runs / profile.name).resolve()
     outcome = Outcome(root, plan(profile, methods, seeds))
     pending = [run for run in outcome.runs if not is_done(root, run)]
-    if pending:
-        preflight(pending)
+    preflight(pending)
     with lock_run(root), StopRequest() as stop:
         sweep_temporary(root)
         if pending:
@@ -354,10 +324,9 @@ def _report(profile: Profile, outcome: Outcome) -> None:
     root = outcome.root
     folders = dict.fromkeys(run.folder for run in (*plan(profile), *outcome.runs) if run.experiment)
     files = [root / folder / METRICS_FILE for folder in folders] + [profile.notebooks / f"{profile.report}.ipynb"]
-    # What the report is made of.
     inputs = {str(file): hash_parameters({"text": file.read_text("utf-8")}) for file in files if file.is_file()}
-    outcome.report = root / "report.html"
-    if outcome.report.is_file() and read_json(root / REPORT_FILE) == inputs:
+    outcome.report, made_of = root / "report.html", root / "report.json"
+    if outcome.report.is_file() and read_json(made_of) == inputs:
         return
     write_json(root / BATCH_FILE, {"profile": profile.name, "about": profile.about, "runs": list(folders)})
     try:
@@ -368,7 +337,7 @@ def _report(profile: Profile, outcome: Outcome) -> None:
         outcome.errors["report"] = str(error)
         return
     outcome.report_rendered = True
-    write_json(root / REPORT_FILE, inputs)
+    write_json(made_of, inputs)
 
 
 def render_report(profile: Profile, root: Path) -> Path:
@@ -381,12 +350,12 @@ def render_report(profile: Profile, root: Path) -> Path:
     if profile.parameters.get("data_root"):
         parameters["data_root"] = str(profile.parameters["data_root"])
     check_parameters(parameters, read_signature(notebook)[0], notebook.name)
-    aside, target = root / ASIDE, root / "report.ipynb"
+    aside, target, failed = (root / name for name in (ASIDE, "report.ipynb", "report.failed.ipynb"))
     try:
         execute_notebook(notebook, aside, parameters)
     except NotebookFailed as error:
-        os.replace(aside, root / "report.failed.ipynb")
-        raise NotebookFailed(f"{error}; see {root / 'report.failed.ipynb'}") from error
+        os.replace(aside, failed)
+        raise NotebookFailed(f"{error}; see {failed}") from error
     os.replace(aside, target)
-    (root / "report.failed.ipynb").unlink(missing_ok=True)
+    failed.unlink(missing_ok=True)
     return atomic_write(root / "report.html", to_html(target))

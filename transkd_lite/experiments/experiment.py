@@ -7,28 +7,18 @@ used: a finished batch is recognised without torch.
 
 import ast
 import contextlib
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from annotated_types import Ge
 
 from transkd_lite.data.datasets import LAYOUTS, open_dataset
 from transkd_lite.data.labels import CITYSCAPES_CLASS_WEIGHTS, label_space
-from transkd_lite.training.config import (
-    Augmentation,
-    Count,
-    NotNegative,
-    ParameterError,
-    Positive,
-    TrainConfig,
-    Whole,
-    check_name,
-)
-from transkd_lite.training.folder import METRICS_FILE, RUN_FILE, STUDENT_FILE, hash_parameters, read_json
+from transkd_lite.training.config import Augmentation, Count, ParameterError, Positive, TrainConfig, Whole, check_name
+from transkd_lite.training.folder import METRICS_FILE, RUN_FILE, STUDENT_FILE, digest, hash_parameters, read_json
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -52,25 +42,22 @@ def read_signature(notebook: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if not notebook.is_file():
         near = ", ".join(sorted(path.name for path in notebook.parent.glob("*.ipynb")))
         raise ParameterError(f"no notebook {notebook}; that folder has {near or 'no notebook'}")
+    hints: dict[str, Any] = {}
+    defaults: dict[str, Any] = {}
     try:
         cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
         tagged = (c["source"] for c in cells if "parameters" in c.get("metadata", {}).get("tags", []))
-        lines = ast.parse("".join(next(tagged, []))).body
-    except (ValueError, KeyError, SyntaxError) as error:
-        raise ParameterError(f"{notebook} is not a readable notebook: {error}") from error
-    hints: dict[str, Any] = {}
-    defaults: dict[str, Any] = {}
-    for line in lines:
-        try:
+        for line in ast.parse("".join(next(tagged, []))).body:
             if not (isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.value):
-                raise ValueError("every line is one annotated literal, such as `steps: int = 100`")
+                raise ValueError(f"`{ast.unparse(line)}`")
             hints[line.target.id] = _type(line.annotation)
             defaults[line.target.id] = ast.literal_eval(line.value)
-        except (ValueError, KeyError) as error:
-            raise ParameterError(
-                f"{notebook.name}: the parameters cell holds `{ast.unparse(line)}` ({error}); write a literal and "
-                f"derive the rest in the next cell, with types of {', '.join(sorted(_TYPES))} and None"
-            ) from error
+    except (ValueError, KeyError, SyntaxError) as error:
+        raise ParameterError(
+            f"{notebook} is not a readable notebook whose parameters cell holds one annotated literal a line, such as "
+            f"`steps: int = 100`; after {list(hints)} comes {type(error).__name__}: {error}: write a literal and "
+            f"derive the rest in the next cell, with types of {', '.join(sorted(_TYPES))} and None"
+        ) from error
     return hints, defaults
 
 
@@ -102,7 +89,7 @@ def find_file(source: str) -> str:
 # Where a run reads and writes, how often it saves, and how many processes decode images, does not change its result.
 _NOT_IDENTITY = ("data_root", "out_dir", "workers", "checkpoint_every", "eval_every", "log_every", "cache_mb")
 # Parameters of the optimiser and the images that run folders of the first version did not have.
-_IF_UNUSUAL = ("betas", "eps", "grad_clip", "schedule_power", "pad", "channels_last", "teacher_cache")
+_IF_UNUSUAL = ("betas", "eps", "grad_clip", "schedule_power", "pad", "teacher_cache")
 _Side = Annotated[int, Ge(32)]
 
 
@@ -138,7 +125,6 @@ class Experiment(TrainConfig):
     steps: Whole | None = 100
     lr: Positive = 1.0e-3
     augment: Augmentation = "standard"
-    class_weights: Literal["paper"] | tuple[NotNegative, ...] | None = None
     out_dir: str | None = None
 
     def __post_init__(self) -> None:
@@ -157,12 +143,9 @@ class Experiment(TrainConfig):
 
     def record(self) -> dict[str, Any]:
         """What run.json keeps: the parameters without those that only say where to read, write and save."""
-        usual = TrainConfig().to_dict()
-        return {
-            name: value
-            for name, value in self.to_dict().items()
-            if name not in _NOT_IDENTITY and not (name in _IF_UNUSUAL and value == usual[name])
-        }
+        values, usual = self.to_dict(), TrainConfig().to_dict()
+        left_out = {*_NOT_IDENTITY, *(name for name in _IF_UNUSUAL if values[name] == usual[name])}
+        return {name: value for name, value in values.items() if name not in left_out}
 
     @property
     def run_id(self) -> str:
@@ -173,7 +156,7 @@ class Experiment(TrainConfig):
         for name in ("pretrained", "teacher"):
             source = values[name]
             if source is not None and source != "timm" and not source.startswith(("hub:", "run:")):
-                values[name] = f"sha256:{hashlib.sha256(Path(find_file(source)).read_bytes()).hexdigest()[:16]}"
+                values[name] = f"sha256:{digest(Path(find_file(source)).read_bytes())}"
         return hash_parameters(values)
 
     def folder_name(self, kind: str = "student") -> str:

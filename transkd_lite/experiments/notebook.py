@@ -96,9 +96,7 @@ def refresh_notebook(notebook: Path) -> float:
         execute_notebook(notebook, aside, {})
         executed = json.loads(aside.read_text(encoding="utf-8"))
     for holder in (executed, *executed["cells"]):
-        for note in ("papermill", "execution"):
-            holder["metadata"].pop(note, None)
-        if holder["metadata"].get("tags") == []:
-            holder["metadata"].pop("tags")
+        kept = {name: value for name, value in holder["metadata"].items() if name not in ("papermill", "execution")}
+        holder["metadata"] = {name: value for name, value in kept.items() if (name, value) != ("tags", [])}
     atomic_write(notebook, json.dumps(executed, indent=1, ensure_ascii=False) + "\n")
     return time.perf_counter() - start

@@ -24,12 +24,11 @@ __all__ = [
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 _SECTIONS: dict[str, Any] = {
-    "name": str, "about": str, "kind": str, "notebooks": str, "lessons": list, "parameters": dict, "teacher": dict,
-    "students": dict, "report": str | None,
+    "name": str, "about": str, "kind": str, "notebooks": str, "lessons": list[str | dict[str, dict[str, Any]]],
+    "parameters": dict, "teacher": dict, "students": dict, "report": str | None,
 }  # fmt: skip
-_GRID: dict[str, Any] = {
-    "methods": list[str], "seeds": list[int], "by_method": dict, "variants": dict, "notebook": str
-}  # fmt: skip
+_LAYERS = dict[str, dict[str, Any]]
+_GRID = {"methods": list[str], "seeds": list[int], "by_method": _LAYERS, "variants": _LAYERS, "notebook": str}
 _SMOKE = {"steps": 6, "batch_size": 2, "train_images": 8, "val_images": 4}
 _SMOKE_HEIGHT = 64
 _LENGTH = ("steps", "epochs")  # one replaces the other
@@ -43,14 +42,14 @@ class Profile:
     about: str
     kind: str = "student"
     notebooks: Path = NOTEBOOKS
-    lessons: tuple[tuple[str, dict[str, Any]], ...] = ()
+    lessons: Sequence[tuple[str, dict[str, Any]]] = ()
     parameters: dict[str, Any] = field(default_factory=dict)
     teacher: dict[str, Any] | None = None
     students: dict[str, Any] | None = None
-    methods: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = (0,)
-    by_method: dict[str, dict[str, Any]] = field(default_factory=dict)
-    variants: dict[str, dict[str, Any]] = field(default_factory=dict)
+    methods: Sequence[str] = ()
+    seeds: Sequence[int] = (0,)
+    by_method: _LAYERS = field(default_factory=dict)
+    variants: _LAYERS = field(default_factory=dict)
     teacher_notebook: str = "02_build_the_teacher"
     student_notebook: str = "08_train_transkd"
     report: str | None = "12_reproduction_report"
@@ -104,53 +103,37 @@ def load_profile(source: str, settings: Mapping[str, Any] | None = None) -> Prof
     if not path.is_file():
         raise ParameterError(f"no profile {path}; the course has {', '.join(list_profiles())}")
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ParameterError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(raw, dict):
-        raise ParameterError(f"{path} must hold sections ({', '.join(_SECTIONS)}), not {type(raw).__name__}")
+        raw = dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, TypeError, ValueError) as error:
+        raise ParameterError(f"{path} must be YAML with sections ({', '.join(_SECTIONS)}): {error}") from error
     where, known = f"profile {path.name}", Experiment.hints()
     check_parameters(raw, _SECTIONS, where)
-    sections = {"": raw.get("parameters", {}), "teacher": raw.get("teacher"), "students": raw.get("students")}
-    for name, extra in (("", {}), ("teacher", {"notebook": str}), ("students", _GRID)):
-        check_parameters(sections[name] or {}, known | extra, where)
-    grid = {name: sections["students"].pop(name) for name in _GRID if name in (sections["students"] or {})}
-    layers = []  # of students, over the section's own parameters
-    for kind, extra in (("by_method", {}), ("variants", {"methods": list[str]})):
-        for name, layer in grid.get(kind, {}).items():
-            check_parameters(layer, known | extra, f"{where}, {kind}.{name}")
-            layers.append(layer)
-    below = {"": [sections["teacher"] or {}, sections["students"] or {}, *layers], "teacher": [], "students": layers}
+    sections = {"": raw.setdefault("parameters", {})} | {k: raw[k] for k in ("teacher", "students") if k in raw}
+    extras: dict[str, dict[str, Any]] = {"": {}, "teacher": {"notebook": str}, "students": _GRID}
+    for kind, section in sections.items():
+        check_parameters(section, known | extras[kind], where)
+    grid = {name: sections["students"].pop(name) for name in _GRID if name in sections.get("students", {})}
+    layers = list(sections.items())
+    for name, extra in (("by_method", {}), ("variants", {"methods": list[str]})):
+        for label, layer in grid.get(name, {}).items():
+            check_parameters(layer, known | extra, f"{where}, {name}.{label}")
+            layers.append(("students", layer))
     for key, value in (settings or {}).items():
         kind, _, name = key.rpartition(".")
-        check_name(kind, [name for name, section in sections.items() if section is not None], "section of --set")
+        check_name(kind, sections, "section of --set")
         check_parameters({name: value}, known, "--set")
-        for layer in (sections[kind], *below[kind]):
+        for layer in [layer for section, layer in layers if kind in ("", section)]:
             for replaced in _LENGTH if name in _LENGTH else (name,):
                 layer.pop(replaced, None)
         sections[kind][name] = value
-    lessons = [{entry: {}} if isinstance(entry, str) else entry for entry in raw.get("lessons", [])]
-    for entry in lessons:
-        if not (isinstance(entry, dict) and len(entry) == 1 and isinstance(next(iter(entry.values())), dict)):
-            raise ParameterError(f"{where}: lesson {entry!r} must be a name or {{name: {{parameter: value}}}}")
-    values: dict[str, Any] = {key: raw[key] for key in ("kind", "report") if key in raw}
-    values |= {key: tuple(grid[key]) for key in ("methods", "seeds") if key in grid}
-    values |= {key: grid[key] for key in ("by_method", "variants") if key in grid}
+    for kind, holder in (("teacher", sections.get("teacher", {})), ("student", grid)):
+        if "notebook" in holder:
+            raw[f"{kind}_notebook"] = holder.pop("notebook")
     if "notebooks" in raw:
-        values["notebooks"] = (path.parent / raw["notebooks"]).resolve()
-    if "notebook" in grid:
-        values["student_notebook"] = grid["notebook"]
-    if "notebook" in (sections["teacher"] or {}):
-        values["teacher_notebook"] = sections["teacher"].pop("notebook")
-    return Profile(
-        name=raw.get("name", path.stem),
-        about=raw.get("about", ""),
-        lessons=tuple(item for entry in lessons for item in entry.items()),
-        parameters=sections[""],
-        teacher=sections["teacher"],
-        students=sections["students"],
-        **values,
-    )
+        raw["notebooks"] = (path.parent / raw["notebooks"]).resolve()
+    lessons = [{entry: {}} if isinstance(entry, str) else entry for entry in raw.get("lessons", [])]
+    raw["lessons"] = [item for entry in lessons for item in entry.items()]
+    return Profile(**{"name": path.stem, "about": "", **raw, **grid})
 
 
 def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
@@ -173,7 +156,7 @@ def shrink(profile: Profile) -> Profile:
 
     Weights that would have to be downloaded are left out, and all lessons but the first.
     """
-    methods = tuple(m for m in profile.methods if m in ("none", "transkd-base")) or profile.methods[:2]
+    methods = [m for m in profile.methods if m in ("none", "transkd-base")] or profile.methods[:2]
     name, lessons, seeds = f"{profile.name}-smoke", profile.lessons[:1], profile.seeds[:1]
     return replace(profile, name=name, smoke=True, lessons=lessons, methods=methods, seeds=seeds, variants={})
 
@@ -219,18 +202,18 @@ def plan(profile: Profile, methods: Sequence[str] = (), seeds: Sequence[int] = (
     """
     runs, teacher = [], None
     for name, own in profile.lessons:  # gets the profile's data parameters that its notebook has
-        path = profile.notebooks / f"{name.removesuffix('.ipynb')}.ipynb"
+        path = profile.notebooks / Path(name).with_suffix(".ipynb")
         hints, _ = read_signature(path)
         shared = profile.merged()
         passed = {k: shared[k] for k in _DATA if k in hints and shared.get(k) is not None} | own
         check_parameters(passed, hints, path.name)
         identity = {k: v for k, v in passed.items() if k != "data_root"} | {"notebook": name}
-        folder = f"lesson-{Path(name).stem}-s0-{hash_parameters(identity)}"
+        folder = f"lesson-{path.stem}-s0-{hash_parameters(identity)}"
         runs.append(PlannedRun("lesson", folder, path, passed))
     if profile.teacher is not None:
         teacher = _plan_experiment(profile, "teacher", profile.experiment("teacher"))
         runs.append(teacher)
-    variants: dict[str, dict[str, Any]] = {"": {}, **profile.variants}
+    variants: _LAYERS = {"": {}, **profile.variants}
     for seed in dict.fromkeys(seeds or profile.seeds) if profile.students is not None else ():
         for variant, changes in variants.items():
             own = {name: value for name, value in changes.items() if name != "methods"}
@@ -239,21 +222,22 @@ def plan(profile: Profile, methods: Sequence[str] = (), seeds: Sequence[int] = (
                 needs = None if method == "none" or teacher is None or "teacher" in own else teacher.folder
                 linked = {"teacher": f"run:{needs}"} if needs else {}  # a student alone needs no teacher
                 experiment = profile.experiment("students", **own, **linked, method=method, seed=seed)
-                runs.append(replace(_plan_experiment(profile, "student", experiment), needs=needs, variant=variant))
+                runs.append(_plan_experiment(profile, "student", experiment, needs, variant))
     if not runs:
         raise ParameterError(f"profile {profile.name} is one training, not a batch: transkd train {profile.name}")
     first = {run.folder: run for run in reversed(runs)}  # variants can come to the same
     return [run for run in runs if run is first[run.folder]]
 
 
-def _plan_experiment(profile: Profile, kind: str, experiment: Experiment) -> PlannedRun:
+def _plan_experiment(
+    profile: Profile, kind: str, experiment: Experiment, needs: str | None = None, variant: str = ""
+) -> PlannedRun:
     """Pass a notebook the experiment's parameters that it has; one that it lacks must be at its default."""
     notebook = profile.teacher_notebook if kind == "teacher" else profile.student_notebook
-    path = profile.notebooks / f"{notebook.removesuffix('.ipynb')}.ipynb"
+    path = profile.notebooks / Path(notebook).with_suffix(".ipynb")
     hints, _ = read_signature(path)
-    given, usual = experiment.to_dict(), Experiment().to_dict()
-    for name in ("out_dir", *(name for name, value in given.items() if value != usual[name])):
-        check_name(name, hints, f"parameter of {path.name}")
-    passed = {name: value for name, value in given.items() if name in hints and name != "out_dir"}
+    given, usual = experiment.to_dict() | {"out_dir": "where the run is"}, Experiment().to_dict()
+    passed = {name: value for name, value in given.items() if name in hints or value != usual[name]}
     check_parameters(passed, hints, path.name)
-    return PlannedRun(kind, experiment.folder_name(kind), path, passed, experiment=experiment)
+    del passed["out_dir"]
+    return PlannedRun(kind, experiment.folder_name(kind), path, passed, needs, experiment, variant)

@@ -7,10 +7,9 @@ whose content does not have the digest of its name is passed over for the one be
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import os
-import re
+import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -28,8 +27,8 @@ from transkd_lite.training.folder import (
     METRICS_FILE,
     RUN_FILE,
     STUDENT_FILE,
+    digest,
     is_finished,
-    lock_run,
     provenance,
     read_json,
     update_run,
@@ -41,17 +40,10 @@ if TYPE_CHECKING:
 
 __all__ = ["RunFolder", "list_checkpoints"]
 
-KEPT = 2  # checkpoints
-_NAME = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.pt")
-
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Checkpoint files by step, the newest last."""
-    return sorted(p for p in folder.glob("step-*.pt") if _NAME.fullmatch(p.name))
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
+    return sorted(folder.glob("step-*.pt"))
 
 
 class RunFolder:
@@ -66,10 +58,6 @@ class RunFolder:
         self.kept, self.identity = path is not None, identity
         self.writes = writes and self.kept
         self.checkpoints = self.path / "checkpoint"
-
-    def lock(self) -> contextlib.AbstractContextManager[None]:
-        """Hold the folder while the run lasts."""
-        return lock_run(self.path) if self.writes else contextlib.nullcontext()
 
     def check(self, resume: bool) -> None:
         """Raise `FileExistsError` where a run would be overwritten, `ValueError` where it had other parameters."""
@@ -90,12 +78,25 @@ class RunFolder:
                 f"{'; '.join(changed)}. Give the same, or choose another out_dir"
             )
 
-    def begin(self, description: Mapping[str, Any]) -> None:
-        """Say in run.json what is running, and where; what a killed writer left behind goes."""
+    @contextlib.contextmanager
+    def running(self, description: Mapping[str, Any]) -> Iterator[None]:
+        """Say in run.json what is running, and where, and after an exception why it has not finished.
+
+        What a killed writer left behind goes.
+        """
         if self.writes:
             sweep_temporary(self.path)
             info = {"state": "running", **description, **provenance(), "identity": dict(self.identity)}
             write_json(self.path / RUN_FILE, info)
+        try:
+            yield
+        except BaseException as error:
+            stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+            message = None if stopped else f"{type(error).__name__}: {error}"
+            with contextlib.suppress(OSError):  # a full disk: the error itself matters more
+                if self.writes:
+                    update_run(self.path, state="interrupted" if stopped else "failed", error=message)
+            raise
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """The trainer's state in the newest whole checkpoint, None if there is none.
@@ -104,7 +105,7 @@ class RunFolder:
         """
         for path in reversed(list_checkpoints(self.checkpoints)):
             content = path.read_bytes()
-            if path.stem.endswith(_digest(content)):
+            if path.stem.endswith(digest(content)):
                 return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             warnings.warn(
                 f"checkpoint {path} is damaged ({len(content)} bytes that do not have the digest of its name); "
@@ -131,8 +132,8 @@ class RunFolder:
         buffer = io.BytesIO()
         torch.save(state, buffer)
         content = buffer.getvalue()
-        atomic_write(self.checkpoints / f"step-{trainer.step:08d}-{_digest(content)}.pt", content)
-        for old in list_checkpoints(self.checkpoints)[:-KEPT]:
+        atomic_write(self.checkpoints / f"step-{trainer.step:08d}-{digest(content)}.pt", content)
+        for old in list_checkpoints(self.checkpoints)[:-2]:
             old.unlink(missing_ok=True)
         self._write_history(trainer)
 
@@ -146,27 +147,10 @@ class RunFolder:
         save_model(student, self.path / STUDENT_FILE, provenance=origin)
         self._write_history(trainer)
         threads = ", then ".join(f"{n} from step {step}" if step else str(n) for step, n in trainer.threads)
-        ended = {"wall_s": trainer.seconds, "threads": threads}
-        ended |= {name: metrics[name] for name in ("peak_mb", "teacher_cache") if name in metrics}
-        update_run(self.path, state="finished", **ended, error=None)
+        ended = {name: metrics[name] for name in ("wall_s", "peak_mb", "teacher_cache") if name in metrics}
+        update_run(self.path, state="finished", threads=threads, **ended, error=None)
         write_json(self.path / METRICS_FILE, metrics)
-        for path in list_checkpoints(self.checkpoints):
-            path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            self.checkpoints.rmdir()
-
-    @contextlib.contextmanager
-    def noting_failure(self) -> Iterator[None]:
-        """Within the context an exception is noted in run.json: why the run has not finished."""
-        try:
-            yield
-        except BaseException as error:
-            stopped = isinstance(error, KeyboardInterrupt | SystemExit)
-            message = None if stopped else f"{type(error).__name__}: {error}"
-            with contextlib.suppress(OSError):  # a full disk: the error itself matters more
-                if self.writes:
-                    update_run(self.path, state="interrupted" if stopped else "failed", error=message)
-            raise
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def _write_history(self, trainer: Trainer) -> None:
         names = None if trainer.history else ["step", "epoch", "lr", "loss", "ce", "images_per_s"]

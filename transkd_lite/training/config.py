@@ -104,8 +104,7 @@ class TrainConfig:
     supervise: "full" compares logits upsampled to the labels, "quarter" labels resized to the logits (the paper).
     precision: "auto" takes bf16 on a GPU that has it, fp16 on an older one, fp32 on everything else.
     compile: run student and teacher through torch.compile.
-    channels_last: give the networks images in this memory layout. None leaves it off: on CPUs a step took between 5%
-        more and 2% less with it. deterministic: only kernels with a reproducible result.
+    deterministic: only kernels with a reproducible result.
     workers: loader processes. cache_mb: memory for decoded samples and the
         teacher's answers. teacher_cache: "auto" computes these once for each sample where nothing but flips is drawn.
     log_every, checkpoint_every, eval_every: in steps; None means never (checkpoint: only at the end of a run).
@@ -136,7 +135,6 @@ class TrainConfig:
     supervise: Literal["full", "quarter"] = "full"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     compile: bool = False
-    channels_last: bool | None = None
     deterministic: bool = False
     seed: Whole = 0
     workers: Whole = 0
@@ -152,16 +150,14 @@ class TrainConfig:
         for name in ("betas", "crop", "class_weights"):  # lists come from YAML and JSON
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
-        problems = {
-            f"steps must be None when epochs is given (give only one); got steps={self.steps}, epochs={self.epochs}":
-                self.steps is not None and self.epochs is not None,
-            f"warmup_steps must be less than steps; got warmup_steps={self.warmup_steps}, steps={self.steps}":
-                bool(self.steps and self.warmup_steps >= self.steps),
-            "class_weights must not all be 0": isinstance(self.class_weights, tuple) and not any(self.class_weights),
-        }  # fmt: skip
-        for problem, found in problems.items():
-            if found:
-                raise ParameterError(f"{type(self).__name__}: {problem}")
+        rules = {
+            "steps must be None when epochs is given (give only one)": self.steps is None or self.epochs is None,
+            "warmup_steps must be less than steps": not self.steps or self.warmup_steps < self.steps,
+            "class_weights must not all be 0": self.class_weights is None or any(self.class_weights),
+        }
+        for rule in (rule for rule, kept in rules.items() if not kept):
+            got = {name: getattr(self, name) for name in ("steps", "epochs", "warmup_steps", "class_weights")}
+            raise ParameterError(f"{type(self).__name__}: {rule}; got {got}")
 
     @classmethod
     def hints(cls) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -26,15 +27,13 @@ from filelock import FileLock, Timeout
 from transkd_lite.data.files import atomic_write
 
 __all__ = [
-    "Run", "RunLockedError", "caveats", "hash_parameters", "is_finished", "list_runs", "lock_run", "provenance",
-    "read_json", "read_run", "update_run", "write_json",
+    "Run", "RunLockedError", "caveats", "digest", "hash_parameters", "is_finished", "list_runs", "lock_run",
+    "provenance", "read_json", "read_run", "update_run", "write_json",
 ]  # fmt: skip
 
 RUN_FILE, METRICS_FILE, HISTORY_FILE, STUDENT_FILE = ("run.json", "metrics.json", "history.csv", "student.safetensors")
 BATCH_FILE = "batch.json"  # in a batch's folder: the run folders that belong to it
 _LOCK_FILE = ".lock"
-
-_PACKAGES = ("torch", "torchvision", "timm", "accelerate", "datasets", "numpy", "transkd-lite")
 
 
 class RunLockedError(RuntimeError):
@@ -55,6 +54,11 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def digest(content: bytes | memoryview) -> str:
+    """Sixteen hexadecimal digits of the SHA-256 of a file's content."""
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
 def hash_parameters(parameters: Mapping[str, Any]) -> str:
     """Eight hexadecimal digits of the parameters; the order of keys, and list or tuple, make no difference.
 
@@ -62,7 +66,7 @@ def hash_parameters(parameters: Mapping[str, Any]) -> str:
     True
     """
     text = json.dumps(parameters, sort_keys=True, separators=(",", ":"), default=_plain)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    return digest(text.encode())[:8]
 
 
 def _plain(value: Any) -> Any:
@@ -70,26 +74,23 @@ def _plain(value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def lock_run(folder: str | os.PathLike[str]) -> Iterator[None]:
+def lock_run(folder: str | os.PathLike[str], patience_s: float = 0) -> Iterator[None]:
     """Hold a run folder for this process. The system drops the lock when the process dies, however it dies.
 
-    Raises `RunLockedError` naming the folder and the process that holds it.
+    Raises `RunLockedError` naming the folder and the process that still holds it after `patience_s`.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / _LOCK_FILE, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        holder = read_json(folder / RUN_FILE).get("pid", "unknown")
-        raise RunLockedError(
-            f"one process works in a run folder at a time; {folder} is held by process {holder}: "
-            "wait for it, stop it, or choose another out_dir"
-        ) from None
-    try:
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(FileLock(folder / _LOCK_FILE, timeout=patience_s))
+        except Timeout:
+            holder = read_json(folder / RUN_FILE).get("pid", "unknown")
+            raise RunLockedError(
+                f"one process works in a run folder at a time; {folder} is held by process {holder}: "
+                "wait for it, stop it, or choose another out_dir"
+            ) from None
         yield
-    finally:
-        lock.release()
 
 
 def is_finished(folder: str | os.PathLike[str]) -> bool:
@@ -129,30 +130,24 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
         try:
             with FileLock(folder / _LOCK_FILE, timeout=0):
                 pass
-        except Timeout:
-            state = "running"
-        except OSError:
-            pass
+        except OSError as error:  # without permission to write there it cannot be known
+            state = "running" if isinstance(error, Timeout) else state
     return Run(folder, state, info, metrics)
 
 
 def list_runs(root: str | os.PathLike[str]) -> list[Run]:
     """Every run folder below root, by path; an empty list if there is none."""
-    files = (RUN_FILE, METRICS_FILE)
-    folders = {path.parent for name in files for path in Path(root).rglob(name)}
     runs = []
-    for folder in sorted(folders):
+    for folder in sorted({path.parent for name in (RUN_FILE, METRICS_FILE) for path in Path(root).rglob(name)}):
         with contextlib.suppress(FileNotFoundError):
             runs.append(read_run(folder))
     return runs
 
 
-def update_run(folder: str | os.PathLike[str], **values: Any) -> dict[str, Any]:
-    """Merge values into the folder's `run.json` and return the whole of it."""
+def update_run(folder: str | os.PathLike[str], **values: Any) -> None:
+    """Merge values into the folder's `run.json`."""
     path = Path(folder) / RUN_FILE
-    info = {**read_json(path), **values}
-    write_json(path, info)
-    return info
+    write_json(path, read_json(path) | values)
 
 
 def caveats(runs: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -168,8 +163,7 @@ def caveats(runs: Iterable[Mapping[str, Any]]) -> list[str]:
             "where the published heads begin with 3.1); to be measured again."
         )
     for name in ("precision", "threads"):
-        values = [str(run[name]) for run in runs if run.get(name) not in (None, "")]
-        counts = {value: values.count(value) for value in dict.fromkeys(values)}
+        counts = Counter(str(run[name]) for run in runs if run.get(name) not in (None, ""))
         if len(counts) > 1:
             found = ", ".join(f"{value} in {count} runs" for value, count in counts.items())
             sentences.append(f"The runs differ in {name} ({found}): part of a difference may come from that.")
@@ -177,21 +171,17 @@ def caveats(runs: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def provenance() -> dict[str, Any]:
-    """Where a run happens: versions, git commit and whether the tree had changes, host system, process,
-    start time.
-    """
+    """Where a run happens: versions, git commit and whether the tree had changes, host system, process, start time."""
     versions = {}
-    for name in _PACKAGES:
+    for name in ("torch", "torchvision", "timm", "accelerate", "datasets", "numpy", "transkd-lite"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
-
-    def git(*arguments: str) -> str:
-        call = ["git", "-C", str(Path(__file__).resolve().parents[1]), *arguments]
-        return subprocess.run(call, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-
-    commit = dirty = None  # where the package is installed without git
+    commit, dirty = None, None  # where the package is installed without git
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        commit, dirty = git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "-uno"))
+        git = ["git", "-C", str(Path(__file__).resolve().parent)]
+        git += ["describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]  # <commit>, or <commit>-dirty
+        said = subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        commit, dirty = said.removesuffix("-dirty"), said.endswith("-dirty")
     return {
         "versions": versions,
         "initial_values": "published",  # of the heads; runs without this entry began with larger ones

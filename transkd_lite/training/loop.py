@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 import os
 import sys
 import time
@@ -28,8 +29,8 @@ from transkd_lite.metrics import PROTOCOLS, evaluate, match_classes, require_sco
 from transkd_lite.models.head import folded_heads
 from transkd_lite.models.output import SegModel
 from transkd_lite.training.checkpoint import RunFolder
-from transkd_lite.training.config import TrainConfig
-from transkd_lite.training.folder import is_finished
+from transkd_lite.training.config import TrainConfig, check_name
+from transkd_lite.training.folder import is_finished, lock_run
 from transkd_lite.training.interrupts import StopRequest
 from transkd_lite.training.step import SyncedBatchNorm, Trainer
 from transkd_lite.training.stream import SampleStore, UnreadableSampleError, batches
@@ -40,12 +41,9 @@ __all__ = ["FitResult", "determinism", "device_name", "fit", "own_random_state",
 # --- What a training run borrows from its process and gives back: random state, kernel choice; and its peak memory.
 
 
-@contextlib.contextmanager
-def own_random_state(device: torch.device) -> Iterator[None]:
+def own_random_state(device: torch.device) -> contextlib.AbstractContextManager[None]:
     """The caller's random state is the same after training as before."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        yield
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 @contextlib.contextmanager
@@ -82,9 +80,6 @@ def peak_mb(device: torch.device) -> float | None:
 
 # --- How a run tells where it is: one bar for a person who looks on, a line now and then for a log.
 
-LINE_EVERY_S = 15.0
-MODES = ("auto", "bar", "lines", "none")
-
 
 @contextlib.contextmanager
 def show_progress(
@@ -95,11 +90,8 @@ def show_progress(
     mode: "auto", "bar", "lines" or "none". "auto" asks the environment variable TRANSKD_PROGRESS first (a
     batch sets it to "lines"), then whether standard error is a terminal or the code runs in a notebook.
     """
-    if mode not in MODES:
-        raise ValueError(f"progress must be one of {', '.join(map(repr, MODES))}; got {mode!r}")
-    if mode == "auto":
-        in_notebook = "ipykernel" in sys.modules and type(sys.stdout).__module__.startswith("ipykernel")
-        watched = in_notebook or sys.stderr.isatty()
+    if check_name(mode, ("auto", "bar", "lines", "none"), "progress") == "auto":
+        watched = sys.stderr.isatty() or type(sys.stdout).__module__.startswith("ipykernel")
         mode = os.environ.get("TRANSKD_PROGRESS", "") or ("bar" if watched else "lines")
     last_line = time.monotonic()
     bar = tqdm(total=total, initial=start, desc=title, unit="step") if mode == "bar" else None
@@ -110,7 +102,7 @@ def show_progress(
         if bar is not None:
             bar.set_postfix_str(text, refresh=False)
             bar.update(step - bar.n)
-        elif mode == "lines" and (step >= total or time.monotonic() - last_line > LINE_EVERY_S):
+        elif mode == "lines" and (step >= total or time.monotonic() - last_line > 15):
             last_line = time.monotonic()
             sys.stdout.write(f"{title}: step {step}/{total}, {text}\n")
             sys.stdout.flush()
@@ -165,8 +157,8 @@ def fit(
     and its number of threads; it warns where this machine has too few cores for them.
     """
     if (teacher is None) != (method is None):
-        given, missing = ("a teacher", "a method") if method is None else ("a method", "a teacher")
-        raise ValueError(f"teacher and method are given both or neither; got {given} without {missing}")
+        got = "a teacher without a method" if method is None else "a method without a teacher"
+        raise ValueError(f"teacher and method are given both or neither; got {got}")
     # A method may hold parts that a batch does not use (a checkpoint's second squeeze layer).
     unused = DistributedDataParallelKwargs(find_unused_parameters=method is not None)
     # Without a GPU accelerate joins other processes only if it is told to use the CPU.
@@ -192,7 +184,8 @@ def fit(
     folder = RunFolder(out_dir, identity, accelerator.is_main_process)
     where = folder.path if folder.kept else None
     with contextlib.ExitStack() as held, contextlib.ExitStack() as borrowed:
-        held.enter_context(folder.lock())
+        if folder.writes:
+            held.enter_context(lock_run(folder.path))
         folder.check(resume)
         if is_finished(folder.path):
             history, metrics = folder.load_finished(student)
@@ -200,14 +193,12 @@ def fit(
             return FitResult(history, metrics, int(metrics.get("steps", num_steps)), where)
         state: dict[str, Any] = {"precision": resolve_precision(config.precision, accelerator.device)}
         state |= (folder.load_checkpoint() if resume else None) or {}
-        folder.begin(
-            {
-                "parameters": dict(parameters or config.to_dict()), "config": config.to_dict(), "seed": config.seed,
-                "num_steps": num_steps, "precision": state["precision"], "device": device_name(accelerator.device),
-                "processes": accelerator.num_processes, "threads": str(torch.get_num_threads()),
-            }
-        )  # fmt: skip
-        held.enter_context(folder.noting_failure())
+        description = {
+            "parameters": dict(parameters or config.to_dict()), "config": config.to_dict(), "seed": config.seed,
+            "num_steps": num_steps, "precision": state["precision"], "device": device_name(accelerator.device),
+            "processes": accelerator.num_processes, "threads": str(torch.get_num_threads()),
+        }  # fmt: skip
+        held.enter_context(folder.running(description))
         accelerator.wait_for_everyone()
         begun = time.monotonic()
         borrowed.enter_context(own_random_state(accelerator.device))
@@ -219,16 +210,12 @@ def fit(
             trainer.load_state_dict(state)
         resumed_from = trainer.step
         if accelerator.num_processes > 1:
-            borrowed.enter_context(SyncedBatchNorm(accelerator.num_processes))
+            borrowed.enter_context(SyncedBatchNorm())
         borrowed.enter_context(folded_heads(student, teacher))
-        flips = config.augment == "flip"
-        few_states = config.crop is None and (flips or config.augment == "none")
-        again = num_steps * config.batch_size > len(store) * (1 + flips)  # some samples come twice in the same state
-        if teacher is not None and config.teacher_cache == "auto" and few_states and again and config.batch_size > 1:
-            cache = TeacherCache(
-                teacher, store, normalize=config.normalize, flips=flips, reads=method.reads, device=accelerator.device,
-                precision=config.precision, budget=config.cache_mb * 2**20 - store.keeps * store.num_bytes,
-            )  # fmt: skip
+        states = {"none": 1, "flip": 2}.get(config.augment, math.inf) if config.crop is None else math.inf
+        again = num_steps * config.batch_size > len(store) * states  # some samples come twice in the same state
+        if teacher is not None and config.teacher_cache == "auto" and again and config.batch_size > 1:
+            cache = TeacherCache(teacher, store, config, method.reads, accelerator.device)
             borrowed.callback(cache.close)
             trainer.cache = cache if cache.place else None
         stop = borrowed.enter_context(StopRequest())
@@ -236,17 +223,11 @@ def fit(
         mode = progress if accelerator.is_main_process else "none"
         show = borrowed.enter_context(show_progress(num_steps, resumed_from, mode, title))
         loader = batches(
-            store,
-            make_transform(augment=config.augment, crop=config.crop, normalize=config.normalize),
-            batch_size=config.batch_size,
-            seed=config.seed,
-            steps=range(resumed_from, num_steps),
-            workers=config.workers,
-            pin_memory=accelerator.device.type == "cuda",
-            rank=accelerator.process_index,
-            world_size=accelerator.num_processes,
-            flips=flips and few_states,
-        )
+            store, make_transform(augment=config.augment, crop=config.crop, normalize=config.normalize),
+            batch_size=config.batch_size, seed=config.seed, steps=range(resumed_from, num_steps),
+            workers=config.workers, pin_memory=accelerator.device.type == "cuda", flips=states == 2,
+            rank=accelerator.process_index, world_size=accelerator.num_processes,
+        )  # fmt: skip
         trainer.modules.train()
         trainer.clock = time.monotonic()
         stopping = False
@@ -275,7 +256,7 @@ def fit(
         student.eval()
         metrics = {} if val_data is None else {name: score(protocol=name).to_dict() for name in PROTOCOLS}
         metrics |= {"steps": trainer.step, "wall_s": trainer.seconds, "session_s": time.monotonic() - begun}
-        metrics |= {"peak_mb": peak_mb(accelerator.device)}
+        metrics["peak_mb"] = peak_mb(accelerator.device)
         if teacher is not None:
             metrics["teacher_cache"] = "off" if trainer.cache is None else trainer.cache.place
         if trainer.history:

@@ -7,7 +7,6 @@ reduced together.
 
 from __future__ import annotations
 
-import inspect
 import json
 import math
 import os
@@ -118,34 +117,30 @@ class SyncedBatchNorm(TorchFunctionMode):
     PyTorch's SyncBatchNorm needs a GPU; this works on any backend and leaves the modules as they are.
     """
 
-    def __init__(self, world_size: int) -> None:
-        super().__init__()
-        self.world_size = world_size
-
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """What a call of one of PyTorch's functions gives."""
         kwargs = kwargs or {}
         if func is F.batch_norm:
-            given = inspect.signature(func).bind(*args, **kwargs)
-            given.apply_defaults()
-            if given.arguments.pop("training"):
-                return self._normalise(**given.arguments)
+            return self._batch_norm(*args, **kwargs)
         return func(*args, **kwargs)
 
-    def _normalise(
+    def _batch_norm(
         self,
         input: Tensor,
         running_mean: Tensor | None,
         running_var: Tensor | None,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        momentum: float,
-        eps: float,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
     ) -> Tensor:
+        if not training:
+            return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
         dims = [d for d in range(input.dim()) if d != 1]
         shape = [1, -1] + [1] * (input.dim() - 2)
         wide = input.float()
-        count = wide.numel() / wide.shape[1] * self.world_size
+        count = wide.numel() / wide.shape[1] * dist.get_world_size()
         mean = all_reduce(wide.sum(dims)) / count
         centred = wide - mean.view(shape)
         variance = all_reduce(centred.square().sum(dims)) / count
@@ -230,8 +225,7 @@ class Trainer:
         """One optimiser step on a mini-batch of `batches`; nothing here waits for the device."""
         config = self.config
         torch.manual_seed(mix_seed(config.seed, self.step, self.accelerator.process_index, 1))
-        layout = torch.channels_last if config.channels_last else torch.contiguous_format
-        images = images.to(self.device, non_blocking=True, memory_format=layout)
+        images = images.to(self.device, non_blocking=True, memory_format=torch.contiguous_format)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
         target = None if self.cache is None or keys is None else self.cache(keys)

@@ -7,6 +7,7 @@ run can go on from any step with nothing but the step number, whatever the numbe
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,7 +21,6 @@ from transkd_lite.data.transforms import is_flipped, require_labelled, to_tensor
 
 __all__ = ["SampleStore", "UnreadableSampleError", "batches", "mix_seed"]
 
-Batch = tuple[Tensor, Tensor, Tensor]
 Transform = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 
 
@@ -53,8 +53,6 @@ class SampleStore:
         self.image_size = (int(image.shape[-2]), int(image.shape[-1]))
         self.num_bytes = len(data) * (image.nbytes + label.nbytes)
         self.keeps = self.num_bytes <= cache_mb * 2**20
-        if self.keeps:
-            self._kept[0] = (image, label)
         require_labelled((self[index][1] for index in range(len(self))), "the labels of train_data")
 
     def __len__(self) -> int:
@@ -93,19 +91,18 @@ class _Augmented(Dataset[Any]):
 
 def _positions(num_samples: int, batch_size: int, seed: int, steps: range) -> Iterator[list[tuple[int, int]]]:
     """(epoch, index) of every sample of every batch of these steps."""
-    order: tuple[int, list[int]] = (-1, [])  # one epoch's is held at a time
+
+    @functools.lru_cache(maxsize=1)
+    def order(epoch: int) -> list[int]:
+        generator = torch.Generator().manual_seed(mix_seed(seed, epoch))
+        return torch.randperm(num_samples, generator=generator).tolist()
+
     for step in steps:
-        batch = []
-        for position in range(step * batch_size, (step + 1) * batch_size):
-            epoch, offset = divmod(position, num_samples)
-            if order[0] != epoch:
-                generator = torch.Generator().manual_seed(mix_seed(seed, epoch))
-                order = (epoch, torch.randperm(num_samples, generator=generator).tolist())
-            batch.append((epoch, order[1][offset]))
-        yield batch
+        positions = range(step * batch_size, (step + 1) * batch_size)
+        yield [(epoch, order(epoch)[offset]) for epoch, offset in (divmod(p, num_samples) for p in positions)]
 
 
-def _stack(samples: list[tuple[Tensor, Tensor, int]]) -> Batch:
+def _stack(samples: list[tuple[Tensor, Tensor, int]]) -> tuple[Tensor, Tensor, Tensor]:
     images, labels, keys = zip(*samples, strict=True)
     sizes = {tuple(label.shape) for label in labels}
     if len(sizes) > 1:
