@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import io
+import re
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -95,7 +96,8 @@ class Panel(VBox):
         self.show()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}: run this notebook in JupyterLab to move its sliders."
+        name = re.sub("(?=[A-Z])", " ", type(self).__name__).lower()
+        return f"The{name}: run this notebook in JupyterLab to move its sliders."
 
     def show(self) -> None:
         """Draw as the controls stand."""

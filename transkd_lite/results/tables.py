@@ -108,8 +108,8 @@ DATA = Path(__file__).resolve().parents[2] / "data"
 _CURVES = ("step", "loss", "ce", "method", "seed", "run")
 _COLUMNS = (
     *("dataset", "protocol", "teacher", "student", "method", "options", "train_images", "seed", "steps", "batch_size"),
-    *("lr", "augment", "height", "width", "precision", "threads", "initial_values", "device", "torch", "commit", "run"),
-    *("wall_s", "settings", "miou", "pixel_accuracy"),
+    *("lr", "augment", "height", "width", "precision", "threads", "teacher_cache", "initial_values", "device", "torch"),
+    *("commit", "run", "wall_s", "settings", "miou", "pixel_accuracy"),
 )
 # Parameters of a run that have a column of their own, or do not say how it was trained.
 _KNOWN = {*TOLD_APART, "network", "method", "options", "seed", "epochs", "device", "deterministic", "compile"}
@@ -203,10 +203,10 @@ def results_table(root: str | os.PathLike[str]) -> pd.DataFrame:
 
     root: a folder of run folders, such as `runs/demo`.
     Returns columns dataset, protocol, teacher, student, method, options (JSON), train_images, seed, steps, batch_size,
-    lr, augment, height, width, precision, threads, initial_values (see `folder.caveats`), device, torch, commit, run,
-    wall_s, miou, pixel_accuracy and one `iou_<class>` each; scores in [0, 1]. A teacher's row has method "none" and
-    a run named `teacher-…`. Where the students differ in parameters that have no column, `settings` (JSON) before
-    miou holds those.
+    lr, augment, height, width, precision, threads, teacher_cache (whether the teacher's answers were kept: memory, file
+    or off), initial_values (see `folder.caveats`), device, torch, commit, run, wall_s, miou, pixel_accuracy and one
+    `iou_<class>` each; scores in [0, 1]. A teacher's row has method "none" and a run named `teacher-…`. Where the
+    students differ in parameters that have no column, `settings` (JSON) before miou holds those.
     Raises `FileNotFoundError`: no finished training run lies below `root`.
     """
     runs = _finished(root)

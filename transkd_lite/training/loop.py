@@ -220,7 +220,7 @@ def fit(
             trainer.cache = cache if cache.place else None
         stop = borrowed.enter_context(StopRequest())
         title = student.spec.name if method is None else f"{student.spec.name} + method"
-        mode = progress if accelerator.is_main_process else "none"
+        mode = progress if accelerator.is_main_process and num_steps else "none"
         show = borrowed.enter_context(show_progress(num_steps, resumed_from, mode, title))
         loader = batches(
             store, make_transform(augment=config.augment, crop=config.crop, normalize=config.normalize),
