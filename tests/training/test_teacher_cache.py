@@ -128,7 +128,8 @@ def test_another_teacher_picture_precision_or_map_has_a_file_of_its_own(tmp_path
     with torch.no_grad():
         next(teacher.parameters()).add_(1e-6)
     cache_of(teacher, cache_mb=0)(keys)
-    assert len(list((tmp_path / "cache" / "teacher").iterdir())) == 5
+    cache_of(teacher.bfloat16(), cache_mb=0, precision="bf16")(keys)
+    assert len(list((tmp_path / "cache" / "teacher").iterdir())) == 6
 
 
 def test_what_a_killed_run_left_goes_and_a_running_ones_stays(tmp_path: Path) -> None:
