@@ -11,13 +11,22 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from annotated_types import Ge
 
 from transkd_lite.data.datasets import LAYOUTS, open_dataset
 from transkd_lite.data.labels import CITYSCAPES_CLASS_WEIGHTS, label_space
-from transkd_lite.training.config import Augmentation, Count, ParameterError, Positive, TrainConfig, Whole, check_name
+from transkd_lite.training.config import (
+    Augmentation,
+    Count,
+    NotNegative,
+    ParameterError,
+    Positive,
+    TrainConfig,
+    Whole,
+    check_name,
+)
 from transkd_lite.training.folder import METRICS_FILE, RUN_FILE, STUDENT_FILE, digest, hash_parameters, read_json
 
 if TYPE_CHECKING:
@@ -125,6 +134,7 @@ class Experiment(TrainConfig):
     steps: Whole | None = 100
     lr: Positive = 1.0e-3
     augment: Augmentation = "standard"
+    class_weights: Literal["paper"] | tuple[NotNegative, ...] | None = None  # type: ignore[assignment]
     out_dir: str | None = None
 
     def __post_init__(self) -> None:

@@ -99,8 +99,7 @@ class TrainConfig:
         void.
     augment: a name of `data.transforms`.
     normalize: subtract ImageNet's mean and divide by its deviation; otherwise values are in [0, 1].
-    class_weights: one non-negative factor for each logit in the cross entropy; "paper" for the authors' nineteen of
-        Cityscapes.
+    class_weights: one non-negative factor for each logit in the cross entropy.
     supervise: "full" compares logits upsampled to the labels, "quarter" labels resized to the logits (the paper).
     precision: "auto" takes bf16 on a GPU that has it, fp16 on an older one, fp32 on everything else.
     compile: run student and teacher through torch.compile.
@@ -131,7 +130,7 @@ class TrainConfig:
     pad: bool = False
     augment: Augmentation = "flip"
     normalize: bool = True
-    class_weights: Literal["paper"] | tuple[NotNegative, ...] | None = None
+    class_weights: tuple[NotNegative, ...] | None = None
     supervise: Literal["full", "quarter"] = "full"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     compile: bool = False

@@ -132,7 +132,8 @@ class TeacherCache:
         path = folder / f".filling-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex}"
         try:
             with path.open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, self.num_bytes)
+                reserve = getattr(os, "posix_fallocate", lambda handle, start, size: os.truncate(handle, size))
+                reserve(file.fileno(), 0, self.num_bytes)
         except OSError as error:
             path.unlink(missing_ok=True)
             self.place = ""
