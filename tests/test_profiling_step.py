@@ -24,6 +24,8 @@ def test_the_command_prints_times_ratios_and_memory():
     assert all(math.isfinite(value) and value > 0 for value in found.values())
     assert found["overhead"] == pytest.approx(found["step_s"] / (found["teacher_s"] + found["student_s"]))
     assert found["speedup"] == pytest.approx(found["naive_s"] / found["step_s"])
+    assert found["cached_overhead"] == pytest.approx(found["cached_s"] / found["student_s"])
+    assert found["cached_speedup"] == pytest.approx(found["naive_s"] / found["cached_s"])
     assert found["matrix_share"] == pytest.approx(found["tflops"] / found["matrix_tflops"])
     assert {"peak_mb", "naive_peak_mb"} <= set(found)
 

@@ -21,6 +21,7 @@ from json import dumps
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
@@ -38,7 +39,10 @@ from transkd_lite.models.head import folded_heads
 from transkd_lite.models.output import SegModel, SegOutput
 from transkd_lite.models.weights import create_model, list_models
 from transkd_lite.results.tables import read_table
+from transkd_lite.training.config import TrainConfig
 from transkd_lite.training.step import TrainStep
+from transkd_lite.training.stream import SampleStore
+from transkd_lite.training.teacher_cache import TeacherCache
 
 __all__ = ["PARTS", "MultiplyAccumulates", "call_aside", "count_flops", "count_parameters", "size_table", "time_step",
            "trace_steps"]  # fmt: skip
@@ -152,16 +156,18 @@ def size_table(size: Size = (512, 1024)) -> pd.DataFrame:
     return table.join(published[["params_m", "gflops"]].add_prefix("published_"))
 
 
-# --- What a distillation step costs: `python -m transkd_lite.profiling step` times four things in turn.
+# --- What a distillation step costs: `python -m transkd_lite.profiling step` times five things in turn.
 #
 # a. the teacher's forward pass without gradient
 # b. the student's forward and backward pass and AdamW, alone
 # c. the whole distillation step, as `fit` does it
 # d. the same step as the authors' scripts write it: fp32 throughout, the teacher's graph recorded, the head as
 #    published, AdamW without fusion, `.item()` on every term in every step
+# e. c, with the teacher's output read from a `TeacherCache` in memory
 #
-# overhead = c / (a + b): what distilling adds to the two networks. speedup = d / c. Machines are noisy, so the
-# four are timed in interleaved rounds and the medians are given. The peak memory of c and of d is that of a
+# overhead = c / (a + b): what distilling adds to the two networks. speedup = d / c. cached_overhead = e / b: what it
+# adds to the student where the teacher's answers are known; cached_speedup = d / e. Machines are noisy, so the five are
+# timed in interleaved rounds and the medians are given. The peak memory of c and of d is that of a
 # process of its own, since a process keeps what it has freed.
 
 NUM_CLASSES = 19
@@ -169,7 +175,7 @@ WARM_UP_ROUNDS = 3
 
 
 class _Bench:
-    """Two networks, a method, one batch, and the four things to time."""
+    """Two networks, a method, one batch, and the five things to time."""
 
     def __init__(self, teacher: str, student: str, method: str, batch: int, size: Size, precision: str) -> None:
         torch.manual_seed(0)
@@ -195,7 +201,13 @@ class _Bench:
             "student_s": lambda: self.train(self.alone),
             "step_s": lambda: self.train(self.whole),
             "naive_s": self.naive_step,
+            "cached_s": lambda: self.train(self.whole, self.cache(self.keys)),
         }
+        pictures = np.random.default_rng(0).integers(0, 256, (2 * batch, *size, 3), np.uint8)
+        store = SampleStore([{"image": picture, "label": picture[..., 0] % NUM_CLASSES} for picture in pictures])
+        config = TrainConfig.from_dict({"precision": precision, "augment": "none"})
+        self.cache = TeacherCache(self.frozen, store, config, self.method.reads, self.images.device)
+        self.keys = torch.randperm(2 * batch)[:batch]
 
     def teacher_forward(self) -> None:
         """Part a."""
@@ -220,11 +232,11 @@ class _Bench:
 def time_step(
     teacher: str, student: str, method: str, batch: int, size: Size, precision: str, rounds: int
 ) -> dict[str, float]:
-    """Median seconds of a to d over interleaved rounds, their ratios, and the peak memory of one step of c in MB.
+    """Median seconds of a to e over interleaved rounds, their ratios, and the peak memory of one step of c in MB.
 
-    Keys: teacher_s, student_s, step_s, naive_s, overhead, speedup, peak_mb, naive_peak_mb, tflops (what c achieves,
-    counting the multiply-accumulates it really does, with the heads folded, a backward pass as two forward ones),
-    matrix_tflops (what the device reaches on a large matrix product in that precision) and matrix_share, their ratio.
+    Keys: teacher_s, student_s, step_s, naive_s, cached_s, overhead, speedup, cached_overhead, cached_speedup, peak_mb,
+    naive_peak_mb, tflops (what c achieves, counting the multiply-accumulates it really does, with the heads folded, a
+    backward pass as two forward ones), matrix_tflops (what the device reaches on a large matrix product in that precision) and matrix_share, their ratio.
     """
     given = (teacher, student, method, batch, size, precision)
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as aside:
@@ -237,6 +249,8 @@ def time_step(
     found = {name: statistics.median(turn[name] for turn in turns[WARM_UP_ROUNDS:]) for name in bench.parts}
     found["overhead"] = found["step_s"] / (found["teacher_s"] + found["student_s"])
     found["speedup"] = found["naive_s"] / found["step_s"]
+    found["cached_overhead"] = found["cached_s"] / found["student_s"]
+    found["cached_speedup"] = found["naive_s"] / found["cached_s"]
     found |= {"peak_mb": peak_mb, "naive_peak_mb": naive_peak_mb}
     found["tflops"] = 2.0 * batch * macs / found["step_s"] / 1e12  # two operations a multiply-accumulate
     n = 8192 if bench.images.is_cuda else 1024
@@ -289,7 +303,7 @@ def print_step(
     precision: Literal["fp32", "bf16"] | None = None,
     json: bool = False,
 ) -> None:
-    """What a distillation step costs: times four things in turn, in both precisions unless one is given."""
+    """What a distillation step costs: times five things in turn, in both precisions unless one is given."""
     wanted = (precision,) if precision else ("fp32", "bf16")
     found = {name: time_step(teacher, student, method, batch, size, name, rounds) for name in wanted}
     typer.echo(dumps(found, indent=2) if json else pd.DataFrame(found).to_string(float_format="{:.4f}".format))
