@@ -236,7 +236,8 @@ def time_step(
 
     Keys: teacher_s, student_s, step_s, naive_s, cached_s, overhead, speedup, cached_overhead, cached_speedup, peak_mb,
     naive_peak_mb, tflops (what c achieves, counting the multiply-accumulates it really does, with the heads folded, a
-    backward pass as two forward ones), matrix_tflops (what the device reaches on a large matrix product in that precision) and matrix_share, their ratio.
+    backward pass as two forward ones), matrix_tflops (what the device reaches on a large matrix product in that
+    precision) and matrix_share, their ratio.
     """
     given = (teacher, student, method, batch, size, precision)
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as aside:

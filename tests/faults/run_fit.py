@@ -106,7 +106,9 @@ def train(out_dir: Path, weights: Path, log: Path, environment: dict[str, str], 
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
     warnings.simplefilter("default")
     torch.set_num_threads(1)
-    moments = Moments(out_dir, options.pop("at", {}), options.pop("strike", None))
+    multiprocessing.set_start_method("fork", force=True)  # of loader processes, which then notice that this one has
+    gone heard = Path(options.pop("heard", out_dir))  # whose changes are counted
+    moments = Moments(heard, options.pop("at", {}), options.pop("strike", None))
     marker, num, scored = options.pop("marker", None), options.pop("num", 6), options.pop("scored", False)
     student, teacher, distiller = networks(options.pop("method", None), options.pop("dropout", 0.1))
     settings = {"steps": 8, "batch_size": 2, "lr": 1e-3, "log_every": 3, "checkpoint_every": 2, "precision": "fp32"}
@@ -162,6 +164,8 @@ def start(folder: Path, weights: Path, environment: dict[str, str] | None = None
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["run_fit", "transkd_lite.distill", "torchmetrics"])
     log = weights.with_name(f"{weights.stem}-{time.monotonic_ns()}.log")
-    process = context.Process(target=train, args=(folder, weights, log, environment or {}, options), daemon=True)
+    alone = not options.get("workers")  # daemons may not have loader processes
+    arguments = (folder, weights, log, environment or {}, options)
+    process = context.Process(target=train, args=arguments, daemon=alone)
     process.start()
     return Process(process, log)
