@@ -106,8 +106,8 @@ def train(out_dir: Path, weights: Path, log: Path, environment: dict[str, str], 
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
     warnings.simplefilter("default")
     torch.set_num_threads(1)
-    multiprocessing.set_start_method("fork", force=True)  # of loader processes, which then notice that this one has
-    gone heard = Path(options.pop("heard", out_dir))  # whose changes are counted
+    multiprocessing.set_start_method("fork", force=True)  # so loader processes notice when this one is killed
+    heard = Path(options.pop("heard", out_dir))  # whose changes are counted
     moments = Moments(heard, options.pop("at", {}), options.pop("strike", None))
     marker, num, scored = options.pop("marker", None), options.pop("num", 6), options.pop("scored", False)
     student, teacher, distiller = networks(options.pop("method", None), options.pop("dropout", 0.1))
