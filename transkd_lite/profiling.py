@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import re
 import statistics
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from json import dumps
@@ -30,7 +31,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 from torch.profiler import profile, record_function
-from torch.utils.benchmark import timer  # waits for the device
 
 from transkd_lite.distill.distiller import Distiller
 from transkd_lite.distill.methods import create_method
@@ -262,9 +262,12 @@ def time_step(
 
 
 def _timed(part: Callable[[], Any]) -> float:
-    begun = timer()
+    """Seconds of a call, the device's work included."""
+    begun = time.perf_counter()
     part()
-    return timer() - begun
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - begun
 
 
 def _peak_mb(part: str, given: tuple[Any, ...]) -> float:
