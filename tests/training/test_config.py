@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from transkd_lite.training.config import TrainConfig, learning_rate
+from transkd_lite.training.config import TrainConfig
+from transkd_lite.training.schedule import learning_rate
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,10 @@ def test_without_room_on_the_disk_or_below_the_limit_the_teacher_answers_anew(mo
         patched.setattr(os, "posix_fallocate", full)
         with pytest.warns(UserWarning, match="no room for .* MB of the teacher's answers in .*No space left"):
             assert cache_of(teacher, cache_mb=0).place == ""
+    with monkeypatch.context() as patched:
+        patched.setenv("TRANSKD_CACHE", __file__)  # no folder can be made below a file
+        with pytest.warns(UserWarning, match="set TRANSKD_CACHE to another folder"):
+            assert cache_of(teacher, cache_mb=0).place == ""
     monkeypatch.setattr(teacher_cache, "FILE_GB", 1e-6)
     assert cache_of(teacher, cache_mb=0).place == ""
 

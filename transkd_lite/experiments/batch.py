@@ -353,6 +353,9 @@ def render_report(profile: Profile, root: Path) -> Path:
     aside, target, failed = (root / name for name in (ASIDE, "report.ipynb", "report.failed.ipynb"))
     try:
         execute_notebook(notebook, aside, parameters)
+    except NotebookInterrupted:
+        aside.unlink(missing_ok=True)
+        raise
     except NotebookFailed as error:
         os.replace(aside, failed)
         raise NotebookFailed(f"{error}; see {failed}") from error

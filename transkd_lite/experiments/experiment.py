@@ -27,7 +27,15 @@ from transkd_lite.training.config import (
     Whole,
     check_name,
 )
-from transkd_lite.training.folder import METRICS_FILE, RUN_FILE, STUDENT_FILE, digest, hash_parameters, read_json
+from transkd_lite.training.folder import (
+    METRICS_FILE,
+    RUN_FILE,
+    STUDENT_FILE,
+    digest,
+    hash_parameters,
+    read_json,
+    run_name,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -157,9 +165,8 @@ class Experiment(TrainConfig):
         left_out = {*_NOT_IDENTITY, *(name for name in _IF_UNUSUAL if values[name] == usual[name])}
         return {name: value for name, value in values.items() if name not in left_out}
 
-    @property
-    def run_id(self) -> str:
-        """Eight hexadecimal digits of everything that decides the result; files of weights count by their content."""
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the result; files of weights count by their content."""
         values = self.record()
         if self.method == "none":
             values |= {"teacher": None, "options": {}}
@@ -167,11 +174,16 @@ class Experiment(TrainConfig):
             source = values[name]
             if source is not None and source != "timm" and not source.startswith(("hub:", "run:")):
                 values[name] = f"sha256:{digest(Path(find_file(source)).read_bytes())}"
-        return hash_parameters(values)
+        return values
+
+    @property
+    def run_id(self) -> str:
+        """Eight hexadecimal digits of the identity."""
+        return hash_parameters(self.identity())
 
     def folder_name(self, kind: str = "student") -> str:
         """`<kind>-<method>-s<seed>-<hash>`, the name of this run's folder."""
-        return f"{kind}-{self.method}-s{self.seed}-{self.run_id}"
+        return run_name(kind, self.method, self.seed, self.identity())
 
     def check_names(self, teacher_network: str | None = None) -> None:
         """Check network and method, and with the teacher's network the method's options too (imports torch).

@@ -14,7 +14,7 @@ import yaml
 
 from transkd_lite.experiments.experiment import Experiment, read_signature
 from transkd_lite.training.config import ParameterError, check_name, check_parameters
-from transkd_lite.training.folder import hash_parameters
+from transkd_lite.training.folder import run_name
 
 __all__ = [
     "ROOT", "PlannedRun", "Profile", "list_profiles", "load_profile", "parse_settings", "plan", "shrink",
@@ -208,7 +208,7 @@ def plan(profile: Profile, methods: Sequence[str] = (), seeds: Sequence[int] = (
         passed = {k: shared[k] for k in _DATA if k in hints and shared.get(k) is not None} | own
         check_parameters(passed, hints, path.name)
         identity = {k: v for k, v in passed.items() if k != "data_root"} | {"notebook": name}
-        folder = f"lesson-{path.stem}-s0-{hash_parameters(identity)}"
+        folder = run_name("lesson", path.stem, 0, identity)
         runs.append(PlannedRun("lesson", folder, path, passed))
     if profile.teacher is not None:
         teacher = _plan_experiment(profile, "teacher", profile.experiment("teacher"))

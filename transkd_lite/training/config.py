@@ -1,4 +1,4 @@
-"""The settings of one training run, checked when they are made, and the learning rate as a function of the step.
+"""The settings of one training run, checked when they are made.
 
 Defaults are the paper's optimiser (AdamW, lr 6e-5, betas 0.9/0.999, weight decay 0.01; section IV-B and the
 authors' scripts). The authors decay once an epoch over 1500 epochs and stop at 1000: that is
@@ -20,7 +20,7 @@ from annotated_types import Ge, Gt, Lt
 
 from transkd_lite.data import Augmentation
 
-__all__ = ["ParameterError", "TrainConfig", "check_name", "check_parameters", "learning_rate"]
+__all__ = ["ParameterError", "TrainConfig", "check_name", "check_parameters"]
 
 # --- Strict parameters: Python lets any type pass, papermill only warns about a name that a notebook does not have,
 # and YAML reads `6e-5` as text. Here each is an error that says what is wrong, where, and what to write instead.
@@ -192,26 +192,3 @@ class TrainConfig:
         if self.steps is not None:
             return self.steps
         return max(1, math.ceil((self.epochs or 1.0) * num_samples / self.batch_size))
-
-
-def learning_rate(config: TrainConfig, step: int, num_steps: int, steps_per_epoch: float = 1.0) -> float:
-    """Learning rate of step 0 … num_steps - 1.
-
-    Warm-up rises linearly from lr / warmup_steps to lr; then, with p the share of the horizon that is done,
-    poly gives lr (1 - p)^power and cosine lr (1 + cos(pi p)) / 2.
-
-    >>> [learning_rate(TrainConfig(steps=4, lr=1.0), s, 4) for s in range(4)]
-    [1.0, 0.75, 0.5, 0.25]
-    """
-    if step < config.warmup_steps:
-        return config.lr * (step + 1) / config.warmup_steps
-    if config.schedule == "constant":
-        return config.lr
-    done = float(step)
-    if config.schedule_unit == "epoch":
-        done = math.floor(step / steps_per_epoch) * steps_per_epoch
-    start, end = config.warmup_steps, num_steps * config.schedule_horizon
-    share = min(1.0, max(0.0, (done - start) / max(1.0, end - start)))
-    if config.schedule == "cosine":
-        return config.lr * (1.0 + math.cos(math.pi * share)) / 2.0
-    return config.lr * (1.0 - share) ** config.schedule_power

@@ -69,6 +69,15 @@ def hash_parameters(parameters: Mapping[str, Any]) -> str:
     return digest(text.encode())[:8]
 
 
+def run_name(kind: str, method: str, seed: int, parameters: Mapping[str, Any]) -> str:
+    """The name of a run folder, `<kind>-<method>-s<seed>-<hash of the parameters>`.
+
+    >>> run_name("student", "none", 0, {"lr": 0.1})
+    'student-none-s0-9c9ba942'
+    """
+    return f"{kind}-{method}-s{seed}-{hash_parameters(parameters)}"
+
+
 def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else os.fspath(value)  # of numpy or torch; or a path
 

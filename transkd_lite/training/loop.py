@@ -49,7 +49,8 @@ def own_random_state(device: torch.device) -> contextlib.AbstractContextManager[
 @contextlib.contextmanager
 def determinism(wanted: bool) -> Iterator[None]:
     """Only kernels with a reproducible result, if wanted; afterwards the setting is as before."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    before, benchmark = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
         torch.use_deterministic_algorithms(True)
@@ -57,8 +58,8 @@ def determinism(wanted: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0])
-        torch.backends.cudnn.benchmark = before[1]
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)
+        torch.backends.cudnn.benchmark = benchmark
 
 
 def device_name(device: torch.device) -> str:
@@ -113,7 +114,7 @@ def show_progress(
 
 # --- `fit`: train the teacher, the student alone, or the student with any method; stop it and go on at will.
 
-# What may differ between a run and its continuation: none of it changes the weights that come out.
+# What may differ between a run and its continuation: none of it changes the weights, but for rounding.
 _FREE = ("workers", "cache_mb", "checkpoint_every", "eval_every", "device", "log_every")
 
 
@@ -185,7 +186,7 @@ def fit(
     where = folder.path if folder.kept else None
     with contextlib.ExitStack() as held, contextlib.ExitStack() as borrowed:
         if folder.writes:
-            held.enter_context(lock_run(folder.path))
+            held.enter_context(lock_run(folder.path, patience_s=1.0))  # who only looks holds it for a moment
         folder.check(resume)
         if is_finished(folder.path):
             history, metrics = folder.load_finished(student)
@@ -219,7 +220,7 @@ def fit(
             borrowed.callback(cache.close)
             trainer.cache = cache if cache.place else None
         stop = borrowed.enter_context(StopRequest())
-        title = student.spec.name if method is None else f"{student.spec.name} + method"
+        title = student.spec.name if method is None else f"{student.spec.name} + {method.name}"
         mode = progress if accelerator.is_main_process and num_steps else "none"
         show = borrowed.enter_context(show_progress(num_steps, resumed_from, mode, title))
         loader = batches(

@@ -26,8 +26,9 @@ from transkd_lite.data.labels import VOID
 from transkd_lite.distill.distiller import Distiller
 from transkd_lite.metrics import autocast, match_sizes, resolve_precision
 from transkd_lite.models.output import SegModel, SegOutput
-from transkd_lite.training.config import TrainConfig, learning_rate
+from transkd_lite.training.config import TrainConfig
 from transkd_lite.training.interrupts import StopRequest
+from transkd_lite.training.schedule import learning_rate
 from transkd_lite.training.stream import mix_seed
 from transkd_lite.training.teacher_cache import TeacherCache
 
@@ -222,7 +223,7 @@ class Trainer:
         self.pending: list[Tensor] = []  # one vector of terms for each step since the last row
 
     def train_batch(self, images: Tensor, labels: Tensor, keys: Tensor | None = None) -> None:
-        """One optimiser step on a mini-batch of `batches`; nothing here waits for the device."""
+        """One optimiser step on a mini-batch of `batches`; only new answers of a cached teacher wait for the device."""
         config = self.config
         torch.manual_seed(mix_seed(config.seed, self.step, self.accelerator.process_index, 1))
         images = images.to(self.device, non_blocking=True, memory_format=torch.contiguous_format)

@@ -79,7 +79,15 @@ class TeacherCache:
             for tensor in itertools.chain(teacher.state_dict().values(), pictures):
                 key.update(_as_bytes(tensor.cpu().reshape(1, -1)).numpy().data)
             home = Path(os.environ.get("TRANSKD_CACHE") or pooch.os_cache("transkd_lite"))
-            self._open_file(home / "teacher", key.hexdigest()[:16])
+            try:
+                self._open_file(home / "teacher", key.hexdigest()[:16])
+            except OSError as error:
+                self.place = ""
+                warnings.warn(
+                    f"no room for {self.num_bytes / 2**20:.0f} MB of the teacher's answers in {home / 'teacher'} "
+                    f"({error}): the teacher computes in every step; make room, or set TRANSKD_CACHE to another folder",
+                    stacklevel=4,
+                )
 
     def __call__(self, keys: Tensor) -> SegOutput:
         """The teacher's output for keys (n,), on the device; the answers that are missing are computed first."""
@@ -113,7 +121,7 @@ class TeacherCache:
             return maps_by_name(self.teacher(pictures.flip(-1) if keys.start >= num_samples else pictures))
 
     def _open_file(self, folder: Path, key: str) -> None:
-        """Take a file that another run has filled, or a new one of the right size; none where the disk is full."""
+        """Take a file that another run has filled, or a new one of the right size. `OSError`: no room or right."""
         folder.mkdir(parents=True, exist_ok=True)
         for path in folder.glob(f"{key}-*"):
             self._map(path)
@@ -130,21 +138,15 @@ class TeacherCache:
         while files and sum(map(os.path.getsize, files)) + self.num_bytes > FILE_GB * 2**30:
             files.pop(0).unlink(missing_ok=True)  # the one that was not used for the longest time
         path = folder / f".filling-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex}"
+        reserve = getattr(os, "posix_fallocate", lambda handle, start, size: os.truncate(handle, size))
         try:
             with path.open("wb") as file:
-                reserve = getattr(os, "posix_fallocate", lambda handle, start, size: os.truncate(handle, size))
                 reserve(file.fileno(), 0, self.num_bytes)
-        except OSError as error:
+        except OSError:
             path.unlink(missing_ok=True)
-            self.place = ""
-            warnings.warn(
-                f"no room for {self.num_bytes / 2**20:.0f} MB of the teacher's answers in {folder} ({error}): the "
-                "teacher computes in every step; make room, or set TRANSKD_CACHE to another folder",
-                stacklevel=4,
-            )
-        else:
-            self._map(path)
-            self.whole = folder / key
+            raise
+        self._map(path)
+        self.whole = folder / key
 
     def _map(self, path: Path) -> None:
         mapped = torch.from_file(str(path), shared=True, size=self.num_bytes, dtype=torch.uint8)
