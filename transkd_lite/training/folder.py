@@ -28,7 +28,7 @@ from transkd_lite.data.files import atomic_write
 
 __all__ = [
     "Run", "RunLockedError", "caveats", "digest", "hash_parameters", "is_finished", "list_runs", "lock_run",
-    "provenance", "read_json", "read_run", "update_run", "write_json",
+    "provenance", "read_json", "read_run", "run_name", "update_run", "write_json",
 ]  # fmt: skip
 
 RUN_FILE, METRICS_FILE, HISTORY_FILE, STUDENT_FILE = ("run.json", "metrics.json", "history.csv", "student.safetensors")
