@@ -71,9 +71,12 @@ def progress_line(number: int, total: int, root: Path, run: PlannedRun, error: s
     head = f"[{number:>{len(str(total))}}/{total}] {run.title}"
     if error:
         return f"{head} FAILED: {error}"
-    miou, wall_s = miou_of(root / run.folder), read_json(root / run.folder / METRICS_FILE).get("wall_s")
-    told = {f"{wall_s or 0:.0f} s": wall_s, f"mIoU {100 * (miou or 0):.1f} %": miou}
-    return ", ".join([f"{head} finished", *(text for text, value in told.items() if value is not None)])
+    line, wall_s = f"{head} finished", read_json(root / run.folder / METRICS_FILE).get("wall_s")
+    if wall_s is not None:
+        line += f", {wall_s:.0f} s"
+    if (miou := miou_of(root / run.folder)) is not None:
+        line += f", mIoU {100 * miou:.1f} %"
+    return line
 
 
 def miou_of(folder: Path) -> float | None:

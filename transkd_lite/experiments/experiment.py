@@ -161,9 +161,9 @@ class Experiment(TrainConfig):
 
     def record(self) -> dict[str, Any]:
         """What run.json keeps: the parameters without those that only say where to read, write and save."""
-        values, usual = self.to_dict(), TrainConfig().to_dict()
-        left_out = {*_NOT_IDENTITY, *(name for name in _IF_UNUSUAL if values[name] == usual[name])}
-        return {name: value for name, value in values.items() if name not in left_out}
+        usual = (name for name in _IF_UNUSUAL if getattr(self, name) == getattr(TrainConfig, name))
+        left_out = {*_NOT_IDENTITY, *usual}
+        return {name: value for name, value in self.to_dict().items() if name not in left_out}
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides the result; files of weights count by their content."""

@@ -166,7 +166,8 @@ class TrainConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The record of a plain mapping (JSON, YAML); an unknown or mistyped parameter raises `ParameterError`."""
-        check_parameters(values, cls.hints(), cls.__name__)
+        for name in values:
+            check_name(name, cls.hints(), f"parameter of {cls.__name__}")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:

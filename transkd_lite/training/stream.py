@@ -1,8 +1,8 @@
 """From a dataset to batches: decode once, augment by seed, and know every sample from its position alone.
 
-The stream of samples is endless and is a pure function of the seed: position p is sample ``order(p // n)[p
-% n]` of epoch `p // n``, and its augmentation draws from a generator seeded by (seed, epoch, index). So a
-run can go on from any step with nothing but the step number, whatever the number of workers or processes.
+The stream of samples is endless and is a pure function of the seed: position p is sample
+`order(p // n)[p % n]` of epoch `p // n`, and its augmentation draws from a generator seeded by (seed, epoch, index). So
+a run can go on from any step with nothing but the step number, whatever the number of workers or processes.
 """
 
 from __future__ import annotations
@@ -48,11 +48,13 @@ class SampleStore:
             raise ValueError("train_data must hold at least one sample; got none: check split and filters")
         self.data, self.num_classes = data, num_classes
         self._kept: dict[int, tuple[Tensor, Tensor]] = {}
-        self.keeps = False
+        self.keeps = True  # the first sample, whose size says whether all are
         image, label = self[0]
         self.image_size = (int(image.shape[-2]), int(image.shape[-1]))
         self.num_bytes = len(data) * (image.nbytes + label.nbytes)
         self.keeps = self.num_bytes <= cache_mb * 2**20
+        if not self.keeps:
+            self._kept.clear()
         require_labelled((self[index][1] for index in range(len(self))), "the labels of train_data")
 
     def __len__(self) -> int:
