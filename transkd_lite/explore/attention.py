@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,8 +26,9 @@ from torch import Tensor
 
 from transkd_lite.data.labels import VOID, LabelSpace
 from transkd_lite.metrics import as_batch, predict
-from transkd_lite.models.attention import capture_attention
-from transkd_lite.models.output import SegModel
+from transkd_lite.models.attention import attention_map
+from transkd_lite.models.naming import family_of
+from transkd_lite.models.output import SegModel, listed
 
 __all__ = ["Choice", "Looks", "attend", "class_share", "linear_cka", "overlays", "receptive_field", "stage_similarity"]
 
@@ -75,7 +77,8 @@ class BlockAttention:
 def attend(model: SegModel, images: Tensor, blocks: Sequence[Block] | None = None) -> dict[Block, BlockAttention]:
     """Run `model` on images (N, 3, H, W) in evaluation mode and keep the attention of blocks (None: of all).
 
-    Stages and blocks are counted from 1. A copy of the model is run, so that the model stays as it is.
+    Stages and blocks are counted from 1. A copy of the model is run, so that the model stays as it is. A map has as many
+    rows as its stage has positions: at 512x1024 and stage 1 of SegFormer 32,768 rows of 512.
     Raises `ValueError` for networks without such attention and for blocks that do not exist.
 
     >>> from transkd_lite.models import create_model
@@ -83,18 +86,23 @@ def attend(model: SegModel, images: Tensor, blocks: Sequence[Block] | None = Non
     >>> seen[3, 2].num_heads, seen[3, 2].size, seen[3, 2].key_size
     (5, (4, 8), (2, 4))
     """
-    if blocks is None:
-        blocks = [(stage, b) for stage, depth in enumerate(model.spec.depths, start=1) for b in range(1, depth + 1)]
-    model = copy.deepcopy(model).eval()
-    with capture_attention(model, blocks) as captured:
-        model(images)
-    stages: Any = getattr(model, "backbone", model).stages
-    seen = {}
-    for (stage, block), weights in captured.attention.items():
-        convolution = stages[stage - 1].blocks[block - 1].attn.sr
-        reduction = 1 if convolution is None else convolution.stride[0]
-        height, width = captured.features[stage - 1].shape[2:]
-        seen[stage, block] = BlockAttention(weights, (height, width), reduction)
+    name, depths, seen = model.spec.name, model.spec.depths, {}
+    if family_of(name) not in ("segformer", "pvt"):
+        raise ValueError(f"{name} has no attention to show: choose a SegFormer or a PVTv2")
+    there = [(stage, block) for stage, depth in enumerate(depths, start=1) for block in range(1, depth + 1)]
+    chosen = there if blocks is None else blocks
+    if wrong := [key for key in chosen if key not in there]:
+        raise ValueError(f"{name} has no (stage, block) [{listed(wrong)}]: its stages hold {depths} blocks, from 1")
+
+    def keep(key: Block, module: Any, args: tuple[Tensor, Sequence[int]], output: Tensor) -> None:
+        (height, width), reduction = args[1], 1 if module.sr is None else module.sr.stride[0]
+        seen[key] = BlockAttention(attention_map(module, *args), (height, width), reduction)
+
+    twin: Any = copy.deepcopy(model).eval()
+    for stage, block in chosen:
+        module = getattr(twin, "backbone", twin).stages[stage - 1].blocks[block - 1].attn
+        module.register_forward_hook(partial(keep, (stage, block)))
+    twin(images)
     return seen
 
 
