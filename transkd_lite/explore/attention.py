@@ -77,8 +77,8 @@ class BlockAttention:
 def attend(model: SegModel, images: Tensor, blocks: Sequence[Block] | None = None) -> dict[Block, BlockAttention]:
     """Run `model` on images (N, 3, H, W) in evaluation mode and keep the attention of blocks (None: of all).
 
-    Stages and blocks are counted from 1. A copy of the model is run, so that the model stays as it is. A map has as many
-    rows as its stage has positions: at 512x1024 and stage 1 of SegFormer 32,768 rows of 512.
+    Stages and blocks are counted from 1. A copy of the model is run, so that the model stays as it is. A map has as
+    many rows as its stage has positions: at 512x1024 and stage 1 of SegFormer 32,768 rows of 512.
     Raises `ValueError` for networks without such attention and for blocks that do not exist.
 
     >>> from transkd_lite.models import create_model

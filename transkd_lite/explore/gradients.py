@@ -22,6 +22,7 @@ import copy
 import dataclasses
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -113,10 +114,9 @@ class GradientMoment(BaseModel, frozen=True, arbitrary_types_allowed=True):
         cosines, norms = cosine_matrix(gram), np.sqrt(np.maximum(0.0, np.diag(gram)))
         pulls, square = gram[-1, :-1], gram[-1, -1]
         shares = np.divide(vector * pulls, square, out=np.zeros_like(vector), where=square > 0)
-        columns = [vector, self.losses, norms[:-1], shares, cosines[0, :-1]]
-        heads = ("weight", "loss", "norm", "share", "cosine")
+        terms = {"weight": vector, "loss": self.losses, "norm": norms[:-1], "share": shares, "cosine": cosines[0, :-1]}
         return GramReading(
-            terms=pd.DataFrame(dict(zip(heads, columns, strict=True)), list(self.names)),
+            terms=pd.DataFrame(terms, list(self.names)),
             norm=float(norms[-1]),
             alignment=float(cosines[0, -1]),
             change_per_length=-float(norms[0] * cosines[0, -1]),
@@ -239,15 +239,13 @@ def term_gradients(step: TrainStep, batches: Iterable[Batch]) -> tuple[tuple[str
     parameters = [p for p in twin.student.parameters() if p.requires_grad]
     device, losses = parameters[0].device, torch.zeros(())
     gradients = torch.zeros((), device=device)
+    gradient = partial(torch.autograd.grad, inputs=parameters, retain_graph=True, materialize_grads=True)
     with own_random_state(device):
         for number, (images, labels) in enumerate(batches, start=1):
             torch.manual_seed(number)
             terms = twin(images.to(device), labels.to(device))
             del terms["total"]
-            rows = []
-            for term in terms.values():
-                parts = torch.autograd.grad(term, parameters, retain_graph=True, materialize_grads=True)
-                rows.append(torch.cat([part.flatten() for part in parts]))
+            rows = [torch.cat([part.flatten() for part in gradient(term)]) for term in terms.values()]
             gradients = gradients + torch.stack(rows)
             losses = losses + torch.stack([*terms.values()]).detach().double().cpu()
     return tuple(terms), losses / len(batches), gradients / len(batches)

@@ -116,9 +116,9 @@ class Camera:
 class Canvas:
     """An RGBA picture: three channels of colour and the train id; with a shadow mask and a list of lamps beside."""
 
-    def __init__(self, camera: Camera, haze: Colour, visibility: int, ceiling: int = 255) -> None:
-        """`haze` swallows half the colour at `visibility` cm; paint is capped at `ceiling` (lamps are brighter)."""
-        self.camera, self.haze, self.visibility, self.ceiling = camera, haze, visibility, ceiling
+    def __init__(self, camera: Camera, mood: Mood) -> None:
+        """The mood's haze swallows half the colour at its visibility; paint is capped at its ceiling."""
+        self.camera, self.mood = camera, mood
         size = (camera.width, camera.height)
         self.picture = Image.new("RGBA", size)
         self.pen = ImageDraw.Draw(self.picture)
@@ -128,7 +128,7 @@ class Canvas:
 
     def mist(self, z: int) -> int:
         """Return how much (256ths) the haze between tints what is `z` cm away."""
-        return 256 * z // (z + self.visibility)
+        return 256 * z // (z + self.mood.visibility)
 
     def ground(self, x0: int, x1: int, z0: int, z1: int, colour: Colour, label: int) -> None:
         """Paint the strip of ground between x0 and x1, from z0 to z1, that follows the road's bend."""
@@ -157,12 +157,11 @@ class Face:
 
     def ink(self, colour: Colour) -> Ink:
         """Return the RGBA value of `colour` seen through the haze, with the label."""
-        mist, keep, top = self.mist, 256 - self.mist, self.canvas.ceiling
-        (red, green, blue), (r, g, b) = colour, self.canvas.haze
-        if top < 255:
-            if red == 255:  # it shines: neither haze nor night takes it away
-                return red, green, blue, self.label
-            red, green, blue = min(red, top), min(green, top), min(blue, top)
+        mist, keep, mood, top = self.mist, 256 - self.mist, self.canvas.mood, self.canvas.mood.ceiling
+        (red, green, blue), (r, g, b) = colour, mood.haze
+        if mood.night and red == 255:  # it shines: neither haze nor night takes it away
+            return red, green, blue, self.label
+        red, green, blue = min(red, top), min(green, top), min(blue, top)
         return (red * keep + r * mist) >> 8, (green * keep + g * mist) >> 8, (blue * keep + b * mist) >> 8, self.label
 
     def pixels(self, *points: Point) -> list[Point]:
@@ -263,11 +262,8 @@ class Mood:
     cover: int = 0  # snow on the ground, 256ths
     wet: int = 0  # mirror on the road, 256ths
     grain: int = 3
-    ceiling: int = 255
-
-    @property
-    def night(self) -> bool:
-        return self.condition == "night"
+    ceiling: int = 255  # of what does not shine
+    night: bool = False
 
 
 def draw_mood(condition: str, dice: Dice) -> Mood:
@@ -298,4 +294,4 @@ def draw_mood(condition: str, dice: Dice) -> Mood:
         return Mood(condition, (214, 218, 224), sight, overcast(104), 20, gain, 45, cover=cover)
     dark, tint, sky = roll(98, 172), roll(-4, 18), dice.pick(DARK)
     gain = (dark + tint, dark, dark - tint // 2)
-    return Mood(condition, sky, roll(7000, 16_000), sky, 14, gain, 60, grain=8, ceiling=206)
+    return Mood(condition, sky, roll(7000, 16_000), sky, 14, gain, 60, grain=8, ceiling=206, night=True)

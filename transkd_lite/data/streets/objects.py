@@ -73,14 +73,14 @@ def bush(canvas: Canvas, dice: Dice, x: int, z: int) -> None:
         face.crown(dice.spread(4), (0, tall // 2), wide, tall * 5, 50, shade(leaf, tone))
 
 
-def street_lamp(canvas: Canvas, dice: Dice, x: int, z: int, *, night: bool) -> None:
+def street_lamp(canvas: Canvas, dice: Dice, x: int, z: int) -> None:
     """Paint a lamp post whose arm reaches over the road (towards x = 0)."""
     face = Face(canvas, x, z, Id.POLE, flip=x > 0)
     steel, tall, reach = dice.colour(STEEL), dice.integer(480, 850), dice.integer(60, 260)
     face.rectangle(-8, 0, 8, tall // 3, shade(steel, 84))
     face.rectangle(-5, 0, 5, tall, steel)
     face.line(((0, tall), (reach // 2, tall + 30), (reach, tall + 34)), 9, steel)
-    face.rectangle(reach - 30, tall + 22, reach + 36, tall + 40, LIT if night else shade(steel, 120))
+    face.rectangle(reach - 30, tall + 22, reach + 36, tall + 40, LIT if canvas.mood.night else shade(steel, 120))
     face.lamp(reach, tall + 28, 230, LIT)
 
 
@@ -148,9 +148,9 @@ BOARDS = colours("7a5c3e 967a58 2c4636 cececa")
 PANE: Colour = (56, 66, 78)
 
 
-def _windows(face: Face, dice: Dice, length: int, height: int, wall: Colour, night: bool) -> None:
+def _windows(face: Face, dice: Dice, length: int, height: int, wall: Colour) -> None:
     """Paint rows of windows on a facade of `length` x `height` cm, with a ground floor of shops or doors."""
-    storey, bay = dice.integer(290, 350), dice.integer(210, 420)
+    night, storey, bay = face.canvas.mood.night, dice.integer(290, 350), dice.integer(210, 420)
     wide, tall = bay * dice.integer(40, 62) // 100, storey * dice.integer(42, 60) // 100
     pane, sill = shade(PANE, dice.integer(70, 150)), dice.chance(50)
     pattern, lit = dice.integer(3, 11), dice.integer(10, 45)
@@ -181,9 +181,7 @@ def _windows(face: Face, dice: Dice, length: int, height: int, wall: Colour, nig
         face.rectangle(0, 265, length, 310, shop)
 
 
-def facade(
-    canvas: Canvas, dice: Dice, x: int, z0: int, z1: int, *, height: int, gable: bool, night: bool, exposed: bool
-) -> None:
+def facade(canvas: Canvas, dice: Dice, x: int, z0: int, z1: int, *, height: int, gable: bool, exposed: bool) -> None:
     """Paint a house from z0 to z1 whose street front stands at x (the sign of x says on which side)."""
     wall = dice.colour(PLASTER)
     depth, bright, length = dice.integer(800, 1600), dice.integer(74, 108), z1 - z0
@@ -191,12 +189,12 @@ def facade(
     end = Face(canvas, x, z0, Id.BUILDING, flip=x < 0)
     end.rectangle(0, 0, depth, height, shade(wall, bright))
     if exposed:
-        _windows(end, dice.fork(), depth, height, wall, night)
+        _windows(end, dice.fork(), depth, height, wall)
     if gable:
         end.polygon(((-30, height), (depth + 30, height), (depth // 2, ridge)), shade(wall, bright - 10))
     front = Face(canvas, x, z0, Id.BUILDING, along=length)
     front.rectangle(0, 0, length, height, shade(wall, 182 - bright))
-    _windows(front, dice.fork(), length, height, wall, night)
+    _windows(front, dice.fork(), length, height, wall)
     roof = dice.colour(ROOF)
     if gable:
         inner = x + (-depth // 2 if x < 0 else depth // 2)
@@ -285,9 +283,9 @@ def wheel(face: Face, u: int, radius: int) -> None:
     face.oval(u, radius, radius * 58 // 100, radius * 58 // 100, CHROME)
 
 
-def _lights(end: Face, edge: int, low: int, wide: int, tall: int, oncoming: bool, reach: int = 80) -> None:
-    """Paint the two lights of a vehicle's near end: white ones that shine `reach` cm, or red ones."""
-    end.pair(edge, low, wide, tall, *((WHITE_LIGHT, reach) if oncoming else (RED_LIGHT, 45)))
+def _lights(end: Face, edge: int, low: int, wide: int, oncoming: bool) -> None:
+    """Paint the two lights of a large vehicle's near end: white ones, or red ones that shine less far."""
+    end.pair(edge, low, wide, 20, *((WHITE_LIGHT, 80) if oncoming else (RED_LIGHT, 45)))
 
 
 def _car_side(face: Face, kind: str, long: int, tall: int, paint: Colour) -> None:
@@ -306,29 +304,6 @@ def _car_side(face: Face, kind: str, long: int, tall: int, paint: Colour) -> Non
         wheel(face, hub * long // 100, tall * 22 // 100)
 
 
-def _car_end(canvas: Canvas, x: int, z: int, wide: int, tall: int, paint: Colour, kind: str, oncoming: bool) -> None:
-    """Paint the near end of a car: its rear, or its front when `oncoming`."""
-    roof = Face(canvas, x, z + _SETBACK[kind] + (60 if oncoming and kind != "van" else 0), Id.CAR)
-    half, belt = wide // 2, tall * 60 // 100
-    top = ((half - 4, belt - 6), (half - 20, tall - 2), (half - 28, tall))
-    roof.mirrored(top, shade(paint, 88))
-    roof.mirrored(((half - 14, belt), (half - 30, tall - 12)), GLASS)
-    end = Face(canvas, x, z, Id.CAR)
-    if end.span(wide) < 9:
-        light = WHITE_LIGHT if oncoming else RED_LIGHT
-        end.rectangle(-half, 10, half, belt, paint)
-        end.rectangle(-half + 10, belt - 26, half - 10, belt - 8, light)
-        end.lamp(0, belt - 16, 70, light)
-        return
-    end.pair(half - 6, 0, 22, 34, RUBBER)
-    end.mirrored(((half, 24), (half, belt - 14), (half - 8, belt + 2)), paint)
-    end.rectangle(-half, 20, half, 36, shade(paint, 62))
-    _lights(end, half - 5, belt - 24, 32, 16, oncoming, 90)
-    if oncoming:
-        end.rectangle(-38, belt - 26, 38, belt - 12, (30, 32, 34))
-    end.rectangle(-26, 40, 26, 52, (216, 216, 206))
-
-
 def car(canvas: Canvas, dice: Dice, x: int, z: int, *, oncoming: bool = False, crossing: bool = False) -> None:
     """Paint a car: its near end around (x, z), or, `crossing`, in profile with its rear at x."""
     kind = dice.pick(("sedan", "hatch", "hatch", "estate", "estate", "van"))
@@ -338,13 +313,28 @@ def car(canvas: Canvas, dice: Dice, x: int, z: int, *, oncoming: bool = False, c
     if crossing:
         _car_side(Face(canvas, x, z, Id.CAR, flip=dice.chance(50)), kind, long, tall, paint)
         return
-    half = wide // 2
+    half, belt = wide // 2, tall * 60 // 100
     canvas.cast(x - half - 16, x + half + 16, z - 30, z + long + 20, 130)
     inner, far = x + half if x < 0 else x - half, z + long if oncoming else z
     side = Face(canvas, inner, far, Id.CAR, along=long, flip=oncoming)
     side.mist = canvas.mist(z + long // 2)
     _car_side(side, kind, long, tall, shade(paint, 90))
-    _car_end(canvas, x, z, wide, tall, paint, kind, oncoming)
+    roof = Face(canvas, x, z + _SETBACK[kind] + (60 if oncoming and kind != "van" else 0), Id.CAR)
+    roof.mirrored(((half - 4, belt - 6), (half - 20, tall - 2), (half - 28, tall)), shade(paint, 88))
+    roof.mirrored(((half - 14, belt), (half - 30, tall - 12)), GLASS)
+    end, light = Face(canvas, x, z, Id.CAR), WHITE_LIGHT if oncoming else RED_LIGHT
+    if end.span(wide) < 9:
+        end.rectangle(-half, 10, half, belt, paint)
+        end.rectangle(-half + 10, belt - 26, half - 10, belt - 8, light)
+        end.lamp(0, belt - 16, 70, light)
+        return
+    end.pair(half - 6, 0, 22, 34, RUBBER)
+    end.mirrored(((half, 24), (half, belt - 14), (half - 8, belt + 2)), paint)
+    end.rectangle(-half, 20, half, 36, shade(paint, 62))
+    end.pair(half - 5, belt - 24, 32, 16, light, 90 if oncoming else 45)
+    if oncoming:
+        end.rectangle(-38, belt - 26, 38, belt - 12, (30, 32, 34))
+    end.rectangle(-26, 40, 26, 52, (216, 216, 206))
 
 
 def truck_or_bus(canvas: Canvas, dice: Dice, x: int, z: int, *, bus: bool, oncoming: bool = False) -> None:
@@ -380,7 +370,7 @@ def truck_or_bus(canvas: Canvas, dice: Dice, x: int, z: int, *, bus: bool, oncom
         end.rectangle(-3, 90, 3, tall - 14, shade(paint, 70))
         end.rectangle(-half + 8, 86, half - 8, 92, shade(paint, 70))
     end.rectangle(-half, 42, half, 62, shade(paint, 55))
-    _lights(end, half - 10, 72, 30, 20, oncoming)
+    _lights(end, half - 10, 72, 30, oncoming)
 
 
 def tram(canvas: Canvas, dice: Dice, x: int, z: int) -> None:
@@ -404,7 +394,7 @@ def tram(canvas: Canvas, dice: Dice, x: int, z: int) -> None:
     end.mirrored(((half - 12, 120), (half - 30, tall - 52)), GLASS)
     end.rectangle(-half + 44, tall - 44, half - 44, tall - 18, (255, 186, 70))
     end.rectangle(-half, 24, half, 52, shade(trim, 60))
-    _lights(end, half - 16, 78, 28, 20, oncoming)
+    _lights(end, half - 16, 78, 28, oncoming)
     mast = Face(canvas, x, z + 500, Id.TRAIN)
     mast.line(((-50, tall), (10, tall + 70), (-20, tall + 130), (60, tall + 130)), 6, (50, 50, 54))
 
