@@ -6,8 +6,6 @@ classes (19 and void) throughout, its "GFLOPs" 19 classes for networks alone and
 table.
 """
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import math

@@ -7,8 +7,6 @@ It checks what comes in, cuts the teacher out of the graph, asks its parts for t
 is a module that yields named terms; `methods` says which parts a method has.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 

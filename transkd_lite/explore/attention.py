@@ -8,8 +8,6 @@ is no explanation of the decision (Jain and Wallace 2019, arXiv 1902.10186).
 Effective receptive field: Luo et al. 2016, arXiv 1701.04128.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -16,8 +16,6 @@ small step; AdamW divides every coordinate by its own scale and so neither follo
 (arXiv 2202.13393, section III) fixes its weights by hand; the Gram view is this project's own.
 """
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import sys

@@ -4,8 +4,6 @@ A panel is controls, pure functions of what they choose, and one method that dra
 Nothing else in the package imports ipywidgets. Source: this project.
 """
 
-from __future__ import annotations
-
 import html
 import io
 import re

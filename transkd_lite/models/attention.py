@@ -4,8 +4,6 @@ The networks use `scaled_dot_product_attention`, which never forms the map. `att
 what enters a block's attention; `explore.attention.attend` does so for chosen blocks of a network.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

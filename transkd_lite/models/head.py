@@ -4,8 +4,6 @@ Sources: SegFormer (Xie et al. 2021, section 3.2); Panoptic feature pyramid netw
 Initial values are those of the published code, so that the first cross entropy is near log(num_classes).
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Iterator, Sequence

@@ -6,10 +6,8 @@ several dilations (recursive atrous self-attention). No norm after stages; a sta
 its norm. Every layer's initial values are those of the authors' code.
 """
 
-from __future__ import annotations
-
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +46,7 @@ class ConvolutionalAttention(nn.Module):
         self.apply(initialise)
         nn.init.normal_(self.values.weight, std=math.sqrt(2 / (positions * channels)))
 
-    def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
+    def forward(self, x: Tensor, size: tuple[int, ...]) -> Tensor:
         x = to_map(x, size)
         windows = F.unfold(x, WINDOW, padding=WINDOW // 2, stride=STRIDE)  # (N, C * 9, positions)
         windows = windows.unflatten(1, (x.shape[1], -1)).transpose(1, 2).flatten(1, 2)  # window position first
@@ -80,7 +78,7 @@ class RecursiveAtrousAttention(nn.Module):
         self.apply(initialise)
         nn.init.kaiming_uniform_(self.atrous.weight)
 
-    def attend(self, x: Tensor, size: Sequence[int]) -> Tensor:
+    def attend(self, x: Tensor, size: tuple[int, ...]) -> Tensor:
         """One application, A(x)."""
         q = to_map(self.q(x), size)
         maps = [F.silu(F.conv2d(q, self.atrous.weight, padding=d, dilation=d, groups=q.shape[1])) for d in DILATIONS]
@@ -88,7 +86,7 @@ class RecursiveAtrousAttention(nn.Module):
         mixed = F.scaled_dot_product_attention(q, *keys_and_values(self, x, size))
         return self.proj(mixed.transpose(1, 2).flatten(2))
 
-    def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
+    def forward(self, x: Tensor, size: tuple[int, ...]) -> Tensor:
         return F.silu(self.attend(x + F.silu(self.attend(x, size)), size))
 
 
@@ -104,7 +102,7 @@ class MLP(nn.Module):
             nn.init.trunc_normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.get_parameter("bias"))
 
-    def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
+    def forward(self, x: Tensor, size: tuple[int, ...]) -> Tensor:
         return to_tokens(self.fc2(F.gelu(self.dwconv(self.fc1(to_map(x, size))))))
 
 

@@ -5,8 +5,6 @@ library, nothing but these three things: four features, four patch embeddings an
 pass, and a description of their shapes that is known without running it.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import json

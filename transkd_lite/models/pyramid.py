@@ -10,8 +10,6 @@ What cannot serve is refused: backbones of a single stride (plain vision transfo
 by side (HRNet), and those whose maps do not cover the image (Inception, which does not pad).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from functools import partial

@@ -6,8 +6,6 @@ LayerNorm constants (1e-6 in blocks and stages, 1e-5 in patch embeddings and spa
 the published weights.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import NamedTuple
 

@@ -7,8 +7,6 @@ A dataset of streets stores one integer a scene, which is drawn when its row is 
 cannot overlap: the split is part of the key that seeds a scene's random numbers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple

@@ -6,8 +6,6 @@ The order is exact for upright things: a plane along the street separates two co
 side of it can only hide, never be hidden. So columns go outside to inside, and far to near within a column.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from itertools import accumulate
