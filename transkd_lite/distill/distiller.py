@@ -155,9 +155,8 @@ class Distiller(nn.Module):
         teacher = SegOutput(constant(teacher.logits), tuple(map(constant, teacher.features)), embeddings)
         if self.training:
             self.steps_seen += 1
-        terms: dict[str, Tensor] = {}
-        for part in self.parts.values():
-            terms.update(part(images, student, teacher, labels))
+        found = [part(images, student, teacher, labels) for part in self.parts.values()]
+        terms = {name: term for some in found for name, term in some.items()}
         self._warn_of_idle_terms(student, labels, terms)
         return terms
 
@@ -171,11 +170,10 @@ class Distiller(nn.Module):
             require_train_ids(labels, classes, f"the labels for {self.name}")
         for role, output, spec in (("student", student, self.student_spec), ("teacher", teacher, self.teacher_spec)):
             given = (len(output.logits), output.logits.shape[1], *(f.shape[1] for f in output.features))
-            if given != (n, spec.num_classes, *spec.channels):
+            if given != (promised := (n, spec.num_classes, *spec.channels)):
                 raise ValueError(
-                    f"the {role}'s output must be, in images, classes and widths of features, "
-                    f"{(n, spec.num_classes, *spec.channels)}, as {spec.name} gives it; got {given}: create the method "
-                    "for the networks that it is used with"
+                    f"the {role}'s output must be, in images, classes and widths of features, {promised}, as "
+                    f"{spec.name} gives it; got {given}: create the method for the networks that it is used with"
                 )
 
     def _warn_of_idle_terms(self, student: SegOutput, labels: Tensor | None, terms: Mapping[str, Tensor]) -> None:

@@ -166,10 +166,8 @@ def linear_cka(x: Tensor, y: Tensor, *, estimator: str = "unbiased") -> float:
     """
     n, given = len(x), f"got {tuple(x.shape)}, {tuple(y.shape)} and {estimator!r}"
     if estimator not in ("unbiased", "biased") or not x.ndim == y.ndim == 2 or len(y) != n or n < 4:
-        raise ValueError(
-            "x and y must be (n, p) and (n, q) of the same n examples, 4 or more, and estimator 'unbiased' or "
-            f"'biased'; {given}: for maps see stage_similarity"
-        )
+        known = "the same n examples, 4 or more, and estimator 'unbiased' or 'biased'"
+        raise ValueError(f"x and y must be (n, p) and (n, q) of {known}; {given}: for maps see stage_similarity")
     centred = (z.double() - z.double().mean(0) for z in (x, y))
     k, l = (z @ z.T if estimator == "biased" else (z @ z.T).fill_diagonal_(0) for z in centred)
 

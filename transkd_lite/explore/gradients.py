@@ -123,14 +123,13 @@ class GradientMoment(BaseModel, frozen=True, arbitrary_types_allowed=True):
 
 
 class GradientRecord(BaseModel, frozen=True):
-    """Several moments of one run, with the weights that the run was trained with and where it comes from.
+    """Several moments of one run, and where it comes from.
 
     about: the experiment's parameters, how the gradients were taken, versions, commit and device. `model_dump_json` and
     `model_validate_json` keep the last digit.
     """
 
     moments: Annotated[tuple[GradientMoment, ...], Field(min_length=1)]
-    weights: dict[str, float]
     about: dict[str, Any]
 
     @property
@@ -287,7 +286,7 @@ def record_gradients(
         "torch": origin["versions"].get("torch"),
         "device": device_name(bench.accelerator.device),
     }
-    return GradientRecord(moments=tuple(taken), weights=trainer.modules.method.weights, about=about)
+    return GradientRecord(moments=tuple(taken), about=about)
 
 
 def load_gradients(path: str | Path = SHIPPED_GRADIENTS) -> GradientRecord:

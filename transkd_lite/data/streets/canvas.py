@@ -113,13 +113,8 @@ def draw_mood(condition: str, dice: Dice) -> Mood:
     level, warm = dice.integer(205, 285), dice.integer(-16, 16)
     gain = (level + warm, level, level - warm)
     grey = dice.integer(176, 222)
-    air = (grey - dice.integer(0, 10), grey, min(255, grey + dice.integer(0, 10)))
+    air = (grey - dice.integer(0, 10), grey, grey + dice.integer(0, 10))
     roll = dice.integer
-
-    def overcast(percent: int) -> Colour:
-        value = min(255, grey * percent // 100)
-        return value, value, min(255, value + 4)
-
     if condition == "clear":
         sunny = dice.chance(65)
         zenith = dice.colour(BLUE) if sunny else (grey, grey, grey)
@@ -128,15 +123,15 @@ def draw_mood(condition: str, dice: Dice) -> Mood:
     if condition == "fog":
         return Mood(condition, air, roll(800, 3000), air, 6, gain, 40)
     if condition == "rain":
-        dim = level * roll(68, 94) // 100
+        dim, sky = level * roll(68, 94) // 100, grey * 90 // 100
         sight, wet = roll(5000, 12_000), roll(90, 170)
-        return Mood(condition, air, sight, overcast(90), 40, (dim, dim, dim + 6), 40, wet=wet)
+        return Mood(condition, air, sight, (sky, sky, sky + 4), 40, (dim, dim, dim + 6), 40, wet=wet)
     if condition == "snow":
-        sight, cover = roll(3500, 10_000), roll(110, 250)
-        return Mood(condition, (214, 218, 224), sight, overcast(104), 20, gain, 45, cover=cover)
-    dark, tint, sky = roll(98, 172), roll(-4, 18), dice.pick(DARK)
+        sight, cover, sky = roll(3500, 10_000), roll(110, 250), grey * 104 // 100
+        return Mood(condition, (214, 218, 224), sight, (sky, sky, sky + 4), 20, gain, 45, cover=cover)
+    dark, tint, black = roll(98, 172), roll(-4, 18), dice.pick(DARK)
     gain = (dark + tint, dark, dark - tint // 2)
-    return Mood(condition, sky, roll(7000, 16_000), sky, 14, gain, 60, grain=8, ceiling=206, night=True)
+    return Mood(condition, black, roll(7000, 16_000), black, 14, gain, 60, grain=8, ceiling=206, night=True)
 
 
 # --- The camera, the canvas, and the faces that are painted on it.
@@ -176,7 +171,7 @@ class Canvas:
         """The mood's haze swallows half the colour at its visibility; paint is capped at its ceiling."""
         self.camera, self.mood = camera, mood
         size = (camera.width, camera.height)
-        self.picture = Image.new("RGBA", size)
+        self.picture = Image.new("RGBA", size, (*mood.haze, Id.SKY))
         self.pen = ImageDraw.Draw(self.picture)
         self.shadow = Image.new("L", size)
         self.shadow_pen = ImageDraw.Draw(self.shadow)
@@ -246,8 +241,7 @@ class Face:
             self.polygon(((u0, v0), (u1, v0), (u1, v1), (u0, v1)), colour)
             return
         (left, bottom), (right, top) = self.pixels((u0, v0), (u1, v1))
-        if left > right:
-            left, right = right, left
+        left, right = sorted((left, right))
         # The far edges belong to the neighbour, or two adjacent rectangles would share a column.
         right, bottom = max(right - 1, left), max(bottom - 1, top)
         self.canvas.pen.rectangle((left, top, right, bottom), self.ink(colour))

@@ -64,14 +64,13 @@ MARKING = colours("cecec8 b4b4ae d6c478")
 
 
 def paint_ground(street: Street) -> None:
-    """Paint sky, verge, pavement, road and what is painted on the road."""
+    """Paint verge, pavement, road and what is painted on the road."""
     canvas, dice, camera = street.canvas, street.dice.fork(), street.canvas.camera
     ground, point, pen = canvas.ground, camera.point, canvas.pen
     asphalt, grass = dice.colour(ASPHALT), dice.colour(GRASS)
     # A pavement of asphalt, or of the road's own stone, can be told from the road by its kerb alone.
     paved = dice.chance(65)
     paving = dice.colour(PAVING) if paved else dice.colour((asphalt, ASPHALT[0]), 10)
-    pen.rectangle((0, 0, camera.width, camera.height), (*canvas.mood.haze, Id.SKY))
     urban = street.style == "city" or (street.style == "avenue" and dice.chance(60))
     base = (*paving, Id.SIDEWALK) if urban else (*grass, Id.TERRAIN)
     pen.rectangle((0, camera.horizon + 1, camera.width, camera.height), base)
