@@ -72,8 +72,7 @@ class MultiplyAccumulates(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if func in CONVOLUTIONS:
-            bias = args[2] if len(args) > 2 else None
-            additions = int(bias is not None and not self.full)
+            additions = int(not self.full and len(args) > 2 and args[2] is not None)
             self.total += result.numel() * (math.prod(args[1].shape[1:]) + additions)
         elif func is F.linear or (self.full and func in PRODUCTS):
             self.total += result.numel() * args[0].shape[-1]
@@ -102,8 +101,7 @@ def count_parameters(*modules: nn.Module) -> int:
     >>> count_parameters(nn.Linear(3, 2))
     8
     """
-    parameters = {id(p): p.numel() for module in modules for p in module.parameters()}
-    return sum(parameters.values())
+    return sum(parameter.numel() for parameter in nn.ModuleList(modules).parameters())
 
 
 def count_flops(

@@ -22,6 +22,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import numpy as np
@@ -46,7 +47,7 @@ from transkd_lite.training.step import Trainer, TrainStep
 from transkd_lite.training.stream import SampleStore, batches
 
 __all__ = [
-    "GradientMoment", "GradientRecord", "GramReading", "TrialBench", "cosine_matrix", "load_gradients",
+    "GradientMoment", "GradientRecord", "TrialBench", "cosine_matrix", "load_gradients",
     "record_gradients", "take_moment", "term_gradients",
 ]  # fmt: skip
 
@@ -66,23 +67,6 @@ def cosine_matrix(gram: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.clip(np.divide(gram, scale, out=np.zeros_like(gram), where=scale > 0), -1.0, 1.0)
 
 
-@dataclasses.dataclass(frozen=True)
-class GramReading:
-    """All that one Gram matrix says about one choice of weights; the formulas stand at the top of this module.
-
-    terms: a row a term; its weight, loss, norm of its gradient, share of the whole (the shares sum to 1, all are 0
-    where g = 0, and a negative one pulls against the whole) and cosine with the supervised gradient. norm: |g|.
-    alignment: cosine of g with g_ce. change_per_length, change_per_rate: first-order change of the supervised loss
-    along -g.
-    """
-
-    terms: pd.DataFrame
-    norm: float
-    alignment: float
-    change_per_length: float
-    change_per_rate: float
-
-
 class GradientMoment(BaseModel, frozen=True, arbitrary_types_allowed=True):
     """The student's gradients at one moment of a training run.
 
@@ -95,8 +79,13 @@ class GradientMoment(BaseModel, frozen=True, arbitrary_types_allowed=True):
     losses: Matrix
     gram: Matrix
 
-    def read(self, weights: Mapping[str, float]) -> GramReading:
+    def read(self, weights: Mapping[str, float]) -> SimpleNamespace:
         """What the Gram matrix says about weights by term; ce has 1 unless given, a term that is not named 0.
+
+        terms: a row a term; its weight, loss, norm of its gradient, share of the whole (the shares sum to 1, all are 0
+        where g = 0, and a negative one pulls against the whole) and cosine with the supervised gradient. norm: |g|.
+        alignment: cosine of g with g_ce. change_per_length, change_per_rate: first-order change of the supervised loss
+        along -g. The formulas stand at the top of this module.
 
         Raises `ValueError` for a weight whose term this moment does not have.
 
@@ -113,7 +102,7 @@ class GradientMoment(BaseModel, frozen=True, arbitrary_types_allowed=True):
         pulls, square = gram[-1, :-1], gram[-1, -1]
         shares = np.divide(vector * pulls, square, out=np.zeros_like(vector), where=square > 0)
         terms = {"weight": vector, "loss": self.losses, "norm": norms[:-1], "share": shares, "cosine": cosines[0, :-1]}
-        return GramReading(
+        return SimpleNamespace(
             terms=pd.DataFrame(terms, list(self.names)),
             norm=float(norms[-1]),
             alignment=float(cosines[0, -1]),
