@@ -198,8 +198,8 @@ class Distiller(nn.Module):
         idle = sorted(name for name, term in terms.items() if influence(term) < 1e-7)
         if idle:
             warnings.warn(
-                f"{self.name}: the gradient of {', '.join(idle)} with respect to the student is 0; one position, one class "
-                "or constant maps leave nothing to compare: take larger images or earlier stages, or leave the term out",
+                f"{self.name}: the gradient of {', '.join(idle)} with respect to the student is 0: one position, "
+                "one class or constant maps leave nothing to compare; take larger images or other stages or terms",
                 stacklevel=3,
             )
 

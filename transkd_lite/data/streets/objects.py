@@ -275,9 +275,10 @@ _GLASS = {
 _SETBACK = {"sedan": 70, "hatch": 25, "estate": 15, "van": 0}  # of the roof, from the rear bumper
 
 
-def wheel(face: Face, u: int, radius: int) -> None:
-    face.oval(u, radius, radius, radius, RUBBER)
-    face.oval(u, radius, radius * 58 // 100, radius * 58 // 100, CHROME)
+def wheels(face: Face, radius: int, *hubs: int) -> None:
+    for u in hubs:
+        face.oval(u, radius, radius, radius, RUBBER)
+        face.oval(u, radius, radius * 58 // 100, radius * 58 // 100, CHROME)
 
 
 def _lights(end: Face, edge: int, low: int, wide: int, oncoming: bool) -> None:
@@ -297,8 +298,7 @@ def _car_side(face: Face, kind: str, long: int, tall: int, paint: Colour) -> Non
     face.polygon(outline(((0, 20), (0, 34), (100, 34), (100, 20))), shade(paint, 72))
     for pane in _GLASS[kind]:
         face.polygon(outline(pane), GLASS)
-    for hub in (19, 81):
-        wheel(face, hub * long // 100, tall * 22 // 100)
+    wheels(face, tall * 22 // 100, 19 * long // 100, 81 * long // 100)
 
 
 def car(canvas: Canvas, dice: Dice, x: int, z: int, *, oncoming: bool = False, crossing: bool = False) -> None:
@@ -353,8 +353,7 @@ def truck_or_bus(canvas: Canvas, dice: Dice, x: int, z: int, *, bus: bool, oncom
         side.rectangle(0, 45, long, 78, (54, 54, 58))
         if dice.chance(50):
             side.rectangle(long // 4 + 60, 150, long * 2 // 3, 230, dice.colour(LIVERY))
-    for hub in (200, long - 250) if bus else (130, long // 2 - 60, long - 150):
-        wheel(side, hub, 48)
+    wheels(side, 48, *((200, long - 250) if bus else (130, long // 2 - 60, long - 150)))
     end = Face(canvas, x, z, label)
     end.pair(half - 8, 0, 36, 60, RUBBER)
     end.centred((half, 42, tall, paint))
@@ -458,8 +457,7 @@ def two_wheeler(canvas: Canvas, dice: Dice, x: int, z: int, *, motor: bool, ridd
     if ridden and not crossing:
         _rider(face, dice, 80 if motor else 92)
     if motor and crossing:
-        for hub in (-68, 68):
-            wheel(face, hub, 32)
+        wheels(face, 32, -68, 68)
         face.polygon(((-70, 66), (-20, 78), (34, 92), (58, 60), (30, 26), (-36, 26), (-50, 52)), paint)
         face.polygon(((-76, 76), (2, 74), (4, 86), (-70, 88)), RUBBER)
         face.line(((68, 32), (42, 98), (30, 106)), 9, CHROME)
