@@ -4,8 +4,6 @@ The efficient attention of SegFormer (Xie et al. 2021) and PVTv2 lets every posi
 positions of a reduced map answer: with reduction R a key stands for R x R positions. `BlockAttention.query`
 undoes this, so that maps of all stages lie on their stage's grid. Attention says from where a block mixes values in; it
 is no explanation of the decision (Jain and Wallace 2019, arXiv 1902.10186).
-
-Effective receptive field: Luo et al. 2016, arXiv 1701.04128.
 """
 
 import copy
@@ -75,9 +73,8 @@ class BlockAttention:
 def attend(model: SegModel, images: Tensor, blocks: Sequence[Block] | None = None) -> dict[Block, BlockAttention]:
     """Run `model` on images (N, 3, H, W) in evaluation mode and keep the attention of blocks (None: of all).
 
-    Stages and blocks are counted from 1. A copy of the model is run, so that the model stays as it is. A map has as
-    many rows as its stage has positions: at 512x1024 and stage 1 of SegFormer 32,768 rows of 512.
-    Raises `ValueError` for networks without such attention and for blocks that do not exist.
+    Stages and blocks are counted from 1. A copy of the model is run, so that the model stays as it is. Raises
+    `ValueError` for networks without such attention and for blocks that do not exist.
 
     >>> from transkd_lite.models import create_model
     >>> seen = attend(create_model("segformer_b0", 19), torch.rand(1, 3, 64, 128))
@@ -124,7 +121,7 @@ def class_share(attention: BlockAttention, labels: Tensor) -> tuple[float, float
 
 
 def receptive_field(model: SegModel, images: Tensor, stage: int) -> Tensor:
-    """Which pixels the feature f in the middle of a stage, from 1, depends on: its effective receptive field.
+    """Effective receptive field of the feature f in the middle of a stage, from 1 (Luo et al. 2016, arXiv 1701.04128).
 
     At each pixel the root mean square, over images (N, 3, H, W) and N random signs e of the channels, of
     d(e'f) / d pixel, summed over colours. Its expectation is |df / d pixel|, all channels counted alike; the plain sum
@@ -143,12 +140,10 @@ def receptive_field(model: SegModel, images: Tensor, stage: int) -> Tensor:
 # --- How alike two networks see: linear centred kernel alignment (CKA) between all their stages.
 #
 # Kornblith et al. 2019, arXiv 1905.00414. For n examples with centred features X (n, p) and Y (n, q), and the linear
-# kernels K = X X', L = Y Y':  CKA = HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)).
-#
-# Two estimators of HSIC. "biased" is the paper's, tr(KL): with few examples and many channels it comes out near 1 for
-# anything. "unbiased" is HSIC_1 of Song et al. 2012 (JMLR 13), put into CKA by Nguyen et al. 2021 (arXiv 2010.15327):
-# it leaves out each example's product with itself, and is near 0 for unrelated features. The examples of a feature map
-# are its positions; neighbours are not independent, so compare numbers that come from the same images and positions.
+# kernels K = X X', L = Y Y':  CKA = HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)). Their HSIC, tr(KL), is "biased": with few
+# examples and many channels CKA is near 1 for anything. "unbiased" is HSIC_1 of Song et al. 2012 (JMLR 13), put into
+# CKA by Nguyen et al. 2021 (arXiv 2010.15327): it leaves out each example's product with itself. A feature map's
+# examples are its positions; neighbours are not independent, so compare numbers of the same images and positions.
 
 
 def linear_cka(x: Tensor, y: Tensor, *, estimator: str = "unbiased") -> float:
@@ -182,9 +177,7 @@ def stage_similarity(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tenso
     """Unbiased linear CKA between every stage of one network and every stage of another.
 
     Maps are averaged over the cells of one grid, the coarsest, so that all pairs have the same examples, one for each
-    image and cell: a coarse position stands beside the mean of the fine ones that it covers.
-
-    first, second: the features of `SegOutput`, (N, C_i, H_i, W_i) each, of the same N images.
+    image and cell. first, second: the features of `SegOutput`, (N, C_i, H_i, W_i) each, of the same N images.
     Returns (len(first), len(second)), rows the stages of the first network.
     """
     maps = [*first, *second]
@@ -194,9 +187,6 @@ def stage_similarity(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tenso
 
 
 # --- What the attention panel and its static twins show, as pure values: pictures of attention over the image.
-#
-#     looks = Looks({"teacher": teacher, "student": student}, pictures, labels, space)
-#     overlays(looks, Choice(stage=3, row=20, column=60))
 
 DARK, MIDDLE, BRIGHT = "#00224e", "#7d7c78", "#fee838"  # of cividis
 ENLARGE = 4  # screen pixels of a picture's pixel
@@ -249,9 +239,8 @@ class Looks:
         position: the query's on the stage's grid; weights: (H_i, W_i), adding up to 1; block, head: the ones shown.
         predicted: the class that the network predicts at the query; keys: how many there are.
         peak: (row, column) of the middle of the strongest key; there: the class labelled there; share: its weight.
-        effective: exp(entropy), from 1 (one key has all) to `keys` (all alike).
-        distance: mean distance of positions from the query, weighted by attention.
-        own_class: the share of attention on positions of the query's labelled class, nan at void.
+        effective: exp(entropy), from 1 (one key has all) to `keys` (all alike). distance: mean distance of positions
+        from the query, weighted by attention. own_class: the share of attention on its labelled class, nan at void.
 
         Raises `LookupError` for a network, stage, image or pixel that is not there.
         """
@@ -290,8 +279,7 @@ class Looks:
 def overlays(looks: Looks, choice: Choice) -> dict[str, NDArray[np.uint8]]:
     """Pictures (4 H, 4 W, 3): the chosen one, then for each chosen network its attention laid over it.
 
-    A map is scaled to its own largest weight, dark blue for none and yellow for the most, and the frame is the
-    query's position on the stage's grid.
+    A map is scaled to its largest weight, from dark blue to yellow; the frame is the query's position on the grid.
     """
     views = looks.chosen(choice)
     layers = {"image": Image.fromarray(looks.pictures[choice.image])}
