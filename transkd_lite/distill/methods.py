@@ -395,7 +395,8 @@ def create_method(
 
     Raises `ValueError` for unknown names and options, and for networks that cannot be compared.
     """
-    student_spec, teacher_spec = (getattr(network, "spec", network) for network in (student, teacher))
+    student_spec: Any = getattr(student, "spec", student)
+    teacher_spec: Any = getattr(teacher, "spec", teacher)
     for role, spec in (("student", student_spec), ("teacher", teacher_spec)):
         if not isinstance(spec, ModelSpec):
             raise ValueError(f"{role} must be a SegModel or a ModelSpec, got {type(spec).__name__}")
