@@ -10,7 +10,7 @@ import torch
 
 from transkd_lite.models import create_model
 from transkd_lite.models.head import folded_heads
-from transkd_lite.profiling import _Bench, count_flops
+from transkd_lite.profiling import _parts, count_flops
 
 
 @pytest.mark.slow
@@ -26,7 +26,6 @@ def test_the_command_prints_times_ratios_and_memory():
     assert found["speedup"] == pytest.approx(found["naive_s"] / found["step_s"])
     assert found["cached_overhead"] == pytest.approx(found["cached_s"] / found["student_s"])
     assert found["cached_speedup"] == pytest.approx(found["naive_s"] / found["cached_s"])
-    assert found["matrix_share"] == pytest.approx(found["tflops"] / found["matrix_tflops"])
     assert {"peak_mb", "naive_peak_mb"} <= set(found)
 
 
@@ -38,15 +37,11 @@ def test_the_work_counted_is_the_work_done():
     assert count_flops(model) == pytest.approx(17.757e9, rel=0.001)
 
 
-def test_the_naive_step_computes_the_same_loss_with_the_teachers_graph():
-    bench = _Bench("segformer_b0", "segformer_b0", "transkd-base", 2, (64, 64), "fp32")
-    for module in (bench.student, bench.whole.student, bench.method, bench.whole.method):
-        module.eval()  # without dropout
-    terms = bench.whole(bench.images, bench.labels)
-    target, output = bench.teacher(bench.images), bench.student(bench.images)
-    assert target.logits.requires_grad
-    assert not bench.frozen(bench.images).logits.requires_grad
-    naive = bench.method(bench.images, output, target, bench.labels)
-    for name, value in naive.items():
-        torch.testing.assert_close(value, terms[name], rtol=1e-4, atol=1e-5)
-    assert not any(p.requires_grad for p in bench.frozen.parameters())
+def test_the_naive_step_computes_the_same_loss():
+    parts = _parts(torch.device("cpu"), "segformer_b0", "segformer_b0", "transkd-base", 2, (64, 64), "fp32")
+    first = {}
+    for name in ("step_s", "naive_s"):
+        torch.manual_seed(1)  # of dropout
+        first[name] = {term: torch.as_tensor(value).item() for term, value in parts[name]().items()}
+    assert first["naive_s"] == pytest.approx(first["step_s"], rel=1e-4, abs=1e-5)
+    assert list(first["step_s"]) == list(parts["cached_s"]())

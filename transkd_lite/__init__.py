@@ -10,8 +10,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _NAMES = {
-    "models": "ModelSpec SegModel SegOutput capture_attention create_model list_models load_model save_huggingface "
-    "save_model",
+    "models": "ModelSpec SegModel SegOutput create_model list_models load_model save_huggingface save_model",
     "models.onnx": "export_onnx",
     "distill": "Distiller Part create_method describe list_methods register",
     "distill.reference": "load_reference_checkpoint",

@@ -6,24 +6,20 @@ classes (19 and void) throughout, its "GFLOPs" 19 classes for networks alone and
 table.
 """
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import math
 import multiprocessing
 import os
-import re
-import statistics
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from json import dumps
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
+import psutil
 import torch
 import torch.nn.functional as F
 import typer
@@ -34,12 +30,13 @@ from torch.profiler import profile, record_function
 
 from transkd_lite.distill.distiller import Distiller
 from transkd_lite.distill.methods import create_method
-from transkd_lite.metrics import DTYPES, autocast
+from transkd_lite.metrics import autocast
 from transkd_lite.models.head import folded_heads
 from transkd_lite.models.output import SegModel, SegOutput
 from transkd_lite.models.weights import create_model, list_models
 from transkd_lite.results.tables import read_table
 from transkd_lite.training.config import TrainConfig
+from transkd_lite.training.loop import peak_mb
 from transkd_lite.training.step import TrainStep
 from transkd_lite.training.stream import SampleStore
 from transkd_lite.training.teacher_cache import TeacherCache
@@ -75,8 +72,7 @@ class MultiplyAccumulates(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if func in CONVOLUTIONS:
-            bias = args[2] if len(args) > 2 else None
-            additions = int(bias is not None and not self.full)
+            additions = int(not self.full and len(args) > 2 and args[2] is not None)
             self.total += result.numel() * (math.prod(args[1].shape[1:]) + additions)
         elif func is F.linear or (self.full and func in PRODUCTS):
             self.total += result.numel() * args[0].shape[-1]
@@ -105,8 +101,7 @@ def count_parameters(*modules: nn.Module) -> int:
     >>> count_parameters(nn.Linear(3, 2))
     8
     """
-    parameters = {id(p): p.numel() for module in modules for p in module.parameters()}
-    return sum(parameters.values())
+    return sum(parameter.numel() for parameter in nn.ModuleList(modules).parameters())
 
 
 def count_flops(
@@ -146,12 +141,12 @@ def size_table(size: Size = (512, 1024)) -> pd.DataFrame:
     rows = []
     for name in dict.fromkeys([*list_models(), *published.index]):
         network, _, method = name.partition(" + ")
-        model, counted, distiller = create_model(network, 20), create_model(network, 20 if method else 19), None
+        model, counted = create_model(network, 20), create_model(network, 20 if method else 19)
+        helpers: dict[str, Any] = {}
         if method:  # with the second squeeze layer, as the authors' modules have it
-            distiller = create_method(method, model, create_model("segformer_b2", 20), bare_squeeze=True)
-        params_m = count_parameters(model, *([distiller] if distiller else [])) / 1e6
-        gmacs = [count_flops(counted, size, distiller=distiller, convention=c) / 1e9 for c in ("full", "paper")]
-        rows.append((name, params_m, *gmacs))
+            helpers["distiller"] = create_method(method, model, create_model("segformer_b2", 20), bare_squeeze=True)
+        gmacs = [count_flops(counted, size, **helpers, convention=c) / 1e9 for c in ("full", "paper")]
+        rows.append((name, count_parameters(model, *helpers.values()) / 1e6, *gmacs))
     table = pd.DataFrame(rows, columns=["network", "params_m", "gmacs_full", "gmacs_paper"]).set_index("network")
     return table.join(published[["params_m", "gflops"]].add_prefix("published_"))
 
@@ -174,91 +169,52 @@ NUM_CLASSES = 19
 WARM_UP_ROUNDS = 3
 
 
-class _Bench:
-    """Two networks, a method, one batch, and the five things to time."""
+def _parts(
+    device: torch.device, teacher: str, student: str, method: str, batch: int, size: Size, precision: str
+) -> dict[str, Callable[[], Any]]:
+    """The five things to time, a to e, with two new networks, a method and one batch."""
+    torch.manual_seed(0)
+    images = torch.randn(batch, 3, *size, device=device)
+    labels = torch.randint(0, NUM_CLASSES, (batch, *size), device=device)
+    tutor: Any = create_model(teacher, NUM_CLASSES).to(device).eval()
+    pupil: Any = create_model(student, NUM_CLASSES).to(device).train()
+    helper = create_method(method, pupil, tutor).to(device).train()
+    frozen, alone = copy.deepcopy(tutor).requires_grad_(False), copy.deepcopy(pupil)
+    own, own_helper = copy.deepcopy((pupil, helper))
+    for network in (frozen, alone, own):
+        network.head.folded = True
+    pictures = np.random.default_rng(0).integers(0, 256, (2 * batch, *size, 3), np.uint8)
+    store = SampleStore([{"image": picture, "label": picture[..., 0] % NUM_CLASSES} for picture in pictures])
+    config = TrainConfig.from_dict({"precision": precision, "augment": "none"})
+    cache, keys = TeacherCache(frozen, store, config, helper.reads, device), torch.randperm(2 * batch)[:batch]
 
-    def __init__(self, teacher: str, student: str, method: str, batch: int, size: Size, precision: str) -> None:
-        torch.manual_seed(0)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.images = torch.randn(batch, 3, *size, device=device)
-        self.labels = torch.randint(0, NUM_CLASSES, (batch, *size), device=device)
-        self.precision = precision
-        self.teacher: SegModel = create_model(teacher, NUM_CLASSES).to(device).eval()
-        self.student: SegModel = create_model(student, NUM_CLASSES).to(device).train()
-        self.method = create_method(method, self.student, self.teacher).to(device).train()
-        self.frozen = copy.deepcopy(self.teacher).requires_grad_(False)
-        self.alone = TrainStep(copy.deepcopy(self.student), precision=precision)
-        own, helper = copy.deepcopy((self.student, self.method))
-        self.whole = TrainStep(own, self.frozen, helper, precision=precision)
-        self.naive = TrainStep(self.student, None, self.method)
-        options: dict[str, Any] = {"lr": 6e-5, "weight_decay": 0.01, "foreach": False}
-        self.optimizers = {
-            step: torch.optim.AdamW(step.parameters(), fused=step is not self.naive, **options)
-            for step in (self.alone, self.whole, self.naive)
-        }
-        self.parts: dict[str, Callable[[], Any]] = {
-            "teacher_s": self.teacher_forward,
-            "student_s": lambda: self.train(self.alone),
-            "step_s": lambda: self.train(self.whole),
-            "naive_s": self.naive_step,
-            "cached_s": lambda: self.train(self.whole, self.cache(self.keys)),
-        }
-        pictures = np.random.default_rng(0).integers(0, 256, (2 * batch, *size, 3), np.uint8)
-        store = SampleStore([{"image": picture, "label": picture[..., 0] % NUM_CLASSES} for picture in pictures])
-        config = TrainConfig.from_dict({"precision": precision, "augment": "none"})
-        self.cache = TeacherCache(self.frozen, store, config, self.method.reads, self.images.device)
-        self.keys = torch.randperm(2 * batch)[:batch]
+    def training(step: TrainStep, fused: bool = True) -> Callable[..., dict[str, Tensor]]:
+        optimizer = torch.optim.AdamW(step.parameters(), lr=6e-5, weight_decay=0.01, foreach=False, fused=fused)
 
-    def teacher_forward(self) -> None:
-        """Part a."""
-        with torch.no_grad(), autocast(self.images.device, self.precision):
-            self.frozen(self.images)
+        def train(target: SegOutput | None = None) -> dict[str, Tensor]:
+            terms = step(images, labels, target)
+            optimizer.zero_grad(set_to_none=True)
+            terms["total"].backward()
+            optimizer.step()
+            return terms
 
-    def naive_step(self) -> None:
-        """Part d."""
-        terms = self.train(self.naive, self.teacher(self.images))  # the teacher's graph is recorded and thrown away
-        for term in terms.values():
-            term.item()
+        return train
 
-    def train(self, step: TrainStep, target: SegOutput | None = None) -> dict[str, Tensor]:
-        """The losses, the backward pass and the optimiser's step."""
-        terms = step(self.images, self.labels, target)
-        self.optimizers[step].zero_grad(set_to_none=True)
-        terms["total"].backward()
-        self.optimizers[step].step()
-        return terms
+    whole = training(TrainStep(own, frozen, own_helper, precision=precision))
+    naive = training(TrainStep(pupil, None, helper), fused=False)
 
+    def teacher_forward() -> None:
+        with torch.no_grad(), autocast(device, precision):
+            frozen(images)
 
-def time_step(
-    teacher: str, student: str, method: str, batch: int, size: Size, precision: str, rounds: int
-) -> dict[str, float]:
-    """Median seconds of a to e over interleaved rounds, their ratios, and the peak memory of one step of c in MB.
-
-    Keys: teacher_s, student_s, step_s, naive_s, cached_s, overhead, speedup, cached_overhead, cached_speedup, peak_mb,
-    naive_peak_mb, tflops (what c achieves, counting the multiply-accumulates it really does, with the heads folded, a
-    backward pass as two forward ones), matrix_tflops (what the device reaches on a large matrix product in that
-    precision) and matrix_share, their ratio.
-    """
-    given = (teacher, student, method, batch, size, precision)
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as aside:
-        peak_mb, naive_peak_mb = aside.map(_peak_mb, ("step_s", "naive_s"), (given, given))
-    bench = _Bench(*given)
-    with folded_heads(bench.alone, bench.whole, bench.frozen):
-        turns = [{n: _timed(part) for n, part in bench.parts.items()} for _ in range(WARM_UP_ROUNDS + rounds)]
-        trained = count_flops(bench.whole.student, size, distiller=bench.whole.method)  # type: ignore[arg-type]
-        macs = count_flops(bench.frozen, size) + 3 * trained
-    found = {name: statistics.median(turn[name] for turn in turns[WARM_UP_ROUNDS:]) for name in bench.parts}
-    found["overhead"] = found["step_s"] / (found["teacher_s"] + found["student_s"])
-    found["speedup"] = found["naive_s"] / found["step_s"]
-    found["cached_overhead"] = found["cached_s"] / found["student_s"]
-    found["cached_speedup"] = found["naive_s"] / found["cached_s"]
-    found |= {"peak_mb": peak_mb, "naive_peak_mb": naive_peak_mb}
-    found["tflops"] = 2.0 * batch * macs / found["step_s"] / 1e12  # two operations a multiply-accumulate
-    n = 8192 if bench.images.is_cuda else 1024
-    a, b = (torch.randn(n, n, device=bench.images.device).to(DTYPES[precision]) for _ in range(2))
-    found["matrix_tflops"] = 2.0 * n**3 / min(_timed(lambda: torch.mm(a, b)) for _ in range(7)) / 1e12
-    found["matrix_share"] = found["tflops"] / found["matrix_tflops"]
-    return found
+    return {
+        "teacher_s": teacher_forward,
+        "student_s": training(TrainStep(alone, precision=precision)),
+        "step_s": whole,
+        # The teacher's graph is recorded and thrown away.
+        "naive_s": lambda: {name: term.item() for name, term in naive(tutor(images)).items()},
+        "cached_s": lambda: whole(cache(keys)),
+    }
 
 
 def _timed(part: Callable[[], Any]) -> float:
@@ -271,19 +227,12 @@ def _timed(part: Callable[[], Any]) -> float:
 
 
 def _peak_mb(part: str, given: tuple[Any, ...]) -> float:
-    """Peak memory of two steps: of the device, or of this process above what it held before (Linux; else nan)."""
-
-    def status_mb(key: str) -> float:
-        status = Path("/proc/self/status")
-        found = re.search(rf"{key}:\s+(\d+)", status.read_text() if status.is_file() else "")
-        return int(found[1]) / 1024 if found else math.nan
-
-    bench = _Bench(*given)
-    before = status_mb("VmRSS")
-    with folded_heads(bench.alone, bench.whole, bench.frozen):
-        bench.parts[part]()
-        bench.parts[part]()  # gradients and the optimiser's moments are there by now
-    return torch.cuda.max_memory_allocated() / 2**20 if bench.images.is_cuda else status_mb("VmHWM") - before
+    """Peak memory of two steps: of the device, or of this process above what it held before."""
+    parts = _parts(*given)
+    held = 0 if torch.cuda.is_available() else psutil.Process().memory_info().rss / 2**20
+    parts[part]()
+    parts[part]()  # gradients and the optimiser's moments are there by now
+    return (peak_mb(given[0]) or math.nan) - held
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -297,7 +246,7 @@ def print_sizes(context: typer.Context) -> None:
 
 
 @app.command("step")
-def print_step(
+def time_step(
     teacher: str = "segformer_b2",
     student: str = "segformer_b0",
     method: str = "transkd-base",
@@ -307,9 +256,22 @@ def print_step(
     precision: Literal["fp32", "bf16"] | None = None,
     json: bool = False,
 ) -> None:
-    """What a distillation step costs: times five things in turn, in both precisions unless one is given."""
-    wanted = (precision,) if precision else ("fp32", "bf16")
-    found = {name: time_step(teacher, student, method, batch, size, name, rounds) for name in wanted}
+    """What a distillation step costs: times five things in turn, in both precisions unless one is given.
+
+    Prints median seconds over interleaved rounds (teacher_s, student_s, step_s, naive_s, cached_s), their ratios
+    (overhead, speedup, cached_overhead, cached_speedup) and the peak memory of a step (peak_mb, naive_peak_mb).
+    """
+    device, found = torch.device("cuda" if torch.cuda.is_available() else "cpu"), {}
+    for name in (precision,) if precision else ("fp32", "bf16"):
+        given = (device, teacher, student, method, batch, size, name)
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as aside:
+            memory = aside.map(_peak_mb, ("step_s", "naive_s"), (given, given))
+        parts = _parts(*given)
+        turns = [{part: _timed(run) for part, run in parts.items()} for _ in range(WARM_UP_ROUNDS + rounds)]
+        times = pd.DataFrame(turns[WARM_UP_ROUNDS:]).median().to_dict()
+        a, b, c, d, e = times.values()
+        times |= {"overhead": c / (a + b), "speedup": d / c, "cached_overhead": e / b, "cached_speedup": d / e}
+        found[name] = times | dict(zip(("peak_mb", "naive_peak_mb"), memory, strict=True))
     typer.echo(dumps(found, indent=2) if json else pd.DataFrame(found).to_string(float_format="{:.4f}".format))
 
 

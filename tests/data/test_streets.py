@@ -16,8 +16,9 @@ from torch.utils.data import DataLoader
 from transkd_lite.data import streets
 from transkd_lite.data.labels import CITYSCAPES, label_space
 from transkd_lite.data.streets import CONDITIONS, SPLITS, Scene, develop, draw_scene
-from transkd_lite.data.streets.canvas import Camera, Dice, Id
+from transkd_lite.data.streets.canvas import Camera, Canvas, Dice, Id, draw_mood
 from transkd_lite.data.streets.dataset import SceneDecoder, open_streets
+from transkd_lite.data.streets.objects import person
 
 SMALL = (64, 128)
 
@@ -137,14 +138,10 @@ def _contrast_at_horizon(scene: Scene) -> float:
 
 def test_a_stroke_changes_colour_and_label_of_the_same_pixels() -> None:
     """Over the whole picture: where a lone person is painted is where the picture differs."""
-    from transkd_lite.data.streets.canvas import Canvas
-    from transkd_lite.data.streets.objects import person
-
-    canvas = Canvas(Camera((128, 256), Dice(1)), (200, 200, 200), 10_000)
-    canvas.pen.rectangle((0, 0, 256, 128), (1, 2, 3, Id.SKY))
+    canvas = Canvas(Camera((128, 256), Dice(1)), draw_mood("clear", Dice(3)))
     person(canvas, Dice(2), 0, 600)
     painted = np.array(canvas.picture)
-    assert np.array_equal((painted[..., :3] != (1, 2, 3)).any(axis=2), painted[..., 3] != Id.SKY)
+    assert np.array_equal((painted[..., :3] != canvas.mood.haze).any(axis=2), painted[..., 3] != Id.SKY)
     assert (painted[..., 3] == 11).sum() > 200
 
 

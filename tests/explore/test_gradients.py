@@ -193,10 +193,8 @@ def test_trials_differ_in_nothing_but_their_weights(bench):
 def test_a_record_goes_to_json_and_back_to_the_last_digit():
     record = record_gradients(TINY, (0, 1), num_batches=1)
     assert record.steps == (0, 1)
-    assert record.weights["pea_3"] == 0.5
     assert not np.array_equal(record.at(0).gram, record.at(1).gram)
     again = GradientRecord.model_validate_json(record.model_dump_json(indent=1))
-    assert again.weights == record.weights
     assert again.about == json.loads(json.dumps(record.about))
     for one, other in zip(record.moments, again.moments, strict=True):
         assert (one.step, one.names) == (other.step, other.names)
@@ -211,11 +209,11 @@ def test_moments_outside_the_run_are_refused(moments):
 
 
 def test_what_is_no_record_is_refused(tmp_path):
-    for text in ("", "{}", '{"about": {}, "weights": {}, "moments": [{"step": 0}]}'):
+    for text in ("", "{}", '{"about": {}, "moments": [{"step": 0}]}'):
         with pytest.raises(ValueError, match="GradientRecord"):
             GradientRecord.model_validate_json(text)
     with pytest.raises(ValueError, match="at least 1 item"):
-        GradientRecord(moments=(), weights={}, about={})
+        GradientRecord(moments=(), about={})
     with pytest.raises(FileNotFoundError, match=r"none\.json"):
         load_gradients(tmp_path / "none.json")
     with pytest.raises(KeyError, match="7"):
@@ -232,7 +230,7 @@ def test_the_shipped_record_is_whole_and_of_this_code():
     for moment in record.moments:
         assert np.array_equal(moment.gram, moment.gram.T)
         assert np.linalg.eigvalsh(moment.gram).min() > -1e-4 * np.trace(moment.gram)
-        assert moment.read(record.weights).terms["share"].sum() == pytest.approx(1)
+        assert moment.read(dict.fromkeys(TERMS, 1.0)).terms["share"].sum() == pytest.approx(1)
     bench, losses = TrialBench(experiment), []
     step = bench.trainer().modules.train()
     for number, (images, labels) in enumerate(bench.batches(range(record.about["num_batches"])), start=1):

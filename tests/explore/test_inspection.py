@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from transkd_lite.explore.attention import BlockAttention, attend, class_share, receptive_field
-from transkd_lite.models import capture_attention, create_model
+from transkd_lite.models import create_model
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +42,9 @@ def test_every_block_is_kept_on_its_grid(name, images):
         assert attention.key_size == (2, 4)
 
 
-def test_a_query_is_the_row_that_was_captured(model, images):
-    with torch.no_grad(), capture_attention(model, [(2, 1)]) as captured:
-        model(images)
+def test_a_query_is_its_row_of_the_map(model, images):
     attention = attend(model, images, [(2, 1)])[2, 1]
-    keys = captured.attention[2, 1][1, 1, 3 * 16 + 5].unflatten(0, (2, 4))
+    keys = attention.weights[1, 1, 3 * 16 + 5].unflatten(0, (2, 4))
     spread = attention.query((3, 5), head=2, image=1)
     assert spread.shape == (8, 16)
     assert spread.sum().item() == pytest.approx(1, rel=1e-5)

@@ -29,7 +29,7 @@ def made_up(terms=TERMS, steps=(0, 50)):
         moments.append(
             GradientMoment(step=step, names=terms, losses=draw.uniform(0.1, 3, len(terms)), gram=vectors @ vectors.T)
         )
-    return GradientRecord(moments=moments, weights={name: 1.0 for name in terms if name != "ce"}, about={})
+    return GradientRecord(moments=moments, about={})
 
 
 @pytest.fixture

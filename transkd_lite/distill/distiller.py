@@ -7,8 +7,6 @@ It checks what comes in, cuts the teacher out of the graph, asks its parts for t
 is a module that yields named terms; `methods` says which parts a method has.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 
@@ -148,23 +146,6 @@ class Distiller(nn.Module):
         Raises `ValueError` for outputs that are not those of the networks that the method was created for, and for
         labels that are no class of either. The first mini-batch is searched for terms that cannot change the student.
         """
-        self._check(images, student, teacher, labels)
-
-        def constant(x: Tensor) -> Tensor:
-            return x.clone() if x.is_inference() else x.detach()  # backward cannot use tensors of inference mode
-
-        embeddings = tuple(map(constant, teacher.embeddings))
-        teacher = SegOutput(constant(teacher.logits), tuple(map(constant, teacher.features)), embeddings)
-        if self.training:
-            self.steps_seen += 1
-        terms: dict[str, Tensor] = {}
-        for part in self.parts.values():
-            terms.update(part(images, student, teacher, labels))
-        self._warn_of_idle_terms(student, labels, terms)
-        return terms
-
-    def _check(self, images: Tensor, student: SegOutput, teacher: SegOutput, labels: Tensor | None) -> None:
-        """Raise ValueError, naming the network, where something is not what the specs promise."""
         n = len(images)
         if labels is not None and len(labels) != n:
             raise ValueError(f"images and labels must be of one mini-batch, got {n} images and {len(labels)} labels")
@@ -173,12 +154,23 @@ class Distiller(nn.Module):
             require_train_ids(labels, classes, f"the labels for {self.name}")
         for role, output, spec in (("student", student, self.student_spec), ("teacher", teacher, self.teacher_spec)):
             given = (len(output.logits), output.logits.shape[1], *(f.shape[1] for f in output.features))
-            if given != (n, spec.num_classes, *spec.channels):
+            if given != (promised := (n, spec.num_classes, *spec.channels)):
                 raise ValueError(
-                    f"the {role}'s output must be, in images, classes and widths of features, "
-                    f"{(n, spec.num_classes, *spec.channels)}, as {spec.name} gives it; got {given}: create the method "
-                    "for the networks that it is used with"
+                    f"the {role}'s output must be, in images, classes and widths of features, {promised}, as "
+                    f"{spec.name} gives it; got {given}: create the method for the networks that it is used with"
                 )
+
+        def constant(x: Tensor) -> Tensor:
+            return x.clone() if x.is_inference() else x.detach()  # backward cannot use tensors of inference mode
+
+        embeddings = tuple(map(constant, teacher.embeddings))
+        teacher = SegOutput(constant(teacher.logits), tuple(map(constant, teacher.features)), embeddings)
+        if self.training:
+            self.steps_seen += 1
+        found = [part(images, student, teacher, labels) for part in self.parts.values()]
+        terms = {name: term for some in found for name, term in some.items()}
+        self._warn_of_idle_terms(student, labels, terms)
+        return terms
 
     def _warn_of_idle_terms(self, student: SegOutput, labels: Tensor | None, terms: Mapping[str, Tensor]) -> None:
         """Warn of every term without gradient with respect to the student, once: it takes a backward pass through the
@@ -205,11 +197,9 @@ class Distiller(nn.Module):
 
         idle = sorted(name for name, term in terms.items() if influence(term) < 1e-7)
         if idle:
-            sizes = ", ".join(f"{f.shape[2]} x {f.shape[3]}" for f in student.features)
             warnings.warn(
-                f"{self.name}: the gradient of {', '.join(idle)} with respect to the student is 0 on features of "
-                f"{sizes} and {student.logits.shape[1]} classes. One position, one class or constant maps leave "
-                "nothing to compare: take larger images or earlier stages, or leave the term out",
+                f"{self.name}: the gradient of {', '.join(idle)} with respect to the student is 0: one position, "
+                "one class or constant maps leave nothing to compare; take larger images or other stages or terms",
                 stacklevel=3,
             )
 

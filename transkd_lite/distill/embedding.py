@@ -10,8 +10,6 @@ mixer's parts are `attn4`, `conv1` (our `value`), `conv2` (`gate`), `atten_weigh
 b_1 … b_4 (`linear_scale`, `patch_scale`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import torch

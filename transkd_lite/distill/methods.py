@@ -5,8 +5,6 @@ A method is a function (student spec, teacher spec, *, options) -> parts. Its do
 how the term grows with the map. `register` adds a method from outside; "a+b" has the terms of both.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from textwrap import fill

@@ -5,8 +5,6 @@ widths it belongs to follows from names and shapes; only whether a GL-Mixer adds
 naming is in the table below and in `models.naming`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path

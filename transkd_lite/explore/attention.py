@@ -4,15 +4,12 @@ The efficient attention of SegFormer (Xie et al. 2021) and PVTv2 lets every posi
 positions of a reduced map answer: with reduction R a key stands for R x R positions. `BlockAttention.query`
 undoes this, so that maps of all stages lie on their stage's grid. Attention says from where a block mixes values in; it
 is no explanation of the decision (Jain and Wallace 2019, arXiv 1902.10186).
-
-Effective receptive field: Luo et al. 2016, arXiv 1701.04128.
 """
-
-from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,8 +22,9 @@ from torch import Tensor
 
 from transkd_lite.data.labels import VOID, LabelSpace
 from transkd_lite.metrics import as_batch, predict
-from transkd_lite.models.attention import capture_attention
-from transkd_lite.models.output import SegModel
+from transkd_lite.models.attention import attention_map
+from transkd_lite.models.naming import family_of
+from transkd_lite.models.output import SegModel, listed
 
 __all__ = ["Choice", "Looks", "attend", "class_share", "linear_cka", "overlays", "receptive_field", "stage_similarity"]
 
@@ -75,26 +73,31 @@ class BlockAttention:
 def attend(model: SegModel, images: Tensor, blocks: Sequence[Block] | None = None) -> dict[Block, BlockAttention]:
     """Run `model` on images (N, 3, H, W) in evaluation mode and keep the attention of blocks (None: of all).
 
-    Stages and blocks are counted from 1. A copy of the model is run, so that the model stays as it is.
-    Raises `ValueError` for networks without such attention and for blocks that do not exist.
+    Stages and blocks are counted from 1. A copy of the model is run, so that the model stays as it is. Raises
+    `ValueError` for networks without such attention and for blocks that do not exist.
 
     >>> from transkd_lite.models import create_model
     >>> seen = attend(create_model("segformer_b0", 19), torch.rand(1, 3, 64, 128))
     >>> seen[3, 2].num_heads, seen[3, 2].size, seen[3, 2].key_size
     (5, (4, 8), (2, 4))
     """
-    if blocks is None:
-        blocks = [(stage, b) for stage, depth in enumerate(model.spec.depths, start=1) for b in range(1, depth + 1)]
-    model = copy.deepcopy(model).eval()
-    with capture_attention(model, blocks) as captured:
-        model(images)
-    stages: Any = getattr(model, "backbone", model).stages
-    seen = {}
-    for (stage, block), weights in captured.attention.items():
-        convolution = stages[stage - 1].blocks[block - 1].attn.sr
-        reduction = 1 if convolution is None else convolution.stride[0]
-        height, width = captured.features[stage - 1].shape[2:]
-        seen[stage, block] = BlockAttention(weights, (height, width), reduction)
+    name, depths, seen = model.spec.name, model.spec.depths, {}
+    if family_of(name) not in ("segformer", "pvt"):
+        raise ValueError(f"{name} has no attention to show: choose a SegFormer or a PVTv2")
+    there = [(stage, block) for stage, depth in enumerate(depths, start=1) for block in range(1, depth + 1)]
+    chosen = there if blocks is None else blocks
+    if wrong := [key for key in chosen if key not in there]:
+        raise ValueError(f"{name} has no (stage, block) [{listed(wrong)}]: its stages hold {depths} blocks, from 1")
+
+    def keep(key: Block, module: Any, args: tuple[Tensor, Sequence[int]], output: Tensor) -> None:
+        (height, width), reduction = args[1], 1 if module.sr is None else module.sr.stride[0]
+        seen[key] = BlockAttention(attention_map(module, *args), (height, width), reduction)
+
+    twin: Any = copy.deepcopy(model).eval()
+    for stage, block in chosen:
+        module = getattr(twin, "backbone", twin).stages[stage - 1].blocks[block - 1].attn
+        module.register_forward_hook(partial(keep, (stage, block)))
+    twin(images)
     return seen
 
 
@@ -118,7 +121,7 @@ def class_share(attention: BlockAttention, labels: Tensor) -> tuple[float, float
 
 
 def receptive_field(model: SegModel, images: Tensor, stage: int) -> Tensor:
-    """Which pixels the feature f in the middle of a stage, from 1, depends on: its effective receptive field.
+    """Effective receptive field of the feature f in the middle of a stage, from 1 (Luo et al. 2016, arXiv 1701.04128).
 
     At each pixel the root mean square, over images (N, 3, H, W) and N random signs e of the channels, of
     d(e'f) / d pixel, summed over colours. Its expectation is |df / d pixel|, all channels counted alike; the plain sum
@@ -137,12 +140,10 @@ def receptive_field(model: SegModel, images: Tensor, stage: int) -> Tensor:
 # --- How alike two networks see: linear centred kernel alignment (CKA) between all their stages.
 #
 # Kornblith et al. 2019, arXiv 1905.00414. For n examples with centred features X (n, p) and Y (n, q), and the linear
-# kernels K = X X', L = Y Y':  CKA = HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)).
-#
-# Two estimators of HSIC. "biased" is the paper's, tr(KL): with few examples and many channels it comes out near 1 for
-# anything. "unbiased" is HSIC_1 of Song et al. 2012 (JMLR 13), put into CKA by Nguyen et al. 2021 (arXiv 2010.15327):
-# it leaves out each example's product with itself, and is near 0 for unrelated features. The examples of a feature map
-# are its positions; neighbours are not independent, so compare numbers that come from the same images and positions.
+# kernels K = X X', L = Y Y':  CKA = HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)). Their HSIC, tr(KL), is "biased": with few
+# examples and many channels CKA is near 1 for anything. "unbiased" is HSIC_1 of Song et al. 2012 (JMLR 13), put into
+# CKA by Nguyen et al. 2021 (arXiv 2010.15327): it leaves out each example's product with itself. A feature map's
+# examples are its positions; neighbours are not independent, so compare numbers of the same images and positions.
 
 
 def linear_cka(x: Tensor, y: Tensor, *, estimator: str = "unbiased") -> float:
@@ -160,10 +161,8 @@ def linear_cka(x: Tensor, y: Tensor, *, estimator: str = "unbiased") -> float:
     """
     n, given = len(x), f"got {tuple(x.shape)}, {tuple(y.shape)} and {estimator!r}"
     if estimator not in ("unbiased", "biased") or not x.ndim == y.ndim == 2 or len(y) != n or n < 4:
-        raise ValueError(
-            "x and y must be (n, p) and (n, q) of the same n examples, 4 or more, and estimator 'unbiased' or "
-            f"'biased'; {given}: for maps see stage_similarity"
-        )
+        known = "the same n examples, 4 or more, and estimator 'unbiased' or 'biased'"
+        raise ValueError(f"x and y must be (n, p) and (n, q) of {known}; {given}: for maps see stage_similarity")
     centred = (z.double() - z.double().mean(0) for z in (x, y))
     k, l = (z @ z.T if estimator == "biased" else (z @ z.T).fill_diagonal_(0) for z in centred)
 
@@ -178,9 +177,7 @@ def stage_similarity(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tenso
     """Unbiased linear CKA between every stage of one network and every stage of another.
 
     Maps are averaged over the cells of one grid, the coarsest, so that all pairs have the same examples, one for each
-    image and cell: a coarse position stands beside the mean of the fine ones that it covers.
-
-    first, second: the features of `SegOutput`, (N, C_i, H_i, W_i) each, of the same N images.
+    image and cell. first, second: the features of `SegOutput`, (N, C_i, H_i, W_i) each, of the same N images.
     Returns (len(first), len(second)), rows the stages of the first network.
     """
     maps = [*first, *second]
@@ -190,9 +187,6 @@ def stage_similarity(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tenso
 
 
 # --- What the attention panel and its static twins show, as pure values: pictures of attention over the image.
-#
-#     looks = Looks({"teacher": teacher, "student": student}, pictures, labels, space)
-#     overlays(looks, Choice(stage=3, row=20, column=60))
 
 DARK, MIDDLE, BRIGHT = "#00224e", "#7d7c78", "#fee838"  # of cividis
 ENLARGE = 4  # screen pixels of a picture's pixel
@@ -245,9 +239,8 @@ class Looks:
         position: the query's on the stage's grid; weights: (H_i, W_i), adding up to 1; block, head: the ones shown.
         predicted: the class that the network predicts at the query; keys: how many there are.
         peak: (row, column) of the middle of the strongest key; there: the class labelled there; share: its weight.
-        effective: exp(entropy), from 1 (one key has all) to `keys` (all alike).
-        distance: mean distance of positions from the query, weighted by attention.
-        own_class: the share of attention on positions of the query's labelled class, nan at void.
+        effective: exp(entropy), from 1 (one key has all) to `keys` (all alike). distance: mean distance of positions
+        from the query, weighted by attention. own_class: the share of attention on its labelled class, nan at void.
 
         Raises `LookupError` for a network, stage, image or pixel that is not there.
         """
@@ -286,8 +279,7 @@ class Looks:
 def overlays(looks: Looks, choice: Choice) -> dict[str, NDArray[np.uint8]]:
     """Pictures (4 H, 4 W, 3): the chosen one, then for each chosen network its attention laid over it.
 
-    A map is scaled to its own largest weight, dark blue for none and yellow for the most, and the frame is the
-    query's position on the stage's grid.
+    A map is scaled to its largest weight, from dark blue to yellow; the frame is the query's position on the grid.
     """
     views = looks.chosen(choice)
     layers = {"image": Image.fromarray(looks.pictures[choice.image])}

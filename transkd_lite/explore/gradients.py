@@ -16,13 +16,13 @@ small step; AdamW divides every coordinate by its own scale and so neither follo
 (arXiv 2202.13393, section III) fixes its weights by hand; the Gram view is this project's own.
 """
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import numpy as np
@@ -47,7 +47,7 @@ from transkd_lite.training.step import Trainer, TrainStep
 from transkd_lite.training.stream import SampleStore, batches
 
 __all__ = [
-    "GradientMoment", "GradientRecord", "GramReading", "TrialBench", "cosine_matrix", "load_gradients",
+    "GradientMoment", "GradientRecord", "TrialBench", "cosine_matrix", "load_gradients",
     "record_gradients", "take_moment", "term_gradients",
 ]  # fmt: skip
 
@@ -67,23 +67,6 @@ def cosine_matrix(gram: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.clip(np.divide(gram, scale, out=np.zeros_like(gram), where=scale > 0), -1.0, 1.0)
 
 
-@dataclasses.dataclass(frozen=True)
-class GramReading:
-    """All that one Gram matrix says about one choice of weights; the formulas stand at the top of this module.
-
-    terms: a row a term; its weight, loss, norm of its gradient, share of the whole (the shares sum to 1, all are 0
-    where g = 0, and a negative one pulls against the whole) and cosine with the supervised gradient. norm: |g|.
-    alignment: cosine of g with g_ce. change_per_length, change_per_rate: first-order change of the supervised loss
-    along -g.
-    """
-
-    terms: pd.DataFrame
-    norm: float
-    alignment: float
-    change_per_length: float
-    change_per_rate: float
-
-
 class GradientMoment(BaseModel, frozen=True, arbitrary_types_allowed=True):
     """The student's gradients at one moment of a training run.
 
@@ -96,8 +79,13 @@ class GradientMoment(BaseModel, frozen=True, arbitrary_types_allowed=True):
     losses: Matrix
     gram: Matrix
 
-    def read(self, weights: Mapping[str, float]) -> GramReading:
+    def read(self, weights: Mapping[str, float]) -> SimpleNamespace:
         """What the Gram matrix says about weights by term; ce has 1 unless given, a term that is not named 0.
+
+        terms: a row a term; its weight, loss, norm of its gradient, share of the whole (the shares sum to 1, all are 0
+        where g = 0, and a negative one pulls against the whole) and cosine with the supervised gradient. norm: |g|.
+        alignment: cosine of g with g_ce. change_per_length, change_per_rate: first-order change of the supervised loss
+        along -g. The formulas stand at the top of this module.
 
         Raises `ValueError` for a weight whose term this moment does not have.
 
@@ -113,10 +101,9 @@ class GradientMoment(BaseModel, frozen=True, arbitrary_types_allowed=True):
         cosines, norms = cosine_matrix(gram), np.sqrt(np.maximum(0.0, np.diag(gram)))
         pulls, square = gram[-1, :-1], gram[-1, -1]
         shares = np.divide(vector * pulls, square, out=np.zeros_like(vector), where=square > 0)
-        columns = [vector, self.losses, norms[:-1], shares, cosines[0, :-1]]
-        heads = ("weight", "loss", "norm", "share", "cosine")
-        return GramReading(
-            terms=pd.DataFrame(dict(zip(heads, columns, strict=True)), list(self.names)),
+        terms = {"weight": vector, "loss": self.losses, "norm": norms[:-1], "share": shares, "cosine": cosines[0, :-1]}
+        return SimpleNamespace(
+            terms=pd.DataFrame(terms, list(self.names)),
             norm=float(norms[-1]),
             alignment=float(cosines[0, -1]),
             change_per_length=-float(norms[0] * cosines[0, -1]),
@@ -125,14 +112,13 @@ class GradientMoment(BaseModel, frozen=True, arbitrary_types_allowed=True):
 
 
 class GradientRecord(BaseModel, frozen=True):
-    """Several moments of one run, with the weights that the run was trained with and where it comes from.
+    """Several moments of one run, and where it comes from.
 
     about: the experiment's parameters, how the gradients were taken, versions, commit and device. `model_dump_json` and
     `model_validate_json` keep the last digit.
     """
 
     moments: Annotated[tuple[GradientMoment, ...], Field(min_length=1)]
-    weights: dict[str, float]
     about: dict[str, Any]
 
     @property
@@ -239,15 +225,13 @@ def term_gradients(step: TrainStep, batches: Iterable[Batch]) -> tuple[tuple[str
     parameters = [p for p in twin.student.parameters() if p.requires_grad]
     device, losses = parameters[0].device, torch.zeros(())
     gradients = torch.zeros((), device=device)
+    gradient = partial(torch.autograd.grad, inputs=parameters, retain_graph=True, materialize_grads=True)
     with own_random_state(device):
         for number, (images, labels) in enumerate(batches, start=1):
             torch.manual_seed(number)
             terms = twin(images.to(device), labels.to(device))
             del terms["total"]
-            rows = []
-            for term in terms.values():
-                parts = torch.autograd.grad(term, parameters, retain_graph=True, materialize_grads=True)
-                rows.append(torch.cat([part.flatten() for part in parts]))
+            rows = [torch.cat([part.flatten() for part in gradient(term)]) for term in terms.values()]
             gradients = gradients + torch.stack(rows)
             losses = losses + torch.stack([*terms.values()]).detach().double().cpu()
     return tuple(terms), losses / len(batches), gradients / len(batches)
@@ -291,7 +275,7 @@ def record_gradients(
         "torch": origin["versions"].get("torch"),
         "device": device_name(bench.accelerator.device),
     }
-    return GradientRecord(moments=tuple(taken), weights=trainer.modules.method.weights, about=about)
+    return GradientRecord(moments=tuple(taken), about=about)
 
 
 def load_gradients(path: str | Path = SHIPPED_GRADIENTS) -> GradientRecord:

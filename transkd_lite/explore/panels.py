@@ -4,14 +4,13 @@ A panel is controls, pure functions of what they choose, and one method that dra
 Nothing else in the package imports ipywidgets. Source: this project.
 """
 
-from __future__ import annotations
-
 import html
 import io
 import re
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from PIL import Image
 
 from transkd_lite.distill.embedding import PAPER_WEIGHTS
 from transkd_lite.explore.attention import EVERY, Choice, Looks, overlays
-from transkd_lite.explore.gradients import GradientMoment, GradientRecord, GramReading, TrialBench, cosine_matrix
+from transkd_lite.explore.gradients import GradientMoment, GradientRecord, TrialBench, cosine_matrix
 from transkd_lite.plots import curves, to_html, to_png
 
 __all__ = ["PRESETS", "AttentionPanel", "LossWeightsPanel", "WeightChoice", "readout"]
@@ -125,7 +124,7 @@ def as_table(styled: Any, name: str, caption: str) -> str:
     return shown.to_html(table_uuid=name, table_attributes='cellpadding="4" style="text-align: right"')
 
 
-def reading_summary(reading: GramReading) -> str:
+def reading_summary(reading: SimpleNamespace) -> str:
     """The numbers of the whole gradient."""
     supervised, change = reading.terms["norm"]["ce"], "Predicted change of the supervised loss"
     return (
@@ -135,7 +134,7 @@ def reading_summary(reading: GramReading) -> str:
     )
 
 
-def reading_table(reading: GramReading) -> str:
+def reading_table(reading: SimpleNamespace) -> str:
     """A row a term: weight, loss, size of its gradient, share of the whole as a bar, cosine with ce as a bar."""
     names = {"norm": "size of its gradient", "share": "share of the whole gradient", "cosine": "cosine with ce"}
     styled = reading.terms.rename(columns=names).style.format("{:z.3f}").format("{:z.1%}", names["share"])
@@ -224,7 +223,7 @@ class LossWeightsPanel(Panel):
         return WeightChoice(feature, tuple(embedding), kd)
 
     @property
-    def reading(self) -> GramReading:
+    def reading(self) -> SimpleNamespace:
         """What the chosen moment says about the chosen weights."""
         return self.record.at(self.moment.value).read(self.choice.term_weights(self.record.names))
 
@@ -296,8 +295,8 @@ class AttentionPanel(Panel):
             "row": ("Pixel row", 0, height - height // rows, height // rows),
             "column": ("Pixel column", 0, width - width // columns, width // columns),
         }
-        network = labelled(Dropdown, "Network", options=[EVERY, *looks.attention], value=start.network)
-        self.controls: dict[str, Any] = {"network": network}
+        networks = [EVERY, *looks.attention]
+        self.controls = {"network": labelled(Dropdown, "Network", options=networks, value=start.network)}
         for field, (name, low, high, step) in limits.items():
             at = getattr(start, field)
             self.controls[field] = labelled(IntSlider, name, value=at, min=low, max=high, step=step)

@@ -2,11 +2,9 @@
 SegOutput`.
 """
 
-from transkd_lite.models.attention import capture_attention
 from transkd_lite.models.output import ModelSpec, SegModel, SegOutput
 from transkd_lite.models.weights import create_model, list_models, load_model, save_huggingface, save_model
 
 __all__ = [
-    "ModelSpec", "SegModel", "SegOutput", "capture_attention", "create_model", "list_models", "load_model",
-    "save_huggingface", "save_model",
+    "ModelSpec", "SegModel", "SegOutput", "create_model", "list_models", "load_model", "save_huggingface", "save_model",
 ]  # fmt: skip

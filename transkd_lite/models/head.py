@@ -4,20 +4,16 @@ Sources: SegFormer (Xie et al. 2021, section 3.2); Panoptic feature pyramid netw
 Initial values are those of the published code, so that the first cross entropy is near log(num_classes).
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 __all__ = [
-    "AllMLPHead", "FoldedHead", "SemanticFPNHead", "drop_path", "folded_heads", "initialise", "keys_and_values",
-    "to_map", "to_tokens",
+    "AllMLPHead", "FoldedHead", "PreNormBlock", "SemanticFPNHead", "folded_heads", "initialise", "to_map", "to_tokens",
 ]  # fmt: skip
 
 # --- Small parts that several networks share: token and map layouts, stochastic depth, initial weights.
@@ -36,27 +32,31 @@ def to_map(x: Tensor, size: Sequence[int]) -> Tensor:
     return x.transpose(1, 2).unflatten(2, size)
 
 
-def keys_and_values(attention: Any, x: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """What attention with spatial reduction looks up: (N, heads, H * W / R^2, C / heads) each.
+class PreNormBlock(nn.Module):
+    """A block over tokens (N, H * W, C): x + attention(norm(x)), then x + mlp(norm(x)), both of (tokens, size).
 
-    attention: a module with num_heads, kv and, where R > 1, sr and norm (SegFormer, PVTv2, LVT).
-    x: tokens (N, H * W, C).
+    In training each branch is dropped for whole images at the rate `drop_path` (stochastic depth, Huang et al. 2016).
+    What is kept is divided by the probability of keeping it, so that the expectation is unchanged.
     """
-    if attention.sr is not None:
-        x = attention.norm(to_tokens(attention.sr(to_map(x, size))))
-    k, v = attention.kv(x).unflatten(2, (2, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
-    return k, v
 
+    def __init__(self, channels: int, attention: nn.Module, mlp: nn.Module, drop_path: float, norm_eps: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels, eps=norm_eps)
+        self.attn = attention
+        self.norm2 = nn.LayerNorm(channels, eps=norm_eps)
+        self.mlp = mlp
+        self.drop_rate = drop_path
 
-def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
-    """Stochastic depth (Huang et al. 2016): in training, drops a residual branch for whole images.
+    def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
+        x = x + self.drop(self.attn(self.norm1(x), size))
+        return x + self.drop(self.mlp(self.norm2(x), size))
 
-    What is kept is divided by the probability of keeping it, so the expectation is unchanged.
-    """
-    if not training or rate == 0:
-        return x
-    kept = torch.rand((x.shape[0],) + (1,) * (x.ndim - 1), device=x.device) < 1 - rate
-    return x * (kept.to(x.dtype) / (1 - rate))
+    def drop(self, branch: Tensor) -> Tensor:
+        """The branch with some images at 0."""
+        if not self.training or self.drop_rate == 0:
+            return branch
+        kept = torch.rand((len(branch), 1, 1), device=branch.device) < 1 - self.drop_rate
+        return branch * (kept.to(branch.dtype) / (1 - self.drop_rate))
 
 
 def initialise(module: nn.Module) -> None:

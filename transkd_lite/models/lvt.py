@@ -6,8 +6,6 @@ several dilations (recursive atrous self-attention). No norm after stages; a sta
 its norm. Every layer's initial values are those of the authors' code.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 
@@ -15,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from transkd_lite.models.head import AllMLPHead, drop_path, initialise, keys_and_values, to_map, to_tokens
+from transkd_lite.models.attention import keys_and_values
+from transkd_lite.models.head import AllMLPHead, PreNormBlock, initialise, to_map, to_tokens
 from transkd_lite.models.output import ModelSpec, SegModel
 
 __all__ = ["LVT"]
@@ -32,7 +31,7 @@ WINDOW, STRIDE = 3, 2
 class ConvolutionalAttention(nn.Module):
     """Every second position weighs the 3x3 window around it by weights read off the averaged input.
 
-    (N, C, H, W) -> (N, C, H, W). A window's 9 values, each with a linear map of its own, are mixed by a 9x9
+    Tokens (N, H * W, C) in and out. A window's 9 values, each with a linear map of its own, are mixed by a 9x9
     matrix a head, softmax over what is read; overlapping windows add up.
     """
 
@@ -47,23 +46,21 @@ class ConvolutionalAttention(nn.Module):
         self.apply(initialise)
         nn.init.normal_(self.values.weight, std=math.sqrt(2 / (positions * channels)))
 
-    def forward(self, x: Tensor) -> Tensor:
-        channels, height, width = x.shape[1:]
+    def forward(self, x: Tensor, size: tuple[int, ...]) -> Tensor:
+        x = to_map(x, size)
         windows = F.unfold(x, WINDOW, padding=WINDOW // 2, stride=STRIDE)  # (N, C * 9, positions)
-        windows = windows.unflatten(1, (channels, -1)).transpose(1, 2).flatten(1, 2)  # window position first
+        windows = windows.unflatten(1, (x.shape[1], -1)).transpose(1, 2).flatten(1, 2)  # window position first
         values = self.values(windows.unsqueeze(-1)).squeeze(-1)
         values = values.unflatten(1, (WINDOW**2, self.num_heads, -1)).permute(0, 2, 4, 1, 3)
         pooled = to_tokens(F.avg_pool2d(x, STRIDE, STRIDE, ceil_mode=True))
         logits = self.attn(pooled).unflatten(2, (self.num_heads, WINDOW**2, WINDOW**2))
         weights = (logits * self.scale).softmax(-1).transpose(1, 2)  # (N, heads, positions, 9, 9)
         mixed = (weights @ values).permute(0, 1, 4, 3, 2).flatten(1, 3)
-        folded = F.fold(mixed, (height, width), WINDOW, padding=WINDOW // 2, stride=STRIDE)
-        return to_map(self.proj(to_tokens(folded)), (height, width))
+        return self.proj(to_tokens(F.fold(mixed, size, WINDOW, padding=WINDOW // 2, stride=STRIDE)))
 
 
 class RecursiveAtrousAttention(nn.Module):
-    """Self-attention with queries at several dilations, applied twice with the same weights. (N, C, H, W)
-    both ways.
+    """Self-attention with queries at several dilations, applied twice with the same weights. Tokens both ways.
 
     q <- sum over dilations of SiLU(one shared depthwise convolution); y = SiLU(A(x)); out = SiLU(A(x + y)).
     """
@@ -81,21 +78,20 @@ class RecursiveAtrousAttention(nn.Module):
         self.apply(initialise)
         nn.init.kaiming_uniform_(self.atrous.weight)
 
-    def attend(self, x: Tensor) -> Tensor:
+    def attend(self, x: Tensor, size: tuple[int, ...]) -> Tensor:
         """One application, A(x)."""
-        tokens, size = to_tokens(x), x.shape[2:]
-        q = to_map(self.q(tokens), size)
+        q = to_map(self.q(x), size)
         maps = [F.silu(F.conv2d(q, self.atrous.weight, padding=d, dilation=d, groups=q.shape[1])) for d in DILATIONS]
         q = to_tokens(torch.stack(maps).sum(0)).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
-        mixed = F.scaled_dot_product_attention(q, *keys_and_values(self, tokens, size))
-        return to_map(self.proj(mixed.transpose(1, 2).flatten(2)), size)
+        mixed = F.scaled_dot_product_attention(q, *keys_and_values(self, x, size))
+        return self.proj(mixed.transpose(1, 2).flatten(2))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.silu(self.attend(x + F.silu(self.attend(x))))
+    def forward(self, x: Tensor, size: tuple[int, ...]) -> Tensor:
+        return F.silu(self.attend(x + F.silu(self.attend(x, size)), size))
 
 
 class MLP(nn.Module):
-    """1x1 convolution, depthwise 3x3 convolution (not in stage 1), GELU, 1x1 convolution."""
+    """1x1 convolution, depthwise 3x3 convolution (not in stage 1), GELU, 1x1 convolution. Tokens both ways."""
 
     def __init__(self, channels: int, hidden: int, *, depthwise: bool) -> None:
         super().__init__()
@@ -106,30 +102,8 @@ class MLP(nn.Module):
             nn.init.trunc_normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.get_parameter("bias"))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.dwconv(self.fc1(x))))
-
-
-class Block(nn.Module):
-    """Pre-norm block over a map (N, C, H, W): attention, then MLP."""
-
-    def __init__(self, stage: int, drop_path: float) -> None:
-        super().__init__()
-        channels = CHANNELS[stage]
-        self.norm1 = nn.LayerNorm(channels, eps=1e-5)
-        self.attn = (RecursiveAtrousAttention if stage else ConvolutionalAttention)(stage)
-        self.norm2 = nn.LayerNorm(channels, eps=1e-5)
-        self.mlp = MLP(channels, MLP_RATIOS[stage] * channels, depthwise=stage > 0)
-        self.drop_rate = drop_path
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + drop_path(self.attn(normalise(self.norm1, x)), self.drop_rate, self.training)
-        return x + drop_path(self.mlp(normalise(self.norm2, x)), self.drop_rate, self.training)
-
-
-def normalise(norm: nn.Module, x: Tensor) -> Tensor:
-    """Apply a LayerNorm over the channels of a map (N, C, H, W)."""
-    return norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    def forward(self, x: Tensor, size: tuple[int, ...]) -> Tensor:
+        return to_tokens(self.fc2(F.gelu(self.dwconv(self.fc1(to_map(x, size))))))
 
 
 class Stage(nn.Module):
@@ -137,19 +111,24 @@ class Stage(nn.Module):
 
     def __init__(self, stage: int, rates: Iterator[float]) -> None:
         super().__init__()
-        before = CHANNELS[stage - 1] if stage else 3
+        before, channels = CHANNELS[stage - 1] if stage else 3, CHANNELS[stage]
         size, stride = (3, 2) if stage else (7, 4)
-        self.proj = nn.Conv2d(before, CHANNELS[stage], size, stride, padding=size // 2)
-        self.norm = nn.LayerNorm(CHANNELS[stage], eps=1e-5)
+        self.proj = nn.Conv2d(before, channels, size, stride, padding=size // 2)
+        self.norm = nn.LayerNorm(channels, eps=1e-5)
         self.proj.apply(initialise)
-        self.blocks = nn.ModuleList(Block(stage, next(rates)) for _ in range(DEPTHS[stage]))
+        self.blocks = nn.ModuleList()
+        for _ in range(DEPTHS[stage]):
+            attention = (RecursiveAtrousAttention if stage else ConvolutionalAttention)(stage)
+            mlp = MLP(channels, MLP_RATIOS[stage] * channels, depthwise=stage > 0)
+            self.blocks.append(PreNormBlock(channels, attention, mlp, next(rates), norm_eps=1e-5))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        embedding = self.proj(x)
-        x = normalise(self.norm, embedding)
+        x = self.proj(x)
+        embedding, size = to_tokens(x), x.shape[2:]
+        x = self.norm(embedding)
         for block in self.blocks:
-            x = block(x)
-        return x, to_tokens(embedding)
+            x = block(x, size)
+        return to_map(x, size), embedding
 
 
 class LVT(SegModel):

@@ -5,8 +5,6 @@ library, nothing but these three things: four features, four patch embeddings an
 pass, and a description of their shapes that is known without running it.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import json
@@ -84,9 +82,7 @@ class SegModel(nn.Module):
     def forward(self, images: Tensor) -> SegOutput:
         """Run the network on images (N, 3, H, W). Raises ValueError for another shape or a side below 32 pixels."""
         if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] < 32 or images.shape[3] < 32:
-            raise ValueError(
-                f"images must have shape (N, 3, H, W), H and W at least 32 pixels, got {tuple(images.shape)}"
-            )
+            raise ValueError(f"images must have shape (N, 3, H, W), H and W at least 32, got {tuple(images.shape)}")
         features, embeddings = zip(*self.encode(images), strict=True)
         return SegOutput(self.head(features), features, embeddings)
 

@@ -10,8 +10,6 @@ What cannot serve is refused: backbones of a single stride (plain vision transfo
 by side (HRNet), and those whose maps do not cover the image (Inception, which does not pad).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -76,8 +74,7 @@ class Pyramid(SegModel):
                 f"{name} cannot give features at strides {ModelSpec.strides} with {options or 'its own options'} "
                 f"({printable(repr(error))}): change or leave out the options, or {ADVICE}"
             ) from error
-        indices = [deepest[stride] for stride in ModelSpec.strides]
-        self.backbone = build(pretrained=fetch, out_indices=indices)
+        self.backbone = build(pretrained=fetch, out_indices=[deepest[stride] for stride in ModelSpec.strides])
         channels = tuple(self.backbone.feature_info.channels())
         self.spec = ModelSpec(name, channels, num_classes=num_classes, decoder_channels=decoder_channels)
         self.sources, self.image_size, self.multiple = _look(self.spec, self.backbone, options.get("img_size"))
@@ -144,11 +141,10 @@ def _candidates(spec: ModelSpec, backbone: Any, size: Size) -> list[dict[str, st
     """For each stage the modules that give tokens of its grid and width between the end of the stage before and its
     own, in the order of calls, with the layout of what they give.
     """
-    device = next(backbone.parameters()).device
     names = [name for name, _ in backbone.named_modules() if name]
     # Only the graph is read: no tensor is kept for a backward pass.
     with torch.enable_grad(), saved_tensors_hooks(lambda x: None, lambda x: x):
-        images = torch.zeros(1, 3, *size, device=device, requires_grad=True) * 1
+        images = torch.zeros(1, 3, *size, requires_grad=True) * 1
         features, outputs = _run(spec.name, backbone.eval(), images, names)
     backbone.train()
     stages, before = [], {images.grad_fn}

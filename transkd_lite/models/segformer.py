@@ -6,15 +6,14 @@ LayerNorm constants (1e-6 in blocks and stages, 1e-5 in patch embeddings and spa
 the published weights.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from transkd_lite.models.head import AllMLPHead, drop_path, initialise, keys_and_values, to_map, to_tokens
+from transkd_lite.models.attention import keys_and_values
+from transkd_lite.models.head import AllMLPHead, PreNormBlock, initialise, to_map, to_tokens
 from transkd_lite.models.output import ModelSpec, SegModel, printable
 
 __all__ = ["SEGFORMERS", "SegFormer", "Variant"]
@@ -93,20 +92,12 @@ class MixFFN(nn.Module):
         return self.fc2(F.gelu(x))
 
 
-class Block(nn.Module):
-    """Pre-norm transformer block: x + attention(norm(x)), then x + MixFFN(norm(x))."""
+class Block(PreNormBlock):
+    """Efficient attention, then MixFFN."""
 
     def __init__(self, channels: int, num_heads: int, reduction: int, drop_path: float, norm_eps: float = EPS) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(channels, eps=norm_eps)
-        self.attn = EfficientAttention(channels, num_heads, reduction)
-        self.norm2 = nn.LayerNorm(channels, eps=norm_eps)
-        self.mlp = MixFFN(channels)
-        self.drop_rate = drop_path
-
-    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        x = x + drop_path(self.attn(self.norm1(x), size), self.drop_rate, self.training)
-        return x + drop_path(self.mlp(self.norm2(x), size), self.drop_rate, self.training)
+        attention = EfficientAttention(channels, num_heads, reduction)
+        super().__init__(channels, attention, MixFFN(channels), drop_path, norm_eps)
 
 
 class Stage(nn.Module):

@@ -7,10 +7,7 @@ A dataset of streets stores one integer a scene, which is drawn when its row is 
 cannot overlap: the split is part of the key that seeds a scene's random numbers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -18,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transkd_lite.data.labels import Colour
-from transkd_lite.data.streets.canvas import CONDITIONS, FAR, Canvas, Dice, Id, Mood, draw_mood
+from transkd_lite.data.streets.canvas import CONDITIONS, FAR, Canvas, Dice, Id, draw_mood
 from transkd_lite.data.streets.layout import paint_street
 
 __all__ = ["CONDITIONS", "NUM_SCENES", "SPLITS", "Scene", "develop", "draw_scene"]
@@ -34,62 +31,22 @@ _TILE = 512
 _SNOW: Colour = (232, 236, 242)
 
 # How strongly each class takes fine, leafy and ground-bound texture, in 256ths of its brightness at full noise.
-_FINE = np.full(256, 8, np.int16)
+_FINE, _LEAFY, _FLAT = np.zeros((3, 256), np.int16)
+_FINE[:] = 8
 _FINE[[0, 1, 2, 3, 4, 8, 9, 10, 255]] = (10, 14, 14, 22, 16, 44, 30, 0, 4)
-_LEAFY = np.zeros(256, np.int16)
 _LEAFY[[2, 3, 8, 9, 11, 12, 13]] = (14, 20, 64, 34, 14, 14, 6)
-_FLAT = np.zeros(256, np.int16)
 _FLAT[[0, 1, 9]] = (20, 34, 70)
 
 
-@dataclass
-class Plate:
-    """What is being developed: image (3, H, W), label (H, W), ground distance (H, 1) and ground noise (H, W).
-
-    Channels come first, for NumPy broadcasts a map over whole planes several times faster.
-    """
-
-    canvas: Canvas
-    mood: Mood
-    dice: Dice
-    image: Ints
-    label: NDArray[np.uint8]
-    depth: Ints
-    ground: Noise
-
-    def blend(self, colour: Colour, share: Ints | Noise) -> None:
-        """Mix `share` (H, W; 256ths) of one colour in."""
-        self.image += (_plane(colour) - self.image) * share.astype(np.int32) >> 8
-
-    def grain(self, radius: int, rows: int | None = None) -> Noise:
-        """Return noise (H or `rows`, W) with blobs of `radius` pixels, enlarged for large images."""
-        height, width = rows or self.label.shape[0], self.label.shape[1]
-        zoom, tile = max(1, height // 128), _noise(radius)
-        top, left = self.dice.integer(0, 127), self.dice.integer(0, 127)
-        bottom, right = top - (-height // zoom), left - (-width // zoom)
-        if right > _TILE:
-            tile = tile[:, np.arange(right) % _TILE]
-        window = tile[top:bottom, left:right]
-        return window if zoom == 1 else window.repeat(zoom, 0).repeat(zoom, 1)[:height, :width]
-
-
-def develop(canvas: Canvas, mood: Mood, dice: Dice) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def develop(canvas: Canvas, dice: Dice) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Return the finished image (H, W, 3) and the label (H, W), both uint8, of a painted canvas."""
-    painted = np.array(canvas.picture)
-    image = np.ascontiguousarray(painted[..., :3].transpose(2, 0, 1)).astype(np.int32)
-    label = np.ascontiguousarray(painted[..., 3])
-    camera, top = canvas.camera, canvas.camera.horizon
-    below = np.maximum(np.arange(camera.height, dtype=np.int32) - top, 1)
-    depth = np.minimum(camera.eye * camera.focal // below, FAR)[:, None].astype(np.int32)
-    across = (np.arange(camera.width, dtype=np.int32) - camera.centre)[None] * depth[top:] // (3 * camera.focal)
-    ground = np.zeros(label.shape, np.int16)  # noise that lies flat
-    ground[top:] = _noise(2)[(depth[top:] >> 2) % _TILE, across % _TILE]
-    plate = Plate(canvas, mood, dice, image, label, depth, ground)
-    for process in (paint_sky, lay_snow, texture, mirror, shade_ground, expose, shine, precipitate):
-        process(plate)
-    plate.image += plate.grain(0) * np.int16(mood.grain) >> 5
-    pixels = np.clip(plate.image, 0, 255).astype(np.uint8)
-    return np.ascontiguousarray(pixels.transpose(1, 2, 0)), label
+    photo = Photograph(canvas, dice)
+    for process in (photo.sky, photo.snow, photo.texture, photo.mirror, photo.shade, photo.expose, photo.shine):
+        process()
+    photo.precipitate()
+    photo.image += photo.grain(0) * np.int16(canvas.mood.grain) >> 5
+    pixels = np.clip(photo.image, 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(pixels.transpose(1, 2, 0)), photo.label
 
 
 @lru_cache(maxsize=8)
@@ -102,76 +59,6 @@ def _noise(radius: int) -> Noise:
     return np.clip(tile * 32 // max(int(np.abs(tile).sum()) // tile.size, 1), -96, 96).astype(np.int16)
 
 
-def _plane(colour: Colour) -> Ints:
-    return np.array(colour, np.int32)[:, None, None]
-
-
-def paint_sky(plate: Plate) -> None:
-    """Fill the sky with a gradient from zenith to haze, and clouds."""
-    mood, rows = plate.mood, max(1, min(plate.canvas.camera.height, plate.canvas.camera.horizon + 2))
-    mix = (np.arange(rows, dtype=np.int32) * 256 // rows)[None, :, None]
-    sky = (_plane(mood.zenith) * (256 - mix) + _plane(mood.haze) * mix) >> 8
-    cloud = np.maximum(plate.grain(12, rows).astype(np.int32) + 10, 0)
-    cloud = np.minimum(cloud * mood.clouds >> 6, 200)
-    sky = sky + (((70 if mood.night else 236) - sky) * cloud >> 8)
-    plate.image[:, :rows] = np.where(plate.label[:rows] == Id.SKY, sky, plate.image[:, :rows])
-
-
-def lay_snow(plate: Plate) -> None:
-    """Whiten the ground: verges most, the road least, in patches."""
-    if not plate.mood.cover:
-        return
-    dice, share = plate.dice, np.zeros(256, np.int32)
-    share[[Id.ROAD, Id.SIDEWALK, Id.TERRAIN]] = (dice.integer(10, 60), dice.integer(60, 95), 100)
-    share[[Id.BUILDING, Id.VEGETATION, Id.CAR]] = (6, dice.integer(8, 34), 10)
-    cover = (share * plate.mood.cover // 100)[plate.label]
-    patches = (plate.grain(4) + plate.ground // 2) // 2 * (cover > 20)
-    plate.blend(_SNOW, np.clip(cover + patches, 0, 236))
-
-
-def texture(plate: Plate) -> None:
-    """Give each class its own grain, relative to its brightness; on the ground it fades with distance."""
-    delta = plate.grain(0) * _FINE[plate.label]
-    delta += plate.grain(2) * _LEAFY[plate.label]
-    fade = (256 * 1500 // (1500 + plate.depth)).astype(np.int16)
-    delta += (plate.ground * fade >> 8) * _FLAT[plate.label]
-    strength = 5 if plate.mood.condition == "fog" else 6
-    plate.image += plate.image * ((delta >> 6) * np.int16(strength) // 6).astype(np.int32) >> 8
-
-
-def mirror(plate: Plate) -> None:
-    """Let a wet road mirror what stands above the horizon."""
-    if not plate.mood.wet:
-        return
-    height, image = plate.canvas.camera.height, plate.image
-    rows = np.clip(2 * plate.canvas.camera.horizon - np.arange(height), 0, height - 1)
-    puddle = np.clip(plate.mood.wet + plate.ground // 2, 20, 220).astype(np.int32) * (plate.label <= Id.SIDEWALK)
-    image += (image[:, rows] - image) * puddle >> 8
-
-
-def shade_ground(plate: Plate) -> None:
-    """Let cast shadows fall on the ground, the haze lie over it, and our headlights reach it at night."""
-    camera, mood, top = plate.canvas.camera, plate.mood, plate.canvas.camera.horizon
-    image, label, depth = plate.image[:, top:], plate.label[top:], plate.depth[top:]
-    flat = (label <= Id.SIDEWALK) | (label == Id.TERRAIN)
-    shadow = np.array(plate.canvas.shadow)[top:].astype(np.int32)
-    image -= image * ((shadow * mood.shadow >> 8) * flat) >> 8
-    mist = 256 * depth // (depth + mood.visibility) * flat
-    image += (_plane(mood.haze) - image) * mist >> 8
-    if mood.night:  # a cone ahead, brightest at some ten metres
-        across = np.abs(np.arange(camera.width, dtype=np.int32) - camera.centre)[None] * 100 // camera.focal
-        reach = 200 * depth // (depth + 500) * 1200 // (depth + 1200)
-        image += image * (np.maximum(60 - across, 0) * 4 * reach >> 8) >> 8
-
-
-def expose(plate: Plate) -> None:
-    """Apply the colour of the light; at night all is dark but what shines (brighter than the ceiling)."""
-    image = np.clip(plate.image, 0, 255)
-    plate.image = image * _plane(plate.mood.gain) >> 8
-    if plate.mood.night:
-        plate.image += np.maximum(image - plate.mood.ceiling, 0) * 111 >> 5
-
-
 @lru_cache(maxsize=64)
 def _halo(radius: int) -> Ints:
     """Return a round glow (2r+1, 2r+1) that falls from 256 at the centre to 0 at `radius`."""
@@ -180,33 +67,124 @@ def _halo(radius: int) -> Ints:
     return np.maximum(fall, 0) ** 3 >> 16
 
 
-def shine(plate: Plate) -> None:
-    """Add the halo of every lamp that is not hidden: all at night, those of traffic also in fog and rain."""
-    power = {"night": 230, "rain": 90, "fog": 90}.get(plate.mood.condition, 0)
-    height, width = plate.label.shape
-    for column, row, reach, colour, ink in plate.canvas.lit if power else ():
-        hidden = plate.canvas.picture.getpixel((column, row)) != ink  # something was painted over it
-        if hidden or (ink[3] == Id.POLE and not plate.mood.night):
-            continue
-        radius = max(2, min(reach, height // 3))
-        top, left = max(0, row - radius), max(0, column - radius)
-        glow = _halo(radius)[top - row + radius :, left - column + radius :][: height - top, : width - left]
-        patch = plate.image[:, top : top + glow.shape[0], left : left + glow.shape[1]]
-        patch += glow * (_plane(colour) * power >> 8) >> 8
+def _plane(colour: Colour) -> Ints:
+    return np.array(colour, np.int32)[:, None, None]
 
 
-def precipitate(plate: Plate) -> None:
-    """Draw falling rain or snow over the picture."""
-    height = plate.canvas.camera.height
-    if plate.mood.condition == "rain":
-        drops = plate.grain(0)
-        drops = np.where(drops > 62, drops, 0)
-        fall = range(0, max(3, height // 16), max(1, height // 128))
-        streaks = np.maximum.reduce([np.roll(drops, (step, step // 4), (0, 1)) for step in fall])
-        plate.blend((206, 212, 220), streaks * np.int16(plate.dice.integer(20, 60)) >> 6)
-    if plate.mood.condition == "snow":
-        flakes = plate.grain(1) - np.int16(plate.dice.integer(62, 84))
-        plate.blend((250, 250, 252), np.clip(flakes * 14, 0, 220))
+class Photograph:
+    """What is being developed: image (3, H, W), label (H, W), distance (H, 1) and flat noise (H, W) of the ground.
+
+    Channels come first, for NumPy broadcasts a map over whole planes several times faster. `top` is the row of the
+    horizon, `aside` the columns' distance from the middle.
+    """
+
+    def __init__(self, canvas: Canvas, dice: Dice) -> None:
+        painted, camera = np.array(canvas.picture), canvas.camera
+        self.canvas, self.mood, self.dice = canvas, canvas.mood, dice
+        self.image = np.ascontiguousarray(painted[..., :3].transpose(2, 0, 1)).astype(np.int32)
+        self.label = np.ascontiguousarray(painted[..., 3])
+        (self.height, self.width), self.top = self.label.shape, camera.horizon
+        self.aside = np.arange(self.width, dtype=np.int32)[None] - camera.centre
+        below = np.maximum(np.arange(self.height, dtype=np.int32) - self.top, 1)
+        self.depth = np.minimum(camera.eye * camera.focal // below, FAR)[:, None].astype(np.int32)
+        self.ground = np.zeros(self.label.shape, np.int16)
+        across = self.aside * self.depth[self.top :] // (3 * camera.focal)
+        self.ground[self.top :] = _noise(2)[(self.depth[self.top :] >> 2) % _TILE, across % _TILE]
+
+    def blend(self, colour: Colour, share: Ints | Noise) -> None:
+        """Mix `share` (H, W; 256ths) of one colour in."""
+        self.image += (_plane(colour) - self.image) * share.astype(np.int32) >> 8
+
+    def grain(self, radius: int, rows: int | None = None) -> Noise:
+        """Return noise (H or `rows`, W) with blobs of `radius` pixels, enlarged for large images."""
+        rows = rows or self.height
+        zoom, top, left = max(1, rows // 128), self.dice.integer(0, 127), self.dice.integer(0, 127)
+        columns = np.arange(left, left - (-self.width // zoom))
+        window = _noise(radius)[top : top - (-rows // zoom)].take(columns, 1, mode="wrap")
+        return window.repeat(zoom, 0).repeat(zoom, 1)[:rows, : self.width]
+
+    def sky(self) -> None:
+        """Fill the sky with a gradient from zenith to haze, and clouds."""
+        mood, rows = self.mood, self.top + 2
+        mix = (np.arange(rows, dtype=np.int32) * 256 // rows)[None, :, None]
+        sky = (_plane(mood.zenith) * (256 - mix) + _plane(mood.haze) * mix) >> 8
+        cloud = np.maximum(self.grain(12, rows).astype(np.int32) + 10, 0)
+        cloud = np.minimum(cloud * mood.clouds >> 6, 200)
+        sky = sky + (((70 if mood.night else 236) - sky) * cloud >> 8)
+        self.image[:, :rows] = np.where(self.label[:rows] == Id.SKY, sky, self.image[:, :rows])
+
+    def snow(self) -> None:
+        """Whiten the ground: verges most, the road least, in patches."""
+        if not self.mood.cover:
+            return
+        dice, share = self.dice, np.zeros(256, np.int32)
+        share[[Id.ROAD, Id.SIDEWALK, Id.TERRAIN]] = (dice.integer(10, 60), dice.integer(60, 95), 100)
+        share[[Id.BUILDING, Id.VEGETATION, Id.CAR]] = (6, dice.integer(8, 34), 10)
+        cover = (share * self.mood.cover // 100)[self.label]
+        patches = (self.grain(4) + self.ground // 2) // 2 * (cover > 20)
+        self.blend(_SNOW, np.clip(cover + patches, 0, 236))
+
+    def texture(self) -> None:
+        """Give each class its own grain, relative to its brightness; on the ground it fades with distance."""
+        delta = self.grain(0) * _FINE[self.label]
+        delta += self.grain(2) * _LEAFY[self.label]
+        fade = (256 * 1500 // (1500 + self.depth)).astype(np.int16)
+        delta += (self.ground * fade >> 8) * _FLAT[self.label]
+        strength = 5 if self.mood.condition == "fog" else 6
+        self.image += self.image * ((delta >> 6) * np.int16(strength) // 6).astype(np.int32) >> 8
+
+    def mirror(self) -> None:
+        """Let a wet road mirror what stands above the horizon."""
+        if self.mood.wet:
+            rows = np.clip(2 * self.top - np.arange(self.height), 0, self.height - 1)
+            puddle = np.clip(self.mood.wet + self.ground // 2, 20, 220).astype(np.int32) * (self.label <= Id.SIDEWALK)
+            self.image += (self.image[:, rows] - self.image) * puddle >> 8
+
+    def shade(self) -> None:
+        """Let cast shadows fall on the ground, the haze lie over it, and our headlights reach it at night."""
+        mood, image = self.mood, self.image[:, self.top :]
+        label, depth = self.label[self.top :], self.depth[self.top :]
+        flat = (label <= Id.SIDEWALK) | (label == Id.TERRAIN)
+        shadow = np.array(self.canvas.shadow)[self.top :].astype(np.int32)
+        image -= image * ((shadow * mood.shadow >> 8) * flat) >> 8
+        mist = 256 * depth // (depth + mood.visibility) * flat
+        image += (_plane(mood.haze) - image) * mist >> 8
+        if mood.night:  # a cone ahead, brightest at some ten metres
+            aside = np.abs(self.aside) * 100 // self.canvas.camera.focal
+            reach = 200 * depth // (depth + 500) * 1200 // (depth + 1200)
+            image += image * (np.maximum(60 - aside, 0) * 4 * reach >> 8) >> 8
+
+    def expose(self) -> None:
+        """Apply the colour of the light; at night all is dark but what shines (brighter than the ceiling)."""
+        image = np.clip(self.image, 0, 255)
+        self.image = image * _plane(self.mood.gain) >> 8
+        if self.mood.night:
+            self.image += np.maximum(image - self.mood.ceiling, 0) * 111 >> 5
+
+    def shine(self) -> None:
+        """Add the halo of every lamp that is not hidden: all at night, those of traffic also in fog and rain."""
+        power = {"night": 230, "rain": 90, "fog": 90}.get(self.mood.condition, 0)
+        for column, row, reach, colour, ink in self.canvas.lit if power else ():
+            hidden = self.canvas.picture.getpixel((column, row)) != ink  # something was painted over it
+            if hidden or (ink[3] == Id.POLE and not self.mood.night):
+                continue
+            radius = max(2, min(reach, self.height // 3))
+            top, left = max(0, row - radius), max(0, column - radius)
+            glow = _halo(radius)[top - row + radius :, left - column + radius :]
+            patch = self.image[:, top : top + glow.shape[0], left : left + glow.shape[1]]
+            patch += glow[: patch.shape[1], : patch.shape[2]] * (_plane(colour) * power >> 8) >> 8
+
+    def precipitate(self) -> None:
+        """Draw falling rain or snow over the picture."""
+        if self.mood.condition == "rain":
+            drops = self.grain(0)
+            drops = np.where(drops > 62, drops, 0)
+            fall = range(0, max(3, self.height // 16), max(1, self.height // 128))
+            streaks = np.maximum.reduce([np.roll(drops, (step, step // 4), (0, 1)) for step in fall])
+            self.blend((206, 212, 220), streaks * np.int16(self.dice.integer(20, 60)) >> 6)
+        if self.mood.condition == "snow":
+            flakes = self.grain(1) - np.int16(self.dice.integer(62, 84))
+            self.blend((250, 250, 252), np.clip(flakes * 14, 0, 220))
 
 
 # --- Synthetic street scenes, drawn on the fly from a seed, with the 19 classes of Cityscapes and five conditions.
@@ -248,8 +226,7 @@ def draw_scene(
     size = require_size(size)
     dice = Dice(seed, SPLITS[split], index)
     mood, light = draw_mood(condition, dice.fork()), dice.fork()
-    image, label = develop(paint_street(size, mood, dice), mood, light)
-    return Scene(image, label, condition)
+    return Scene(*develop(paint_street(size, mood, dice), light), condition)
 
 
 def require_size(size: Sequence[int]) -> tuple[int, int]:

@@ -5,11 +5,9 @@ on every machine. The canvas is one RGBA picture whose fourth channel holds the 
 colour and label at once, so the two cannot disagree by a pixel. Source: this project's own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import Self, TypeAlias, TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -78,12 +76,65 @@ class Dice:
         tint = self.integer(-spread, spread) // 2
         return _clip(red + shift + tint), _clip(green + shift), _clip(blue + shift - tint)
 
-    def fork(self) -> Dice:
+    def fork(self) -> Self:
         """Return dice that read this pool from another place with another (odd) step: cheap, and no draw is shared."""
-        child = object.__new__(Dice)
+        child = object.__new__(type(self))
         word = self._roll()
         child._pool, child._next, child._step = self._pool, word % _POOL, (word >> 12) % 512 * 2 + 3
         return child
+
+
+# --- The light and air of a street scene, drawn before anything is painted: one `Mood` a scene.
+
+BLUE, DARK = colours("568ace 6ea0d8 4678be"), colours("0a0e22 1a1e34 302622")
+CONDITIONS = ("clear", "fog", "night", "rain", "snow")
+
+
+@dataclass(frozen=True)
+class Mood:
+    """Light and air of one scene; colours are 0..255, gains are 256ths, `visibility` is in cm."""
+
+    condition: str
+    haze: Colour
+    visibility: int
+    zenith: Colour
+    clouds: int
+    gain: Colour
+    shadow: int
+    cover: int = 0  # snow on the ground, 256ths
+    wet: int = 0  # mirror on the road, 256ths
+    grain: int = 3
+    ceiling: int = 255  # of what does not shine
+    night: bool = False
+
+
+def draw_mood(condition: str, dice: Dice) -> Mood:
+    """Return the light of one scene under `condition`, which varies from scene to scene."""
+    level, warm = dice.integer(205, 285), dice.integer(-16, 16)
+    gain = (level + warm, level, level - warm)
+    grey = dice.integer(176, 222)
+    air = (grey - dice.integer(0, 10), grey, grey + dice.integer(0, 10))
+    roll = dice.integer
+    if condition == "clear":
+        sunny = dice.chance(65)
+        zenith = dice.colour(BLUE) if sunny else (grey, grey, grey)
+        sight, clouds, shadow = roll(14_000, 40_000), roll(0, 70), roll(110, 160) if sunny else 50
+        return Mood(condition, (196, 210, 226), sight, zenith, clouds, gain, shadow)
+    if condition == "fog":
+        return Mood(condition, air, roll(800, 3000), air, 6, gain, 40)
+    if condition == "rain":
+        dim, sky = level * roll(68, 94) // 100, grey * 90 // 100
+        sight, wet = roll(5000, 12_000), roll(90, 170)
+        return Mood(condition, air, sight, (sky, sky, sky + 4), 40, (dim, dim, dim + 6), 40, wet=wet)
+    if condition == "snow":
+        sight, cover, sky = roll(3500, 10_000), roll(110, 250), grey * 104 // 100
+        return Mood(condition, (214, 218, 224), sight, (sky, sky, sky + 4), 20, gain, 45, cover=cover)
+    dark, tint, black = roll(98, 172), roll(-4, 18), dice.pick(DARK)
+    gain = (dark + tint, dark, dark - tint // 2)
+    return Mood(condition, black, roll(7000, 16_000), black, 14, gain, 60, grain=8, ceiling=206, night=True)
+
+
+# --- The camera, the canvas, and the faces that are painted on it.
 
 
 class Camera:
@@ -116,11 +167,11 @@ class Camera:
 class Canvas:
     """An RGBA picture: three channels of colour and the train id; with a shadow mask and a list of lamps beside."""
 
-    def __init__(self, camera: Camera, haze: Colour, visibility: int, ceiling: int = 255) -> None:
-        """`haze` swallows half the colour at `visibility` cm; paint is capped at `ceiling` (lamps are brighter)."""
-        self.camera, self.haze, self.visibility, self.ceiling = camera, haze, visibility, ceiling
+    def __init__(self, camera: Camera, mood: Mood) -> None:
+        """The mood's haze swallows half the colour at its visibility; paint is capped at its ceiling."""
+        self.camera, self.mood = camera, mood
         size = (camera.width, camera.height)
-        self.picture = Image.new("RGBA", size)
+        self.picture = Image.new("RGBA", size, (*mood.haze, Id.SKY))
         self.pen = ImageDraw.Draw(self.picture)
         self.shadow = Image.new("L", size)
         self.shadow_pen = ImageDraw.Draw(self.shadow)
@@ -128,7 +179,7 @@ class Canvas:
 
     def mist(self, z: int) -> int:
         """Return how much (256ths) the haze between tints what is `z` cm away."""
-        return 256 * z // (z + self.visibility)
+        return 256 * z // (z + self.mood.visibility)
 
     def ground(self, x0: int, x1: int, z0: int, z1: int, colour: Colour, label: int) -> None:
         """Paint the strip of ground between x0 and x1, from z0 to z1, that follows the road's bend."""
@@ -157,12 +208,11 @@ class Face:
 
     def ink(self, colour: Colour) -> Ink:
         """Return the RGBA value of `colour` seen through the haze, with the label."""
-        mist, keep, top = self.mist, 256 - self.mist, self.canvas.ceiling
-        (red, green, blue), (r, g, b) = colour, self.canvas.haze
-        if top < 255:
-            if red == 255:  # it shines: neither haze nor night takes it away
-                return red, green, blue, self.label
-            red, green, blue = min(red, top), min(green, top), min(blue, top)
+        mist, keep, mood, top = self.mist, 256 - self.mist, self.canvas.mood, self.canvas.mood.ceiling
+        (red, green, blue), (r, g, b) = colour, mood.haze
+        if mood.night and red == 255:  # it shines: neither haze nor night takes it away
+            return red, green, blue, self.label
+        red, green, blue = min(red, top), min(green, top), min(blue, top)
         return (red * keep + r * mist) >> 8, (green * keep + g * mist) >> 8, (blue * keep + b * mist) >> 8, self.label
 
     def pixels(self, *points: Point) -> list[Point]:
@@ -191,11 +241,15 @@ class Face:
             self.polygon(((u0, v0), (u1, v0), (u1, v1), (u0, v1)), colour)
             return
         (left, bottom), (right, top) = self.pixels((u0, v0), (u1, v1))
-        if left > right:
-            left, right = right, left
+        left, right = sorted((left, right))
         # The far edges belong to the neighbour, or two adjacent rectangles would share a column.
         right, bottom = max(right - 1, left), max(bottom - 1, top)
         self.canvas.pen.rectangle((left, top, right, bottom), self.ink(colour))
+
+    def centred(self, *boxes: tuple[int, int, int, Colour]) -> None:
+        """Fill rectangles around the face's axis, each of (half width, bottom, top, colour)."""
+        for half, low, high, colour in boxes:
+            self.rectangle(-half, low, half, high, colour)
 
     def pair(self, edge: int, low: int, wide: int, tall: int, colour: Colour, shine: int = 0) -> None:
         """Fill two rectangles whose outer edges are `edge` cm from the middle; as lamps they `shine` so far (cm)."""
@@ -241,61 +295,3 @@ def shade(colour: Colour, percent: int) -> Colour:
 
 def _clip(value: int) -> int:
     return 0 if value < 0 else 254 if value > 254 else value
-
-
-# --- The light and air of a street scene, drawn before anything is painted: one `Mood` a scene.
-
-BLUE, DARK = colours("568ace 6ea0d8 4678be"), colours("0a0e22 1a1e34 302622")
-CONDITIONS = ("clear", "fog", "night", "rain", "snow")
-
-
-@dataclass(frozen=True)
-class Mood:
-    """Light and air of one scene; colours are 0..255, gains are 256ths, `visibility` is in cm."""
-
-    condition: str
-    haze: Colour
-    visibility: int
-    zenith: Colour
-    clouds: int
-    gain: Colour
-    shadow: int
-    cover: int = 0  # snow on the ground, 256ths
-    wet: int = 0  # mirror on the road, 256ths
-    grain: int = 3
-    ceiling: int = 255
-
-    @property
-    def night(self) -> bool:
-        return self.condition == "night"
-
-
-def draw_mood(condition: str, dice: Dice) -> Mood:
-    """Return the light of one scene under `condition`, which varies from scene to scene."""
-    level, warm = dice.integer(205, 285), dice.integer(-16, 16)
-    gain = (level + warm, level, level - warm)
-    grey = dice.integer(176, 222)
-    air = (grey - dice.integer(0, 10), grey, min(255, grey + dice.integer(0, 10)))
-    roll = dice.integer
-
-    def overcast(percent: int) -> Colour:
-        value = min(255, grey * percent // 100)
-        return value, value, min(255, value + 4)
-
-    if condition == "clear":
-        sunny = dice.chance(65)
-        zenith = dice.colour(BLUE) if sunny else (grey, grey, grey)
-        sight, clouds, shadow = roll(14_000, 40_000), roll(0, 70), roll(110, 160) if sunny else 50
-        return Mood(condition, (196, 210, 226), sight, zenith, clouds, gain, shadow)
-    if condition == "fog":
-        return Mood(condition, air, roll(800, 3000), air, 6, gain, 40)
-    if condition == "rain":
-        dim = level * roll(68, 94) // 100
-        sight, wet = roll(5000, 12_000), roll(90, 170)
-        return Mood(condition, air, sight, overcast(90), 40, (dim, dim, dim + 6), 40, wet=wet)
-    if condition == "snow":
-        sight, cover = roll(3500, 10_000), roll(110, 250)
-        return Mood(condition, (214, 218, 224), sight, overcast(104), 20, gain, 45, cover=cover)
-    dark, tint, sky = roll(98, 172), roll(-4, 18), dice.pick(DARK)
-    gain = (dark + tint, dark, dark - tint // 2)
-    return Mood(condition, sky, roll(7000, 16_000), sky, 14, gain, 60, grain=8, ceiling=206)

@@ -6,8 +6,6 @@ The order is exact for upright things: a plane along the street separates two co
 side of it can only hide, never be hidden. So columns go outside to inside, and far to near within a column.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from itertools import accumulate
@@ -28,8 +26,8 @@ FRONT, GARDEN, PAVEMENT, PARKED, LANES = range(5)
 class Street:
     """The plan of one scene; lengths in cm, x from the camera; `things` are (column, -z, order, draw)."""
 
-    def __init__(self, canvas: Canvas, dice: Dice, mood: Mood) -> None:
-        self.canvas, self.dice, self.mood = canvas, dice, mood
+    def __init__(self, canvas: Canvas, dice: Dice) -> None:
+        self.canvas, self.dice, self.snowy = canvas, dice, canvas.mood.condition == "snow"
         self.things: list[tuple[int, int, int, Callable[[], None]]] = []
         self.style = dice.pick(("city", "city", "city", "avenue", "avenue", "suburb", "suburb", "industry", "park"))
         self.parking = dice.chance(45), dice.chance(48)
@@ -46,12 +44,11 @@ class Street:
 
     def stand(self, column: int, draw: Callable[..., None], x: int, z: int, **options: Any) -> None:
         """Plan one upright thing at (x, z), unless it is out of sight."""
+        self.add(column, draw, x, z, **options)  # the same draws, seen or not
         camera = self.canvas.camera
         aside = abs(camera.point(x, 0, z)[0] * 2 - camera.width)
-        if aside < camera.width + 900 * camera.focal // max(z, NEAR):
-            self.add(column, draw, x, z, **options)
-        else:
-            self.dice.fork()  # the same draws, seen or not
+        if aside >= camera.width + 900 * camera.focal // max(z, NEAR):
+            self.things.pop()
 
     def open_at(self, z0: int, z1: int) -> bool:
         """Tell whether [z0, z1] touches the side street."""
@@ -67,14 +64,13 @@ MARKING = colours("cecec8 b4b4ae d6c478")
 
 
 def paint_ground(street: Street) -> None:
-    """Paint sky, verge, pavement, road and what is painted on the road."""
+    """Paint verge, pavement, road and what is painted on the road."""
     canvas, dice, camera = street.canvas, street.dice.fork(), street.canvas.camera
     ground, point, pen = canvas.ground, camera.point, canvas.pen
     asphalt, grass = dice.colour(ASPHALT), dice.colour(GRASS)
     # A pavement of asphalt, or of the road's own stone, can be told from the road by its kerb alone.
     paved = dice.chance(65)
     paving = dice.colour(PAVING) if paved else dice.colour((asphalt, ASPHALT[0]), 10)
-    pen.rectangle((0, 0, camera.width, camera.height), (*street.mood.haze, Id.SKY))
     urban = street.style == "city" or (street.style == "avenue" and dice.chance(60))
     base = (*paving, Id.SIDEWALK) if urban else (*grass, Id.TERRAIN)
     pen.rectangle((0, camera.horizon + 1, camera.width, camera.height), base)
@@ -140,8 +136,8 @@ STYLES = {
 
 def paint_street(size: tuple[int, int], mood: Mood, dice: Dice) -> Canvas:
     """Return a canvas of `size` (height, width) with one street painted on it."""
-    canvas = Canvas(Camera(size, dice), mood.haze, mood.visibility, mood.ceiling)
-    street = Street(canvas, dice, mood)
+    canvas = Canvas(Camera(size, dice), mood)
+    street = Street(canvas, dice)
     paint_ground(street)
     objects.skyline(canvas, dice.fork())
     for side in (-1, 1):
@@ -158,7 +154,7 @@ def paint_street(size: tuple[int, int], mood: Mood, dice: Dice) -> Canvas:
 
 def line_side(street: Street, side: int) -> None:
     """Stand houses, walls, fences, hedges and trees along one side, out of the way of the side street."""
-    dice, night = street.dice.fork(), street.mood.night
+    dice = street.dice.fork()
     edge = street.right + street.pavement[1] if side > 0 else street.pavement[0] - street.left
     facades, walls, fences, hedges = accumulate(STYLES[street.style])
     setback = 0 if street.style == "city" else dice.integer(0, 900)
@@ -175,14 +171,14 @@ def line_side(street: Street, side: int) -> None:
         is_open = roll >= facades
         if not is_open:
             tall = max(380, height * dice.integer(70, 130) // 100)
-            look = {"height": tall, "gable": tall < 1100 and dice.chance(55), "night": night, "exposed": exposed}
+            look = {"height": tall, "gable": tall < 1100 and dice.chance(55), "exposed": exposed}
             street.add(FRONT, objects.facade, side * (edge + setback), z, end - 10, **look)
             roll = dice.integer(facades, 140) if setback > 120 else 100
         if roll < hedges:
             kind = objects.wall if roll < walls else objects.fence if roll < fences else objects.hedge
             street.add(GARDEN, kind, side * (edge + 10), z, end)
         elif roll < 100 or setback > 400:
-            tree = partial(objects.tree, bare=street.mood.condition == "snow" and dice.chance(60))
+            tree = partial(objects.tree, bare=street.snowy and dice.chance(60))
             for near in range(z + 100, end, dice.integer(350, 800)):
                 x = side * (edge + dice.integer(80, 300 + setback // 2))
                 street.stand(GARDEN, tree if dice.chance(60) else objects.bush, x, near)
@@ -192,13 +188,13 @@ def line_side(street: Street, side: int) -> None:
 
 def furnish(street: Street, side: int) -> None:
     """Put poles, lamps, signs, trees, people and bicycles on one pavement."""
-    dice, mood = street.dice.fork(), street.mood
+    dice = street.dice.fork()
     kerb = street.right if side > 0 else -street.left
     wide, post = street.pavement[side > 0], side * (kerb + 40)
     trees = dice.chance(80 if street.style in ("avenue", "park", "suburb") else 40)
-    bare = mood.condition == "snow" and dice.chance(70)
+    bare = street.snowy and dice.chance(70)
     for z in range(dice.integer(500, 1500), 8000, dice.integer(1500, 2600)):
-        street.stand(PAVEMENT, objects.street_lamp, post, z, night=mood.night)
+        street.stand(PAVEMENT, objects.street_lamp, post, z)
     for z in range(dice.integer(700, 1600), 7000, dice.integer(700, 1400)):
         if trees and not street.open_at(z - 200, z + 200):
             street.stand(PAVEMENT, objects.tree, side * (kerb + 90), z, bare=bare)

@@ -3,8 +3,6 @@
 Part of the synthetic `streets` data. Source: this project's own.
 """
 
-from __future__ import annotations
-
 from transkd_lite.data.labels import Colour, colours
 from transkd_lite.data.streets.canvas import Canvas, Dice, Face, Id, Point, shade
 
@@ -41,7 +39,7 @@ def tree(canvas: Canvas, dice: Dice, x: int, z: int, *, bare: bool = False) -> N
     tall, thick = dice.integer(450, 1100), dice.integer(10, 26)
     canvas.cast(x - 160, x + 160, max(z - 200, 300), z + 260, 90)
     if dice.chance(14):
-        face.rectangle(-thick, 0, thick, 120, bark)
+        face.centred((thick, 0, 120, bark))
         for tier in range(4):
             low, wide = 90 + tier * tall // 5, (tall * 26 // 100) * (5 - tier) // 5
             face.mirrored(((wide, low), (0, low + tall * 2 // 5)), shade(leaf, 64 + tier * 9))
@@ -73,14 +71,13 @@ def bush(canvas: Canvas, dice: Dice, x: int, z: int) -> None:
         face.crown(dice.spread(4), (0, tall // 2), wide, tall * 5, 50, shade(leaf, tone))
 
 
-def street_lamp(canvas: Canvas, dice: Dice, x: int, z: int, *, night: bool) -> None:
+def street_lamp(canvas: Canvas, dice: Dice, x: int, z: int) -> None:
     """Paint a lamp post whose arm reaches over the road (towards x = 0)."""
     face = Face(canvas, x, z, Id.POLE, flip=x > 0)
     steel, tall, reach = dice.colour(STEEL), dice.integer(480, 850), dice.integer(60, 260)
-    face.rectangle(-8, 0, 8, tall // 3, shade(steel, 84))
-    face.rectangle(-5, 0, 5, tall, steel)
+    face.centred((8, 0, tall // 3, shade(steel, 84)), (5, 0, tall, steel))
     face.line(((0, tall), (reach // 2, tall + 30), (reach, tall + 34)), 9, steel)
-    face.rectangle(reach - 30, tall + 22, reach + 36, tall + 40, LIT if night else shade(steel, 120))
+    face.rectangle(reach - 30, tall + 22, reach + 36, tall + 40, LIT if canvas.mood.night else shade(steel, 120))
     face.lamp(reach, tall + 28, 230, LIT)
 
 
@@ -110,7 +107,7 @@ def sign(canvas: Canvas, dice: Dice, x: int, z: int) -> None:
     """Paint a traffic sign on its post: disc, triangle, arrow, diamond, square or a board with names."""
     face = Face(canvas, x, z, Id.POLE)
     steel, tall, size = dice.colour(STEEL), dice.integer(220, 290), dice.integer(30, 44)
-    face.rectangle(-4, 0, 4, tall, steel)
+    face.centred((4, 0, tall, steel))
     face.label = Id.SIGN
     kind, inner, low = dice.integer(0, 5), size * 7 // 10, -size * 6 // 10
     if kind == 0:
@@ -148,9 +145,9 @@ BOARDS = colours("7a5c3e 967a58 2c4636 cececa")
 PANE: Colour = (56, 66, 78)
 
 
-def _windows(face: Face, dice: Dice, length: int, height: int, wall: Colour, night: bool) -> None:
+def _windows(face: Face, dice: Dice, length: int, height: int, wall: Colour) -> None:
     """Paint rows of windows on a facade of `length` x `height` cm, with a ground floor of shops or doors."""
-    storey, bay = dice.integer(290, 350), dice.integer(210, 420)
+    night, storey, bay = face.canvas.mood.night, dice.integer(290, 350), dice.integer(210, 420)
     wide, tall = bay * dice.integer(40, 62) // 100, storey * dice.integer(42, 60) // 100
     pane, sill = shade(PANE, dice.integer(70, 150)), dice.chance(50)
     pattern, lit = dice.integer(3, 11), dice.integer(10, 45)
@@ -181,9 +178,7 @@ def _windows(face: Face, dice: Dice, length: int, height: int, wall: Colour, nig
         face.rectangle(0, 265, length, 310, shop)
 
 
-def facade(
-    canvas: Canvas, dice: Dice, x: int, z0: int, z1: int, *, height: int, gable: bool, night: bool, exposed: bool
-) -> None:
+def facade(canvas: Canvas, dice: Dice, x: int, z0: int, z1: int, *, height: int, gable: bool, exposed: bool) -> None:
     """Paint a house from z0 to z1 whose street front stands at x (the sign of x says on which side)."""
     wall = dice.colour(PLASTER)
     depth, bright, length = dice.integer(800, 1600), dice.integer(74, 108), z1 - z0
@@ -191,12 +186,12 @@ def facade(
     end = Face(canvas, x, z0, Id.BUILDING, flip=x < 0)
     end.rectangle(0, 0, depth, height, shade(wall, bright))
     if exposed:
-        _windows(end, dice.fork(), depth, height, wall, night)
+        _windows(end, dice.fork(), depth, height, wall)
     if gable:
         end.polygon(((-30, height), (depth + 30, height), (depth // 2, ridge)), shade(wall, bright - 10))
     front = Face(canvas, x, z0, Id.BUILDING, along=length)
     front.rectangle(0, 0, length, height, shade(wall, 182 - bright))
-    _windows(front, dice.fork(), length, height, wall, night)
+    _windows(front, dice.fork(), length, height, wall)
     roof = dice.colour(ROOF)
     if gable:
         inner = x + (-depth // 2 if x < 0 else depth // 2)
@@ -280,14 +275,15 @@ _GLASS = {
 _SETBACK = {"sedan": 70, "hatch": 25, "estate": 15, "van": 0}  # of the roof, from the rear bumper
 
 
-def wheel(face: Face, u: int, radius: int) -> None:
-    face.oval(u, radius, radius, radius, RUBBER)
-    face.oval(u, radius, radius * 58 // 100, radius * 58 // 100, CHROME)
+def wheels(face: Face, radius: int, *hubs: int) -> None:
+    for u in hubs:
+        face.oval(u, radius, radius, radius, RUBBER)
+        face.oval(u, radius, radius * 58 // 100, radius * 58 // 100, CHROME)
 
 
-def _lights(end: Face, edge: int, low: int, wide: int, tall: int, oncoming: bool, reach: int = 80) -> None:
-    """Paint the two lights of a vehicle's near end: white ones that shine `reach` cm, or red ones."""
-    end.pair(edge, low, wide, tall, *((WHITE_LIGHT, reach) if oncoming else (RED_LIGHT, 45)))
+def _lights(end: Face, edge: int, low: int, wide: int, oncoming: bool) -> None:
+    """Paint the two lights of a large vehicle's near end: white ones, or red ones that shine less far."""
+    end.pair(edge, low, wide, 20, *((WHITE_LIGHT, 80) if oncoming else (RED_LIGHT, 45)))
 
 
 def _car_side(face: Face, kind: str, long: int, tall: int, paint: Colour) -> None:
@@ -302,31 +298,7 @@ def _car_side(face: Face, kind: str, long: int, tall: int, paint: Colour) -> Non
     face.polygon(outline(((0, 20), (0, 34), (100, 34), (100, 20))), shade(paint, 72))
     for pane in _GLASS[kind]:
         face.polygon(outline(pane), GLASS)
-    for hub in (19, 81):
-        wheel(face, hub * long // 100, tall * 22 // 100)
-
-
-def _car_end(canvas: Canvas, x: int, z: int, wide: int, tall: int, paint: Colour, kind: str, oncoming: bool) -> None:
-    """Paint the near end of a car: its rear, or its front when `oncoming`."""
-    roof = Face(canvas, x, z + _SETBACK[kind] + (60 if oncoming and kind != "van" else 0), Id.CAR)
-    half, belt = wide // 2, tall * 60 // 100
-    top = ((half - 4, belt - 6), (half - 20, tall - 2), (half - 28, tall))
-    roof.mirrored(top, shade(paint, 88))
-    roof.mirrored(((half - 14, belt), (half - 30, tall - 12)), GLASS)
-    end = Face(canvas, x, z, Id.CAR)
-    if end.span(wide) < 9:
-        light = WHITE_LIGHT if oncoming else RED_LIGHT
-        end.rectangle(-half, 10, half, belt, paint)
-        end.rectangle(-half + 10, belt - 26, half - 10, belt - 8, light)
-        end.lamp(0, belt - 16, 70, light)
-        return
-    end.pair(half - 6, 0, 22, 34, RUBBER)
-    end.mirrored(((half, 24), (half, belt - 14), (half - 8, belt + 2)), paint)
-    end.rectangle(-half, 20, half, 36, shade(paint, 62))
-    _lights(end, half - 5, belt - 24, 32, 16, oncoming, 90)
-    if oncoming:
-        end.rectangle(-38, belt - 26, 38, belt - 12, (30, 32, 34))
-    end.rectangle(-26, 40, 26, 52, (216, 216, 206))
+    wheels(face, tall * 22 // 100, 19 * long // 100, 81 * long // 100)
 
 
 def car(canvas: Canvas, dice: Dice, x: int, z: int, *, oncoming: bool = False, crossing: bool = False) -> None:
@@ -338,13 +310,27 @@ def car(canvas: Canvas, dice: Dice, x: int, z: int, *, oncoming: bool = False, c
     if crossing:
         _car_side(Face(canvas, x, z, Id.CAR, flip=dice.chance(50)), kind, long, tall, paint)
         return
-    half = wide // 2
+    half, belt = wide // 2, tall * 60 // 100
     canvas.cast(x - half - 16, x + half + 16, z - 30, z + long + 20, 130)
     inner, far = x + half if x < 0 else x - half, z + long if oncoming else z
     side = Face(canvas, inner, far, Id.CAR, along=long, flip=oncoming)
     side.mist = canvas.mist(z + long // 2)
     _car_side(side, kind, long, tall, shade(paint, 90))
-    _car_end(canvas, x, z, wide, tall, paint, kind, oncoming)
+    roof = Face(canvas, x, z + _SETBACK[kind] + (60 if oncoming and kind != "van" else 0), Id.CAR)
+    roof.mirrored(((half - 4, belt - 6), (half - 20, tall - 2), (half - 28, tall)), shade(paint, 88))
+    roof.mirrored(((half - 14, belt), (half - 30, tall - 12)), GLASS)
+    end, light = Face(canvas, x, z, Id.CAR), WHITE_LIGHT if oncoming else RED_LIGHT
+    if end.span(wide) < 9:
+        end.centred((half, 10, belt, paint), (half - 10, belt - 26, belt - 8, light))
+        end.lamp(0, belt - 16, 70, light)
+        return
+    end.pair(half - 6, 0, 22, 34, RUBBER)
+    end.mirrored(((half, 24), (half, belt - 14), (half - 8, belt + 2)), paint)
+    end.centred((half, 20, 36, shade(paint, 62)))
+    end.pair(half - 5, belt - 24, 32, 16, light, 90 if oncoming else 45)
+    if oncoming:
+        end.centred((38, belt - 26, belt - 12, (30, 32, 34)))
+    end.centred((26, 40, 52, (216, 216, 206)))
 
 
 def truck_or_bus(canvas: Canvas, dice: Dice, x: int, z: int, *, bus: bool, oncoming: bool = False) -> None:
@@ -367,20 +353,17 @@ def truck_or_bus(canvas: Canvas, dice: Dice, x: int, z: int, *, bus: bool, oncom
         side.rectangle(0, 45, long, 78, (54, 54, 58))
         if dice.chance(50):
             side.rectangle(long // 4 + 60, 150, long * 2 // 3, 230, dice.colour(LIVERY))
-    for hub in (200, long - 250) if bus else (130, long // 2 - 60, long - 150):
-        wheel(side, hub, 48)
+    wheels(side, 48, *((200, long - 250) if bus else (130, long // 2 - 60, long - 150)))
     end = Face(canvas, x, z, label)
     end.pair(half - 8, 0, 36, 60, RUBBER)
-    end.rectangle(-half, 42, half, tall, paint)
+    end.centred((half, 42, tall, paint))
     if bus or oncoming:
-        end.rectangle(-half + 14, 120 if oncoming else 170, half - 14, tall - 48, GLASS)
         board = (255, 180, 60) if dice.chance(60) else RUBBER
-        end.rectangle(-half + 40, tall - 40, half - 40, tall - 14, board)
+        end.centred((half - 14, 120 if oncoming else 170, tall - 48, GLASS), (half - 40, tall - 40, tall - 14, board))
     else:
-        end.rectangle(-3, 90, 3, tall - 14, shade(paint, 70))
-        end.rectangle(-half + 8, 86, half - 8, 92, shade(paint, 70))
-    end.rectangle(-half, 42, half, 62, shade(paint, 55))
-    _lights(end, half - 10, 72, 30, 20, oncoming)
+        end.centred((3, 90, tall - 14, shade(paint, 70)), (half - 8, 86, 92, shade(paint, 70)))
+    end.centred((half, 42, 62, shade(paint, 55)))
+    _lights(end, half - 10, 72, 30, oncoming)
 
 
 def tram(canvas: Canvas, dice: Dice, x: int, z: int) -> None:
@@ -402,9 +385,8 @@ def tram(canvas: Canvas, dice: Dice, x: int, z: int) -> None:
     end = Face(canvas, x, z, Id.TRAIN)
     end.mirrored(((half, 24), (half, tall - 70), (half - 26, tall)), paint)
     end.mirrored(((half - 12, 120), (half - 30, tall - 52)), GLASS)
-    end.rectangle(-half + 44, tall - 44, half - 44, tall - 18, (255, 186, 70))
-    end.rectangle(-half, 24, half, 52, shade(trim, 60))
-    _lights(end, half - 16, 78, 28, 20, oncoming)
+    end.centred((half - 44, tall - 44, tall - 18, (255, 186, 70)), (half, 24, 52, shade(trim, 60)))
+    _lights(end, half - 16, 78, 28, oncoming)
     mast = Face(canvas, x, z + 500, Id.TRAIN)
     mast.line(((-50, tall), (10, tall + 70), (-20, tall + 130), (60, tall + 130)), 6, (50, 50, 54))
 
@@ -424,9 +406,7 @@ def person(canvas: Canvas, dice: Dice, x: int, z: int) -> None:
     skin, hair = dice.colour(SKIN, 8), dice.colour(HAIR)
     hip, neck = tall * 47 // 100, tall * 84 // 100
     if face.span(tall) < 9:
-        face.rectangle(-14, 0, 14, tall // 2, trousers)
-        face.rectangle(-20, tall // 2, 20, neck, coat)
-        face.rectangle(-9, neck, 9, tall, skin)
+        face.centred((14, 0, tall // 2, trousers), (20, tall // 2, neck, coat), (9, neck, tall, skin))
         return
     stride, wide = dice.integer(2, 26), dice.integer(19, 27) * tall // 175
     skirt, bag = dice.chance(18), dice.chance(30)
@@ -444,7 +424,7 @@ def person(canvas: Canvas, dice: Dice, x: int, z: int) -> None:
     if bag:
         face.rectangle(-wide - 12, hip, -wide + 6, neck - 14, dice.colour(CLOTH))
     head = tall * 7 // 100
-    face.rectangle(-5, neck - 8, 5, neck + 4, skin)
+    face.centred((5, neck - 8, neck + 4, skin))
     face.oval(0, tall - head, head * 8 // 10, head, skin)
     face.oval(0, tall - head * 6 // 10, head * 85 // 100, head * 7 // 10, hair)
 
@@ -477,18 +457,16 @@ def two_wheeler(canvas: Canvas, dice: Dice, x: int, z: int, *, motor: bool, ridd
     if ridden and not crossing:
         _rider(face, dice, 80 if motor else 92)
     if motor and crossing:
-        for hub in (-68, 68):
-            wheel(face, hub, 32)
+        wheels(face, 32, -68, 68)
         face.polygon(((-70, 66), (-20, 78), (34, 92), (58, 60), (30, 26), (-36, 26), (-50, 52)), paint)
         face.polygon(((-76, 76), (2, 74), (4, 86), (-70, 88)), RUBBER)
         face.line(((68, 32), (42, 98), (30, 106)), 9, CHROME)
         face.rectangle(-40, 24, 24, 44, (70, 70, 72))
         face.oval(52, 88, 9, 9, WHITE_LIGHT)
     elif motor:
-        face.rectangle(-9, 0, 9, 60, RUBBER)
+        face.centred((9, 0, 60, RUBBER))
         face.mirrored(((22, 34), (17, 84)), paint)
-        face.rectangle(-38, 92, 38, 99, (50, 50, 52))
-        face.rectangle(-8, 62, 8, 72, RED_LIGHT)
+        face.centred((38, 92, 99, (50, 50, 52)), (8, 62, 72, RED_LIGHT))
         face.lamp(0, 67, 40, RED_LIGHT)
     elif crossing:
         for hub in (-52, 52):
@@ -502,9 +480,7 @@ def two_wheeler(canvas: Canvas, dice: Dice, x: int, z: int, *, motor: bool, ridd
         if dice.chance(30):
             face.rectangle(40, 74, 72, 100, (120, 92, 60))
     else:
-        face.rectangle(-5, 0, 5, 68, RUBBER)
-        face.rectangle(-26, 96, 26, 102, (60, 60, 62))
-        face.rectangle(-8, 62, 8, 92, paint)
+        face.centred((5, 0, 68, RUBBER), (26, 96, 102, (60, 60, 62)), (8, 62, 92, paint))
     if ridden and crossing:
         seat, lean, bar = (84, (6, 24), 34) if motor else (92, (4, 26), 44)
         _rider(face, dice, seat, dice.integer(*lean), bar)
