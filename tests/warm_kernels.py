@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import warnings
 from pathlib import Path
 
 IMPORTED = (
@@ -74,6 +75,8 @@ def run(command: list[str]) -> int:
         os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # as a kernel sets it
         for name in IMPORTED:
             importlib.import_module(name)
+        # The one thread there is by now belongs to pyarrow's jemalloc, which is made for being forked.
+        warnings.filterwarnings("ignore", r"This process .* is multi-threaded", DeprecationWarning)
         kernels: list[int] = []
         with subprocess.Popen([sys.executable, *command], env=environment) as process:
             while process.poll() is None:
