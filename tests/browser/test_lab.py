@@ -1,9 +1,9 @@
-"""The course in JupyterLab, as a student sees it: every notebook opens whole, and one runs from the menu."""
+"""The course in JupyterLab, as a student sees it: every notebook opens whole; those with a panel run, too."""
 
 from pathlib import Path
 
 import pytest
-from lab_page import open_idle, run_all
+from lab_page import open_idle
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1200)]
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("*.ipynb"))
@@ -33,10 +33,4 @@ def test_notebook_opens_without_errors_and_with_words_for_every_picture(page, la
     assert all(picture["right"] <= 1280 for picture in pictures)
     assert pictures or path.stem.startswith("00")
     assert page.locator(".jp-OutputArea-output[data-mime-type*='stderr']").count() == 0
-    assert page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.error']").count() == 0
-
-
-def test_a_notebook_runs_from_its_defaults(page, lab):
-    open_idle(page, lab.notebook("00_check_environment.ipynb"))
-    run_all(page)
     assert page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.error']").count() == 0

@@ -98,7 +98,7 @@ def test_the_split_is_part_of_what_seeds_a_scene(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_conditions_take_turns_so_each_is_a_fifth() -> None:
-    weather = open_streets("val")["condition"]
+    weather = open_streets("val", size=(32, 64))["condition"]
     assert {name: weather[:].count(name) for name in CONDITIONS} == dict.fromkeys(CONDITIONS, 40)
 
 

@@ -127,10 +127,13 @@ def test_exports(b0: SegModel) -> None:
 
 @pytest.mark.slow
 def test_exports_for_any_batch_and_size(b0: SegModel) -> None:
+    shallow = copy.deepcopy(b0)
+    for stage in shallow.stages:
+        stage.blocks = stage.blocks[:1]
     dynamic = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
-    program = torch.export.export(b0, (torch.rand(2, 3, 64, 96),), dynamic_shapes=(dynamic,))
+    program = torch.export.export(shallow, (torch.rand(2, 3, 64, 96),), dynamic_shapes=(dynamic,))
     images = torch.rand(3, 3, 72, 136)
-    assert_same_logits(program.module()(images).logits, run(b0, images))
+    assert_same_logits(program.module()(images).logits, run(shallow, images))
 
 
 def test_channels_last_gives_the_same(b0: SegModel) -> None:

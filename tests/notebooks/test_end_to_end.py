@@ -5,15 +5,12 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from transkd_lite.experiments.notebook import execute_notebook
 from transkd_lite.results import tables
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.notebook, pytest.mark.timeout(900)]
 
 
@@ -103,17 +100,3 @@ def test_the_same_batch_runs_on_photographs(tmp_path):
     assert set(table["dataset"]) == {"camvid"}
     assert pd.notna(table["iou_bicyclist"]).any()
     assert (tmp_path / "camvid-smoke" / "report.html").is_file()
-
-
-@pytest.mark.parametrize("name", ["11_compare_methods", "12_reproduction_report"])
-def test_a_shipped_table_of_photographs_is_read_like_that_of_the_scenes(name, tmp_path):
-    """Its images have the size of their files and all of them are used: those columns of the table are empty."""
-    out = tmp_path / "read.ipynb"
-    execute_notebook(ROOT / "notebooks" / f"{name}.ipynb", out, {"table": "camvid-cpu"})
-    assert "camvid-cpu (shipped tables), one budget: 21" in out.read_text()
-
-
-def test_a_table_of_one_network_is_reported_without_comparisons(tmp_path):
-    out = tmp_path / "read.ipynb"
-    execute_notebook(ROOT / "notebooks" / "12_reproduction_report.ipynb", out, {"table": "streets-student"})
-    assert "streets-student (shipped tables), one budget: 1 student runs, 0 teacher run(s)" in out.read_text()

@@ -1,4 +1,7 @@
-"""Every notebook of the course runs under papermill with the smoke profile's sizes, wherever it is called from."""
+"""Every notebook of the course runs under papermill with parameters other than its own, wherever it is called from.
+
+The notebooks of the profile `smoke` are run so by `test_end_to_end`; from its defaults nbval runs each.
+"""
 
 from pathlib import Path
 
@@ -7,21 +10,41 @@ import pytest
 
 from transkd_lite.experiments.experiment import read_signature
 from transkd_lite.experiments.notebook import execute_notebook
-from transkd_lite.experiments.profile import load_profile
+from transkd_lite.experiments.profile import load_profile, plan
 
-NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-SMALL = {**load_profile("smoke").parameters, "repeats": 1, "num_batches": 1}
+FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
+SMOKE = load_profile("smoke")
+SMALL = {**SMOKE.parameters, "repeats": 1, "num_batches": 1}
 KEPT = ("lr", "height", "width")  # as the notebook has them: what is shown needs them
+READERS = ("11_compare_methods", "12_reproduction_report")  # they train nothing; their parameter is a table
+IN_THE_BATCH = {run.notebook.stem for run in plan(SMOKE)}
+SMALL_HERE = sorted({path.stem for path in FOLDER.glob("[0-9][0-9]_*.ipynb")} - IN_THE_BATCH - set(READERS))
 
 pytestmark = [pytest.mark.notebook, pytest.mark.timeout(600)]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_small(path, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", SMALL_HERE)
+def test_a_notebook_runs_small(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    path, out = FOLDER / f"{name}.ipynb", tmp_path / "small.ipynb"
     hints = read_signature(path)[0]
     given = {name: value for name, value in SMALL.items() if name in hints and name not in KEPT}
-    execute_notebook(path, tmp_path / path.name, given)  # raises where a cell fails or is left out
-    cells = nbformat.read(tmp_path / path.name, as_version=4).cells
+    assert given
+    execute_notebook(path, out, given)  # raises where a cell fails or is left out
+    cells = nbformat.read(out, as_version=4).cells
     assert all(cell.execution_count for cell in cells if cell.cell_type == "code")
-    assert any("injected-parameters" in cell.metadata.get("tags", []) for cell in cells) == bool(given)
+    assert any("injected-parameters" in cell.metadata.get("tags", []) for cell in cells)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_shipped_table_of_photographs_is_read_like_that_of_the_scenes(name, tmp_path):
+    """Its images have the size of their files and all of them are used: those columns of the table are empty."""
+    out = tmp_path / "read.ipynb"
+    execute_notebook(FOLDER / f"{name}.ipynb", out, {"table": "camvid-cpu"})
+    assert "camvid-cpu (shipped tables), one budget: 21" in out.read_text()
+
+
+def test_a_table_of_one_network_is_reported_without_comparisons(tmp_path):
+    out = tmp_path / "read.ipynb"
+    execute_notebook(FOLDER / "12_reproduction_report.ipynb", out, {"table": "streets-student"})
+    assert "streets-student (shipped tables), one budget: 1 student runs, 0 teacher run(s)" in out.read_text()

@@ -20,7 +20,7 @@ from transkd_lite.training.loop import fit
 from transkd_lite.training.stream import SampleStore
 from transkd_lite.training.teacher_cache import TeacherCache, maps_by_name
 
-QUICK = {"steps": 12, "batch_size": 2, "lr": 1e-3, "log_every": 2, "precision": "fp32", "augment": "flip"}
+QUICK = {"steps": 8, "batch_size": 2, "lr": 1e-3, "log_every": 2, "precision": "fp32", "augment": "flip"}
 
 
 @pytest.fixture(autouse=True)
@@ -189,7 +189,7 @@ def test_a_run_that_goes_on_ends_as_one_that_never_stopped(
 ) -> None:
     from transkd_lite.training.checkpoint import RunFolder
 
-    settings = {"precision": precision, "workers": workers, "cache_mb": cache_mb, "checkpoint_every": 1}
+    settings = {"precision": precision, "workers": workers, "cache_mb": cache_mb, "checkpoint_every": 2}
     whole, _ = trained(**settings)
     save = RunFolder.save
 

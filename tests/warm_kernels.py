@@ -1,0 +1,101 @@
+"""Run a Python command whose notebook kernels start warm: `warm_kernels.py -m pytest --nbval-lax notebooks`.
+
+A third of a small notebook's time is the import of torch and of what draws, the same for each. Here each kernel is
+forked from one process that has imported third-party libraries and done nothing else: kernels share these imports and
+no state, and the package under test is imported by each anew. What Jupyter starts as `python3` is this file again: a
+door that asks for the fork, hands signals on, and lives as long as the kernel. Elsewhere than on Linux they start cold.
+"""
+
+import contextlib
+import importlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import warnings
+from pathlib import Path
+
+IMPORTED = (
+    "datasets", "ipykernel.kernelapp", "ipywidgets", "matplotlib.pyplot", "pandas", "pydantic", "scipy.stats",
+    "seaborn", "torch", "torchmetrics", "torchvision.transforms.v2",
+)  # fmt: skip
+
+
+def door(address: str, arguments: list[str]) -> None:
+    """Ask for a kernel and stand for it: its end is the end of this process, and the other way round."""
+    jupyter = os.getppid()
+    with socket.socket(socket.AF_UNIX) as line:
+        line.connect(address)
+        request = {"arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ)}
+        line.sendall(json.dumps(request).encode() + b"\n")
+        kernel = int(line.recv(32))
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda number, frame: os.kill(kernel, number))
+        line.settimeout(1)
+        while os.getppid() == jupyter:  # a kernel does not outlive who started it
+            with contextlib.suppress(TimeoutError):
+                line.recv(1)  # nothing comes but the end
+                return
+
+
+def be_kernel(line: socket.socket) -> None:
+    """In a forked process: be the kernel that the door asked for, to the end."""
+    try:
+        request = json.loads(line.makefile().readline())
+        del sys.path[0]  # the folder of this file
+        os.setsid()  # a terminal's Ctrl-C is for Jupyter to hand on
+        os.chdir(request["folder"])
+        os.environ.clear()
+        os.environ.update(request["environment"])
+        os.environ.pop("JPY_PARENT_PID", None)  # the door is no parent
+        threading.Thread(target=lambda: os._exit(len(line.recv(1))), daemon=True).start()
+        line.sendall(str(os.getpid()).encode())
+        sys.argv = ["kernel", *request["arguments"]]
+        importlib.import_module("ipykernel.kernelapp").launch_new_instance()
+    finally:
+        os._exit(0)
+
+
+def run(command: list[str]) -> int:
+    """Run the command and fork a kernel whenever a door asks; return the command's exit code."""
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:
+        address = f"{folder}/kernels"
+        listener.bind(address)
+        listener.listen()
+        listener.settimeout(0.2)
+        argv = [sys.executable, "-IS", __file__, "--door", address, "-f", "{connection_file}"]
+        spec = Path(folder, "jupyter", "kernels", "python3", "kernel.json")
+        spec.parent.mkdir(parents=True)
+        spec.write_text(json.dumps({"display_name": "Python 3", "language": "python", "argv": argv}))
+        environment = {**os.environ, "JUPYTER_PATH": f"{folder}/jupyter"}
+        os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # as a kernel sets it
+        for name in IMPORTED:
+            importlib.import_module(name)
+        # The one thread there is by now belongs to pyarrow's jemalloc, which is made for being forked.
+        warnings.filterwarnings("ignore", r"This process .* is multi-threaded", DeprecationWarning)
+        kernels: list[int] = []
+        with subprocess.Popen([sys.executable, *command], env=environment) as process:
+            while process.poll() is None:
+                kernels = [kernel for kernel in kernels if os.waitpid(kernel, os.WNOHANG) == (0, 0)]
+                try:
+                    line, _ = listener.accept()
+                except TimeoutError:
+                    continue
+                with line:
+                    if (kernel := os.fork()) == 0:
+                        be_kernel(line)
+                kernels.append(kernel)
+        return process.returncode
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--door"]:
+        door(sys.argv[2], sys.argv[3:])
+    elif sys.platform == "linux":
+        sys.exit(run(sys.argv[1:]))
+    else:  # libraries do not outlive a fork everywhere
+        sys.exit(subprocess.run([sys.executable, *sys.argv[1:]]).returncode)
