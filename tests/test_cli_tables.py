@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from transkd_lite.cli import run_table, score_table
+from transkd_lite.data.whole import METRICS_FILE, write_json
 from transkd_lite.experiments.batch import Outcome, progress_line
 from transkd_lite.experiments.experiment import Experiment
 from transkd_lite.experiments.profile import PlannedRun
-from transkd_lite.training.folder import METRICS_FILE, write_json
 
 
 @pytest.fixture

@@ -187,8 +187,9 @@ def fit(
     with contextlib.ExitStack() as held, contextlib.ExitStack() as borrowed:
         if folder.writes:
             held.enter_context(lock_run(folder.path, patience_s=1.0))  # who only looks holds it for a moment
-        folder.check(resume)
-        if is_finished(folder.path):
+        if not resume:
+            folder.check_new()
+        elif is_finished(folder.path):
             history, metrics = folder.load_finished(student)
             student.to(accelerator.device).eval()
             return FitResult(history, metrics, int(metrics.get("steps", num_steps)), where)
