@@ -387,10 +387,9 @@ def list_run_folders(
         listed = [{**run.metrics, "run": str(run.folder), "state": run.state, "note": run.note} for run in found]
         typer.echo(json.dumps(listed, indent=2))
     elif found:
-        typer.echo(_states((str(run.folder.relative_to(runs)), run.state, run.metrics) for run in found))
-        for run in found:
-            if run.note:
-                typer.echo(f"{run.name} ({run.state}): {run.note}")
+        rows = ((str(run.folder.relative_to(runs)), run.state, run.metrics) for run in found)
+        notes = (f"{run.name} ({run.state}): {run.note}" for run in found if run.note)
+        typer.echo("\n".join([_states(rows), *notes]))
     else:
         raise ParameterError(f"no run folder below {runs}: pass the folder that reproduce or train wrote to")
 

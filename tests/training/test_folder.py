@@ -94,6 +94,9 @@ def test_a_damaged_record_is_neither_an_unfinished_run_nor_another_one(tmp_path:
 
 def test_a_run_whose_notebook_failed_after_it_has_failed_and_its_record_is_left_alone(tmp_path: Path) -> None:
     write_json(tmp_path / "run.json", {"state": "finished"})
+    with pytest.raises(DamagedRunError, match=r"metrics\.json is missing, though run\.json .*: give the command"):
+        read_run(tmp_path)
+    (tmp_path / "checkpoint").mkdir()
     assert read_run(tmp_path).state == "interrupted"  # killed before its metrics were written
     (tmp_path / "failed.ipynb").touch()
     assert read_run(tmp_path).state == "failed"

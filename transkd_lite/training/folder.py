@@ -117,8 +117,9 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
         gone = [name for name in files or () if not (folder / name).is_file()]
         note = f"without {', '.join(gone)}" if gone else "" if files else "of an earlier version, without digests"
         return Run(folder, "finished", info, metrics, note)
+    told = info.get("state")
     # Where nobody holds the lock, what still says "running" was killed before it could write anything else.
-    failed = info.get("state") == "failed" or (info.get("state") == "finished" and (folder / FAILED_FILE).exists())
+    failed = told == "failed" or (told == "finished" and (folder / FAILED_FILE).exists())
     state = "failed" if failed else "interrupted"
     if (folder / _LOCK_FILE).exists():
         try:
@@ -126,6 +127,10 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
                 pass
         except OSError as error:  # without permission to write there it cannot be known
             state = "running" if isinstance(error, Timeout) else state
+    ended = told == "finished" and state != "running" and not (folder / "checkpoint").exists()
+    if ended and not any(folder.glob("metrics.*")):  # a batch withholds those of a run whose notebook failed after it
+        what = f"is missing, though {RUN_FILE} says that the run is finished"
+        raise DamagedRunError(f"{folder / METRICS_FILE} {what}: give the command that made the run again")
     return Run(folder, state, info)
 
 
