@@ -3,7 +3,7 @@
 A trial takes a small batch (a teacher, a student alone, a distilled one) and two runs that were stopped, hurts one file
 in one way, and lets every reader look. What a reader does is one of
 
-    same      its answer is that of the undamaged files
+    same      its answer is that of the undamaged files (it does not read this one)
     refused   an error, or a row and a line of the listing, that names the file
     anew      the run is made again
     silent    another answer without a word: a fault
@@ -21,8 +21,10 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from typer.testing import CliRunner
 
@@ -69,24 +71,19 @@ def make(place: Path) -> None:
         shutil.copy(run.notebook, root / run.folder)
     for file, names in ((root / "batch.json", [run.folder for run in runs]), (place / "other.json", ["another"])):
         write_json(file, {"profile": "quick", "about": "fixture", "runs": names})
-    finish = RunFolder.finish
-
-    def stop(folder: RunFolder, student: Any, trainer: Any, metrics: Any) -> None:
-        raise KeyboardInterrupt
-
-    RunFolder.finish = stop  # type: ignore[method-assign]
     for seed in (0, 1):
-        with contextlib.suppress(KeyboardInterrupt):
+        stops = mock.patch.object(RunFolder, "finish", side_effect=KeyboardInterrupt)
+        with contextlib.suppress(KeyboardInterrupt), stops:
             run_experiment(replace(STOPPED, seed=seed), place / "stopped" / str(seed), progress="none")
-    RunFolder.finish = finish  # type: ignore[method-assign]
 
 
-def hurt(place: Path, rng: random.Random) -> tuple[str, str]:
-    """Damage one file: its name, and how."""
-    first, second = sorted((place / "runs" / "quick").glob("student-*"))
+def hurt(place: Path, rng: random.Random) -> tuple[Path, str]:
+    """Damage one file: which, and how."""
+    root = place / "runs" / PROFILE.name
+    first, second = sorted(root.glob("student-*"))
     names = ("student.safetensors", "history.csv", "run.json", "metrics.json")
-    pairs = [(first / name, second / name) for name in names] + [(second / name, first / name) for name in names]
-    pairs.append((place / "runs" / "quick" / "batch.json", place / "other.json"))
+    pairs = [(one / name, other / name) for name in names for one, other in ((first, second), (second, first))]
+    pairs.append((root / "batch.json", place / "other.json"))
     stopped = [sorted((place / "stopped" / seed).rglob("*.*")) for seed in "01"]
     pairs += [pair for pair in zip(*stopped, strict=True) if pair[0].suffix in (".pt", ".json")]
     path, other = rng.choice(pairs)
@@ -105,23 +102,14 @@ def hurt(place: Path, rng: random.Random) -> tuple[str, str]:
         part = content[start : start + length]
         content[start : start + length] = bytes(len(part)) if length > 1 else bytes([part[0] ^ rng.randrange(1, 256)])
         path.write_bytes(content)
-    return path.relative_to(place).name if path.suffix != ".pt" else "checkpoint", how
+    return path, how
 
 
-# --- The readers: each returns what it makes of the folder.
-
-
-def load(place: Path) -> Any:
-    folders = sorted(place.glob("runs/quick/*-*"))
-    states = [tk.load_model(folder / "student.safetensors").state_dict() for folder in folders]
-    return [hashlib.sha256(b"".join(x.numpy().tobytes() for x in state.values())).hexdigest() for state in states]
-
-
-def evaluate(place: Path) -> Any:
-    return [command("evaluate", str(folder), "--json") for folder in sorted(place.glob("runs/quick/*-*"))]
+# --- The readers: each returns what it makes of the place, or of one run folder there.
 
 
 def command(*arguments: str) -> str:
+    """What `transkd` prints; `ValueError` with its error."""
     done = CliRunner().invoke(cli.app, arguments)
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
@@ -130,71 +118,63 @@ def command(*arguments: str) -> str:
     return done.output
 
 
-def tables(place: Path) -> Any:
+def load(place: Path, folder: Path) -> Any:
+    state = tk.load_model(folder / "student.safetensors").state_dict()
+    return hashlib.sha256(b"".join(x.numpy().tobytes() for x in state.values())).hexdigest()
+
+
+def evaluate(place: Path, folder: Path) -> Any:
+    return command("evaluate", str(folder), "--json")
+
+
+def tables(place: Path, folder: Path) -> Any:
     found = load_batch(place / "runs" / "quick")
     return found.table.to_csv(), found.history.to_csv()
 
 
-def listing(place: Path) -> Any:
+def listing(place: Path, folder: Path) -> Any:
     said = command("runs", str(place / "runs"))
-    if notes := [run.note for run in list_runs(place / "runs") if run.note]:
-        assert all(note in said for note in notes)
-        assert said.count("student-") + said.count("teacher-") >= 3  # the others are listed all the same
-        raise ValueError("\n".join(notes) if str(place) in notes[0] else f"{place}: {notes}")
+    if notes := [f"{run.folder}: {run.note}" for run in list_runs(place / "runs") if run.note]:
+        assert said.count("quick/") == 3  # the others are listed all the same
+        assert "damaged" in said or "without student.safetensors" in said
+        raise ValueError("\n".join(notes))
     return said
 
 
-def reproduce(place: Path) -> Any:
+def reproduce(place: Path, folder: Path) -> Any:
     outcome = batch.reproduce(PROFILE, runs=place / "runs", echo=lambda line: None)
     if outcome.errors:
-        assert len(outcome.errors) <= 2
-        assert cli.run_table(outcome).count("FAILED") == len(outcome.errors)
+        assert cli.run_table(outcome).count("FAILED") == len(outcome.errors) <= 2
         raise ValueError("\n".join(outcome.errors.values()))
     if outcome.executed:
         raise Anew
     return cli.run_table(outcome), cli.score_table(outcome)
 
 
-def resume(place: Path, **changes: Any) -> Any:
-    """Both kinds of runs; with changes, every one must be refused or begin anew."""
-    found = []
-    for run in plan(PROFILE):
-        assert run.experiment is not None
-        folder = place / "runs" / "quick" / run.folder
-        anew = not (folder / "metrics.json").exists()
-        found.append(again(replace(run.experiment, **changes), folder))
-        if anew:
-            raise Anew
-    return found
+def resume(place: Path, folder: Path, **changes: Any) -> Any:
+    (run,) = (run for run in plan(PROFILE) if run.folder == folder.name)
+    assert run.experiment is not None
+    finished = (folder / "metrics.json").exists()
+    scores = run_experiment(replace(run.experiment, **changes), folder, progress="none")["full"]
+    if not finished:
+        raise Anew
+    return scores
 
 
-def go_on(place: Path, **changes: Any) -> Any:
-    for seed in (0, 1):
-        again(replace(STOPPED, seed=seed, **changes), place / "stopped" / str(seed))
-    return [command("evaluate", str(place / "stopped" / seed), "--json") for seed in "01"]
+def go_on(place: Path, folder: Path, **changes: Any) -> Any:
+    return run_experiment(replace(STOPPED, seed=int(folder.name), **changes), folder, progress="none")["full"]
 
 
-def again(experiment: Experiment, folder: Path) -> Any:
-    return run_experiment(experiment, folder, progress="none")["full"]
+OF_A_BATCH: dict[str, Callable[..., Any]] = {"tables": tables, "runs": listing, "reproduce": reproduce}
+OF_A_RUN = {"load": load, "evaluate": evaluate, "resume": resume, "resume, other lr": partial(resume, lr=0.5)}
+OF_A_STOPPED = {"go on": go_on, "go on, other lr": partial(go_on, lr=0.5)}
+READERS = OF_A_BATCH | OF_A_RUN | OF_A_STOPPED
 
 
-READERS: dict[str, Callable[[Path], Any]] = {
-    "load": load,
-    "evaluate": evaluate,
-    "tables": tables,
-    "runs": listing,
-    "reproduce": reproduce,
-    "resume": resume,
-    "resume, other lr": lambda place: resume(place, lr=0.5),
-    "go on": go_on,
-    "go on, other lr": lambda place: go_on(place, lr=0.5),
-}
-
-
-def look(reader: str, place: Path) -> Any:
+def look(reader: str, place: Path, folder: Path) -> tuple[str, Any]:
     """("answer", what the reader says), ("refused", why), ("bare", the error) or ("anew", "")."""
     try:
-        return "answer", READERS[reader](place)
+        return "answer", READERS[reader](place, folder)
     except Anew:
         return "anew", ""
     except Exception as error:
@@ -205,30 +185,29 @@ def look(reader: str, place: Path) -> Any:
 def main(count: int, seed: int = 0, show: Callable[[str], None] = print) -> Counter[tuple[str, str]]:
     """Do `count` trials: how often each reader did what, by (reader, what); every fault is shown."""
     rng, counts = random.Random(seed), Counter[tuple[str, str]]()
-    batch.preflight = lambda pending: None  # type: ignore[assignment]
-    batch.execute = lambda run, root, *more: ""  # type: ignore[assignment]
-    with tempfile.TemporaryDirectory() as home, warnings.catch_warnings(action="ignore"):
-        whole, place = Path(home) / "whole", Path(home) / "place"
+    nothing_runs = mock.patch.multiple(batch, preflight=lambda pending: None, execute=lambda run, root, *more: "")
+    with tempfile.TemporaryDirectory() as home, warnings.catch_warnings(action="ignore"), nothing_runs:
+        whole, damaged, place = (Path(home) / name for name in ("whole", "damaged", "place"))
         make(whole)
-        truth = {}
-        for name in READERS:
-            shutil.copytree(whole, place)
-            truth[name] = look(name, place)
-            shutil.rmtree(place)
+        truths: dict[tuple[str, Path], Any] = {}
         for trial in range(count):
-            shutil.copytree(whole, place)
-            file, how = hurt(place, rng)
-            damaged = shutil.copytree(place, Path(home) / "damaged")
-            for name, (kind, answer) in truth.items():
-                if "resume" in name or "go on" in name:  # they write
+            shutil.copytree(whole, damaged)
+            path, how = hurt(damaged, rng)
+            file = path.relative_to(damaged)
+            folder = file.parent.parent if file.suffix == ".pt" else file.parent
+            readers = OF_A_STOPPED if "stopped" in file.parts else OF_A_BATCH
+            for name in readers | (OF_A_RUN if folder.name.startswith("student-") else {}):
+                answers = []
+                for source in (damaged,) if (name, folder) in truths else (damaged, whole):
+                    shutil.copytree(source, place)
+                    answers.append(look(name, place, place / folder))
                     shutil.rmtree(place)
-                    shutil.copytree(damaged, place)
-                found = look(name, place)
-                did = found[0] if found[0] != "answer" else "same" if found == (kind, answer) else "silent"
+                truths.setdefault((name, folder), answers[-1])
+                (did, said), truth = answers[0], truths[name, folder]
+                did = did if did != "answer" else "same" if (did, said) == truth else "silent"
                 counts[name, did] += 1
                 if did in ("silent", "bare"):
-                    show(f"trial {trial}, {file}, {how}: {name} is {did}: {found[1]}"[:600])
-            shutil.rmtree(place)
+                    show(f"trial {trial}, {file}, {how}: {name} is {did}: {said}"[:600])
             shutil.rmtree(damaged)
     return counts
 

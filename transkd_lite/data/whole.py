@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import re
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ __all__ = [
 ]  # fmt: skip
 
 RUN_FILE, METRICS_FILE, HISTORY_FILE, STUDENT_FILE = ("run.json", "metrics.json", "history.csv", "student.safetensors")
+VOUCHED = (STUDENT_FILE, HISTORY_FILE, RUN_FILE)  # files for which the metrics of a finished run vouch
 TEMPORARY = ".tmp-"  # how the name of every file begins that is not whole yet
 
 
@@ -32,7 +32,7 @@ def atomic_write(path: str | os.PathLike[str], content: bytes | str) -> Path:
     path = Path(path)
     data = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
+    aside = path.with_name(f"{TEMPORARY}{os.urandom(16).hex()}")
     try:
         with open(aside, "wb") as file:
             file.write(data)
@@ -103,8 +103,7 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     ended = re.fullmatch(rb'(.*")([^"]{64})"\s*}\s*', content, re.DOTALL)
     if not isinstance(value, dict) or (ended and hashlib.sha256(ended[1]).hexdigest().encode() != ended[2]):
         raise _damaged(path, "is not what was written (its text has another SHA-256 than it ends with)")
-    value.pop("sha256", None)
-    return value
+    return {name: entry for name, entry in value.items() if name != "sha256"}
 
 
 # --- The files of a finished run, for which its metrics vouch.
@@ -118,7 +117,7 @@ def fingerprint(path: Path) -> dict[str, Any]:
 
 def seal(folder: Path, metrics: Mapping[str, Any]) -> None:
     """Finish a run: write `metrics.json` with the metrics, and size and SHA-256 of the run's other files."""
-    paths = [path for name in (STUDENT_FILE, HISTORY_FILE, RUN_FILE) if (path := folder / name).is_file()]
+    paths = [path for name in VOUCHED if (path := folder / name).is_file()]
     write_json(folder / METRICS_FILE, {**metrics, "files": {path.name: fingerprint(path) for path in paths}})
 
 
@@ -129,7 +128,7 @@ def verified(path: str | os.PathLike[str]) -> Path:
     Raises `DamagedRunError`: it is missing, cannot be read, or has another size or SHA-256.
     """
     path = Path(path)
-    if path.name in (RUN_FILE, HISTORY_FILE, STUDENT_FILE):
+    if path.name in VOUCHED:
         kept = read_json(path.with_name(METRICS_FILE)).get("files", {}).get(path.name)
         try:
             if kept is not None and fingerprint(path) != kept:

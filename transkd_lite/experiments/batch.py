@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 import psutil
 
 from transkd_lite.data import whole
-from transkd_lite.data.whole import HISTORY_FILE, METRICS_FILE, RUN_FILE, STUDENT_FILE, DamagedRunError, read_json
+from transkd_lite.data.whole import METRICS_FILE, RUN_FILE, DamagedRunError, read_json, write_json
 from transkd_lite.experiments.experiment import read_signature
 from transkd_lite.experiments.notebook import NotebookFailed, NotebookInterrupted, execute_notebook, to_html
 from transkd_lite.experiments.profile import PlannedRun, Profile, plan
@@ -193,13 +193,13 @@ def execute(run: PlannedRun, root: Path, threads: int | None = None, needed: str
         told = {"state": "interrupted" if stopped else "failed", "error": None if stopped else message}
         with contextlib.suppress(DamagedRunError):  # the next attempt writes it anew
             if not withheld.exists():  # metrics vouch for run.json, which must stay as it is
-                whole.write_json(folder / RUN_FILE, read_json(folder / RUN_FILE) | told)
+                write_json(folder / RUN_FILE, read_json(folder / RUN_FILE) | told)
         return message
     os.replace(aside, folder / run.notebook.name)
     failed.unlink(missing_ok=True)
     if run.experiment is None:  # a lesson's result is its notebook; the records are written here, the metrics last
         info = {"kind": run.kind, "notebook": run.notebook.name, "parameters": run.parameters}
-        whole.write_json(folder / RUN_FILE, provenance() | info | {"state": "finished", "error": None})
+        write_json(folder / RUN_FILE, provenance() | info | {"state": "finished", "error": None})
         whole.seal(folder, {"wall_s": round(time.perf_counter() - start, 2)})
     return ""
 
@@ -294,13 +294,11 @@ def reproduce(
     outcome = Outcome(root, plan(profile, methods, seeds))
     pending = [run for run in outcome.runs if not is_done(root, run)]
     preflight(pending)
-    for run in outcome.runs:
-        if is_done(root, run):
-            try:
-                for name in (STUDENT_FILE, HISTORY_FILE, RUN_FILE):
-                    whole.verified(root / run.folder / name)
-            except DamagedRunError as damage:
-                outcome.errors[run.folder] = str(damage)
+    for path in [root / run.folder / name for run in outcome.runs if is_done(root, run) for name in whole.VOUCHED]:
+        try:
+            whole.verified(path)
+        except DamagedRunError as damage:
+            outcome.errors[path.parent.name] = str(damage)
     with lock_run(root), StopRequest() as stop:
         whole.sweep_temporary(root)
         if pending:
@@ -328,17 +326,14 @@ def _report(profile: Profile, outcome: Outcome) -> None:
         return
     root = outcome.root
     folders = dict.fromkeys(run.folder for run in (*plan(profile), *outcome.runs) if run.experiment)
+    files = [root / folder / METRICS_FILE for folder in folders] + [profile.notebooks / f"{profile.report}.ipynb"]
+    inputs = {str(file): whole.digest(file.read_bytes()) for file in files if file.is_file()}
     outcome.report, made_of = root / "report.html", root / "report.json"
-    files = [*(root / f / METRICS_FILE for f in folders), profile.notebooks / f"{profile.report}.ipynb", outcome.report]
-
-    def found() -> dict[str, str]:
-        return {str(file): whole.digest(file.read_bytes()) for file in files if file.is_file()}
-
     batch = {"profile": profile.name, "about": profile.about, "runs": list(folders)}
     with contextlib.suppress(DamagedRunError):  # then both are written anew
-        if read_json(made_of) == found() and read_json(root / BATCH_FILE) == batch:
+        if outcome.report.is_file() and read_json(made_of) == inputs and read_json(root / BATCH_FILE) == batch:
             return
-    whole.write_json(root / BATCH_FILE, batch)
+    write_json(root / BATCH_FILE, batch)
     try:
         if not any(is_finished(root / folder) for folder in folders if folder.startswith("student-")):
             raise NotebookFailed("not rendered: no student has finished")
@@ -347,7 +342,7 @@ def _report(profile: Profile, outcome: Outcome) -> None:
         outcome.errors["report"] = str(error)
         return
     outcome.report_rendered = True
-    whole.write_json(made_of, found())
+    write_json(made_of, inputs)
 
 
 def render_report(profile: Profile, root: Path) -> Path:

@@ -49,7 +49,6 @@ class RunFolder:
         self.kept, self.identity = path is not None, json.loads(json.dumps(identity, default=whole.plain))
         self.writes = writes and self.kept
         self.checkpoints = self.path / "checkpoint"
-        self.info: dict[str, Any] = {}  # what run.json says
 
     def check_new(self) -> None:
         """Raise `FileExistsError` where a run would be overwritten."""
@@ -102,8 +101,7 @@ class RunFolder:
             if path.stem.endswith(whole.digest(content)):
                 state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
                 # A checkpoint of an earlier version has none.
-                identity = state.pop("identity", None) or read_json(self.path / RUN_FILE).get("identity", {})
-                self._check_identity(identity)
+                self._check_identity(state.pop("identity", None) or read_json(self.path / RUN_FILE).get("identity", {}))
                 return state
             warnings.warn(
                 f"checkpoint {path} is damaged ({len(content)} bytes that do not have the digest of its name); "

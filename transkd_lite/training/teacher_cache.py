@@ -15,7 +15,6 @@ import itertools
 import json
 import os
 import socket
-import uuid
 import warnings
 from collections.abc import Collection
 from pathlib import Path
@@ -137,7 +136,7 @@ class TeacherCache:
         files = sorted(folder.glob("[!.]*"), key=os.path.getmtime)
         while files and sum(map(os.path.getsize, files)) + self.num_bytes > FILE_GB * 2**30:
             files.pop(0).unlink(missing_ok=True)  # the one that was not used for the longest time
-        path = folder / f"{TEMPORARY}{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex}"
+        path = folder / f"{TEMPORARY}{socket.gethostname()}-{os.getpid()}-{os.urandom(16).hex()}"
         reserve = getattr(os, "posix_fallocate", lambda handle, start, size: os.truncate(handle, size))
         try:
             with path.open("wb") as file:
