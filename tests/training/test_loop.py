@@ -190,9 +190,16 @@ def test_a_used_folder_is_neither_overwritten_nor_resumed_with_other_parameters(
 def test_a_stopped_run_knows_its_parameters_by_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = TrainConfig(**QUICK, checkpoint_every=2)
     stopped(tmp_path, config, 2, monkeypatch)
+    other, wanted = dataclasses.replace(config, lr=2e-3), r"these differ: config\.lr: 0\.001 there, 0\.002 now\. Give"
+    (saved,) = list_checkpoints(tmp_path / "checkpoint")
+    content = saved.read_bytes()
+    saved.write_bytes(content[:-1])
+    with pytest.warns(UserWarning, match="is damaged"), pytest.raises(ValueError, match=wanted):
+        fit(student(), scenes(), config=other, out_dir=tmp_path, resume=True)  # run.json knows them, too
+    saved.write_bytes(content)
     (tmp_path / "run.json").write_text('{"state": "interr')
-    with pytest.raises(ValueError, match=r"these differ: config\.lr: 0\.001 there, 0\.002 now\. Give the same"):
-        fit(student(), scenes(), config=dataclasses.replace(config, lr=2e-3), out_dir=tmp_path, resume=True)
+    with pytest.raises(ValueError, match=wanted):
+        fit(student(), scenes(), config=other, out_dir=tmp_path, resume=True)
     assert fit(student(), scenes(), config=config, out_dir=tmp_path, resume=True).resumed_from == 2
     assert read_run(tmp_path).info["identity"]["config.lr"] == 0.001
 

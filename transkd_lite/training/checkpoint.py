@@ -96,7 +96,8 @@ class RunFolder:
         Only tensors and plain values are read. Warns (`UserWarning`) for every damaged file that is passed over.
         Raises `ValueError` where the run had other parameters.
         """
-        for path in reversed(list_checkpoints(self.checkpoints)):
+        paths = list_checkpoints(self.checkpoints)
+        for path in reversed(paths):
             content = path.read_bytes()
             if path.stem.endswith(whole.digest(content)):
                 state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -108,6 +109,8 @@ class RunFolder:
                 "falling back to the one before, or to the beginning",
                 stacklevel=2,
             )
+        if paths:  # none is whole: the run begins anew, but is no other one
+            self._check_identity(read_json(self.path / RUN_FILE).get("identity", {}))
         return None
 
     def load_finished(self, student: SegModel) -> tuple[pd.DataFrame, dict[str, Any]]:
