@@ -1,14 +1,16 @@
 """Protects: the table at the end of a batch says of every variant what its own runs scored."""
 
+import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from transkd_lite.cli import run_table, score_table
+from transkd_lite.cli import app, run_table, score_table
+from transkd_lite.data.whole import METRICS_FILE, seal, write_json
 from transkd_lite.experiments.batch import Outcome, progress_line
 from transkd_lite.experiments.experiment import Experiment
 from transkd_lite.experiments.profile import PlannedRun
-from transkd_lite.training.folder import METRICS_FILE, write_json
 
 
 @pytest.fixture
@@ -39,6 +41,27 @@ def test_variants_are_lines_of_their_own_beside_their_own_student_alone(outcome)
         "kd (long)": ("2", "25.50", "+4.50"),
         "kd (cold)": ("2", "13.00", "+2.00"),
     }
+
+
+def test_a_listing_says_which_run_is_damaged_and_goes_on(tmp_path):
+    for name in ("a", "b", "c"):
+        write_json(tmp_path / name / "run.json", {"parameters": {}})
+        seal(tmp_path / name, {"full": {"miou": 0.25}, "wall_s": 3.0})
+    (tmp_path / "b" / "run.json").write_bytes(b"\0")
+    (tmp_path / "c" / "metrics.json").write_text('{"full": {"miou": 0.5}}')  # as earlier versions wrote it
+    done = CliRunner().invoke(app, ["runs", str(tmp_path)])
+    assert done.exit_code == 0
+    rows = [line.split() for line in done.output.splitlines()]
+    assert rows[1:4] == [["a", "finished", "25.0", "3.0"], ["b", "damaged", "-", "-"], ["c", "finished", "50.0", "-"]]
+    told, old = done.output.splitlines()[4:]
+    assert told.startswith(f"b (damaged): {tmp_path / 'b' / 'run.json'} is not what its run left")
+    assert old == "c (finished): of an earlier version, without digests"
+    listed = json.loads(CliRunner().invoke(app, ["runs", str(tmp_path), "--json"]).output)
+    assert [(run["state"], bool(run["note"])) for run in listed] == [
+        ("finished", False),
+        ("damaged", True),
+        ("finished", True),
+    ]
 
 
 def test_a_line_of_a_run_names_its_variant(outcome):

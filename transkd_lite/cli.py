@@ -15,9 +15,10 @@ import typer
 from typer import Argument, Option
 from typer.core import TyperGroup
 
+from transkd_lite.data.whole import METRICS_FILE, RUN_FILE, atomic_write, read_json
 from transkd_lite.experiments import batch, experiment, notebook, profile
 from transkd_lite.training.config import ParameterError, check_name
-from transkd_lite.training.folder import METRICS_FILE, RUN_FILE, caveats, list_runs, read_json
+from transkd_lite.training.folder import caveats, list_runs
 
 __all__ = ["app", "main", "run_table", "score_table"]
 
@@ -28,9 +29,9 @@ def run_table(outcome: batch.Outcome) -> str:
     """One line a run: folder, state, mIoU in percent, seconds."""
     rows = []
     for run in outcome.runs:
-        done = "finished" if batch.is_done(outcome.root, run) else "missing"
-        state = "FAILED" if run.folder in outcome.errors else done
-        rows.append((run.title, state, read_json(outcome.root / run.folder / METRICS_FILE)))
+        failed = run.folder in outcome.errors
+        state = "FAILED" if failed else "finished" if batch.is_done(outcome.root, run) else "missing"
+        rows.append((run.title, state, {} if failed else read_json(outcome.root / run.folder / METRICS_FILE)))
     return _states(rows)
 
 
@@ -49,9 +50,10 @@ def score_table(outcome: batch.Outcome) -> str:
     The student alone of the same variant, where the batch has that.
     """
     scores: dict[tuple[str, str], dict[int, float]] = {}
-    for run in outcome.runs:
+    whole = [run for run in outcome.runs if run.folder not in outcome.errors]
+    for run in whole:
         miou = batch.miou_of(outcome.root / run.folder)
-        if miou is not None and run.experiment is not None and run.folder not in outcome.errors:
+        if miou is not None and run.experiment is not None:
             method = "teacher" if run.kind == "teacher" else run.experiment.method
             scores.setdefault((method, run.variant), {})[run.experiment.seed] = 100 * miou
     rows = [("method", "seeds", "mIoU %", "sd", "difference to none")]
@@ -67,7 +69,7 @@ def score_table(outcome: batch.Outcome) -> str:
         rows.append((name, str(len(values)), f"{statistics.mean(values):.2f}", sd, gain))
     if len(rows) == 1:
         return ""
-    finished = [outcome.root / run.folder for run in outcome.runs if batch.is_done(outcome.root, run)]
+    finished = [outcome.root / run.folder for run in whole if batch.is_done(outcome.root, run)]
     return "\n".join([_align(rows), *caveats(read_json(folder / RUN_FILE) for folder in finished)])
 
 
@@ -214,7 +216,7 @@ def export(
     fixed = CITYSCAPES if dataset == "streets" else getattr(LAYOUTS.get(dataset), "space", None)
     space = model.label_space or (fixed if fixed and fixed.num_classes == model.spec.num_classes else None)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as aside:
+    with tempfile.TemporaryDirectory() as aside:
         options: dict[str, Any] = {"space": space, "normalize": normalize, "fold_head": not plain_head}
         try:
             file = export_onnx(model, Path(aside) / target.name, size, **options)
@@ -224,7 +226,7 @@ def export(
         found = parity(model, file, as_batch(scenes, normalize=normalize))
         if not found.holds:
             raise RuntimeError(f"{target} was not written: ONNX Runtime disagrees with the network: {found}")
-        os.replace(file, target)
+        atomic_write(target, file.read_bytes())
     typer.echo(f"{model.spec.name}, {model.spec.num_classes} classes, from {source}")
     typer.echo(f"wrote {target} ({target.stat().st_size / 1e6:.1f} MB)")
     typer.echo(f"parity on {NUM_SCENES} scenes of {size[0]}x{size[1]}: {found}")
@@ -376,16 +378,18 @@ def list_run_folders(
 ) -> None:
     """List run folders with their state.
 
-    States: finished, running, interrupted, failed.
+    States: finished, running, interrupted, failed, damaged. Below the table stands what is wrong with which.
 
     Example: transkd runs runs/demo
     """
     found = list_runs(runs)
     if as_json:
-        listed = [{**run.metrics, "run": str(run.folder), "state": run.state} for run in found]
+        listed = [{**run.metrics, "run": str(run.folder), "state": run.state, "note": run.note} for run in found]
         typer.echo(json.dumps(listed, indent=2))
     elif found:
-        typer.echo(_states((str(run.folder.relative_to(runs)), run.state, run.metrics) for run in found))
+        rows = ((str(run.folder.relative_to(runs)), run.state, run.metrics) for run in found)
+        notes = (f"{run.name} ({run.state}): {run.note}" for run in found if run.note)
+        typer.echo("\n".join([_states(rows), *notes]))
     else:
         raise ParameterError(f"no run folder below {runs}: pass the folder that reproduce or train wrote to")
 

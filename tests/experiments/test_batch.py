@@ -103,6 +103,45 @@ def test_a_finished_batch_runs_nothing_and_a_deleted_folder_is_made_again_alone(
     assert reproduce(profile, runs=runs, echo=lambda line: None).report_rendered
 
 
+def test_a_damaged_run_is_named_and_left_and_the_others_go_on(tmp_path):
+    profile = quick(lessons=(("lesson", {}),), methods=("none",), teacher=None)
+    first = reproduce(profile, runs=tmp_path, echo=lambda line: None)
+    lesson, student = (first.root / run.folder for run in first.runs)
+    content = (lesson / "run.json").read_bytes()
+    (lesson / "run.json").write_bytes(content[:-90])
+    (student / "metrics.json").unlink()
+    again = reproduce(profile, runs=tmp_path, echo=lambda line: None)
+    assert again.executed == [student.name]
+    assert list(again.errors) == [lesson.name]
+    assert again.errors[lesson.name].startswith(f"{lesson / 'run.json'} is not what its run left")
+    assert (lesson / "run.json").read_bytes() == content[:-90]
+    states = {line.split()[0]: line.split()[1] for line in run_table(again).splitlines()}
+    assert (states[lesson.name], states[student.name]) == ("FAILED", "finished")
+    shutil.rmtree(lesson)  # as the error says
+    last = reproduce(profile, runs=tmp_path, echo=lambda line: None)
+    assert (last.executed, last.errors) == ([lesson.name], {})
+
+
+def test_a_damaged_list_of_runs_is_made_anew_with_the_report(tmp_path):
+    profile = quick(methods=("none",), teacher=None, report="report")
+    root = reproduce(profile, runs=tmp_path, echo=lambda line: None).root
+    content = (root / "batch.json").read_bytes()
+    for name in ("batch.json", "report.json"):
+        (root / name).write_bytes(b"\0" * 99)
+        assert reproduce(profile, runs=tmp_path, echo=lambda line: None).report_rendered
+        assert not reproduce(profile, runs=tmp_path, echo=lambda line: None).report_rendered
+    assert (root / "batch.json").read_bytes() == content
+
+
+def test_a_batch_sweeps_only_where_it_holds_the_lock(finished):
+    runs, before = finished
+    own, of_a_live_run = before.root / ".tmp-0a", before.root / before.runs[3].folder / ".tmp-0b"
+    own.write_bytes(b"half"), of_a_live_run.write_bytes(b"half")
+    reproduce(quick(lessons=(("lesson", {}),), report="report"), runs=runs, echo=lambda line: None)
+    assert (own.exists(), of_a_live_run.exists()) == (False, True)
+    of_a_live_run.unlink()
+
+
 def test_a_failure_is_kept_and_named_and_the_others_go_on(tmp_path):
     lines: list[str] = []
     outcome = reproduce(
@@ -138,9 +177,13 @@ def test_a_run_whose_notebook_fails_after_training_is_not_finished_but_not_train
     assert not (folder / "metrics.json").exists()
     assert (folder / "metrics.withheld.json").exists()
     kept = (folder / "metrics.withheld.json").read_text()
+    assert read_run(folder).state == "failed"
+    os.replace(folder / "metrics.withheld.json", folder / "metrics.json")
+    assert read_run(folder).state == "finished"  # its record is what the metrics vouch for
+    os.replace(folder / "metrics.json", folder / "metrics.withheld.json")
     mended = quick(teacher=None, methods=("none",))
     assert not reproduce(mended, runs=tmp_path, echo=lambda line: None).errors
-    assert json.loads((folder / "metrics.json").read_text()) == json.loads(kept)
+    assert json.loads((folder / "metrics.json").read_text())["full"] == json.loads(kept)["full"]
     assert not (folder / "failed.ipynb").exists()
 
 

@@ -5,8 +5,8 @@ import json
 import pandas as pd
 import pytest
 
+from transkd_lite.data.whole import write_json
 from transkd_lite.results import comparison, tables
-from transkd_lite.training.folder import write_json
 
 
 def make_run(root, name, method, seed, miou, **parameters):

@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 
 import transkd_lite as tk
+from transkd_lite.data.whole import write_json
 from transkd_lite.results import comparison, tables
-from transkd_lite.training.folder import write_json
 
 SIZE = {"dataset": "streets", "data_seed": 0, "height": 32, "width": 64, "val_images": 6, "network": "segformer_b0"}
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import transkd_lite as tk
+from transkd_lite.data.whole import write_json
 from transkd_lite.results import comparison, tables
-from transkd_lite.training.folder import write_json
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
+from transkd_lite.data.whole import HISTORY_FILE, METRICS_FILE, write_json
 from transkd_lite.results import comparison, tables
-from transkd_lite.training.folder import HISTORY_FILE, METRICS_FILE, write_json
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import json
 import pandas as pd
 import pytest
 
+from transkd_lite.data.whole import DamagedRunError, seal, write_json
 from transkd_lite.results import comparison, tables
-from transkd_lite.training.folder import write_json
 
 
 def rows(*settings):
@@ -134,6 +134,32 @@ def test_parameters_without_a_column_are_kept_and_named(tmp_path):
         {"pretrained": "data/weights/b0.safetensors"},
     ]
     assert tables.label_variants(table)["method"].tolist() == ["none", "none (pretrained b0)"]
+
+
+def test_a_damaged_record_makes_no_other_table(tmp_path):
+    for method in ("none", "transkd-base"):
+        folder = tmp_path / f"student-{method}-s0-0a"
+        write_json(folder / "run.json", {"parameters": {"method": method, "seed": 0, "dataset": "streets"}})
+        (folder / "history.csv").write_text("step,loss,ce\n1,2.0,1.0\n")
+        seal(folder, {"full": {"miou": 0.1, "pixel_accuracy": 0.2, "iou": {}}})
+    assert tables.load_batch(tmp_path).table["method"].tolist() == ["none", "transkd-base"]
+    for name, message in (
+        ("run.json", r"run\.json is not what its run left"),
+        ("metrics.json", r"metrics\.json is not what was written"),
+        ("history.csv", r"history\.csv is not what its run left"),
+    ):
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content.replace(b"2", b"3").replace(b"transkd-base", b"none"))
+        with pytest.raises(DamagedRunError, match=rf"transkd-base-s0-0a.{message}.*: delete the run folder"):
+            tables.load_batch(tmp_path)
+        write_json(tmp_path / "batch.json", {"runs": ["student-none-s0-0a"]})  # which does not read the other
+        assert tables.load_batch(tmp_path).table["method"].tolist() == ["none"]
+        batch = (tmp_path / "batch.json").read_bytes()
+        (tmp_path / "batch.json").write_bytes(batch.replace(b"-s0-", b"-s1-"))
+        with pytest.raises(DamagedRunError, match=r"batch\.json is not what was written .*: delete it and give"):
+            tables.load_batch(tmp_path)
+        (tmp_path / "batch.json").unlink()
+        (folder / name).write_bytes(content)
 
 
 def test_budgets_split_a_table_only_where_a_method_had_several():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from transkd_lite.data import files
+from transkd_lite.data.whole import DamagedRunError, seal, write_json
 from transkd_lite.training.folder import (
     RunLockedError,
     caveats,
@@ -18,24 +18,16 @@ from transkd_lite.training.folder import (
     lock_run,
     provenance,
     read_run,
-    update_run,
-    write_json,
 )
 
 HOLD = """
 import signal, sys
-from transkd_lite.training.folder import lock_run, write_json
+from transkd_lite.data.whole import write_json
+from transkd_lite.training.folder import lock_run
 with lock_run(sys.argv[1]):
     write_json(sys.argv[1] + "/run.json", {"state": "running", "pid": 4242})
     print("held", flush=True)
     signal.pause()
-"""
-FILL = """
-import resource, signal, sys
-from transkd_lite.data.files import atomic_write
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-atomic_write(sys.argv[1], b"y" * 5000)
 """
 
 
@@ -52,34 +44,6 @@ def test_importing_folders_does_not_import_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_a_written_file_replaces_the_old_one_and_leaves_nothing_beside(tmp_path: Path) -> None:
-    target = tmp_path / "deep" / "file.txt"
-    files.atomic_write(target, "old")
-    files.atomic_write(target, "new")
-    assert target.read_text() == "new"
-    assert os.listdir(target.parent) == ["file.txt"]
-
-
-def test_a_file_that_does_not_fit_leaves_the_old_one(tmp_path: Path) -> None:
-    target = tmp_path / "file.bin"
-    target.write_bytes(b"old")
-    done = subprocess.run([sys.executable, "-c", FILL, str(target)], capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "could not write 0.0 MB (File too large)" in done.stderr
-    assert "file.bin" in done.stderr
-    assert target.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["file.bin"]
-
-
-def test_what_a_killed_writer_left_is_swept(tmp_path: Path) -> None:
-    (tmp_path / "checkpoint").mkdir()
-    (tmp_path / "checkpoint" / ".tmp-abc").write_bytes(b"half")
-    (tmp_path / "history.csv").write_text("kept")
-    files.sweep_temporary(tmp_path)
-    assert not any((tmp_path / "checkpoint").iterdir())
-    assert (tmp_path / "history.csv").exists()
-
-
 def test_one_process_at_a_time_and_the_state_follows(tmp_path: Path) -> None:
     folder = tmp_path / "student-none-s0-00000000"
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True)
@@ -94,18 +58,48 @@ def test_one_process_at_a_time_and_the_state_follows(tmp_path: Path) -> None:
         holder.wait()
     assert read_run(folder).state == "interrupted"  # run.json still says running, but nobody is there
     with lock_run(folder):
-        update_run(folder, state="failed")
+        write_json(folder / "run.json", {"state": "failed"})
     assert read_run(folder).state == "failed"
     write_json(folder / "metrics.json", {"loss": 1.0})
     assert read_run(folder).state == "finished"
     assert [run.name for run in list_runs(tmp_path)] == [folder.name]
 
 
-def test_half_a_metrics_file_is_not_a_finished_run(tmp_path: Path) -> None:
-    (tmp_path / "metrics.json").write_text('{"full": {"miou"')
-    assert not is_finished(tmp_path)
+def test_a_damaged_record_is_neither_an_unfinished_run_nor_another_one(tmp_path: Path) -> None:
+    for name in ("whole", "cut", "zeroed", "gone", "swapped"):
+        write_json(tmp_path / name / "run.json", {"parameters": {"method": "transkd-base"}, "name": name})
+        (tmp_path / name / "student.safetensors").touch()
+        seal(tmp_path / name, {"steps": 3, "full": {"miou": 0.5}})
+    (tmp_path / "cut" / "metrics.json").write_text('{"full": {"miou"')
+    (tmp_path / "zeroed" / "run.json").write_bytes(b"\0" * 512)
+    (tmp_path / "gone" / "run.json").unlink()
+    (tmp_path / "swapped" / "run.json").write_bytes((tmp_path / "whole" / "run.json").read_bytes())
+    (tmp_path / "whole" / "student.safetensors").unlink()
+    assert all(is_finished(folder) for folder in tmp_path.iterdir())
+    notes = {run.name: run.note.replace(f"{run.folder}{os.sep}", "").split(":")[0] for run in list_runs(tmp_path)}
+    changed = "run.json is not what its run left (another size or SHA-256 than metrics.json says)"
+    assert notes == {
+        "whole": "without student.safetensors",
+        "cut": "metrics.json cannot be read (Expecting '",
+        "zeroed": changed,
+        "gone": "run.json is missing",
+        "swapped": changed,
+    }
+    assert [run.state for run in list_runs(tmp_path)] == ["damaged"] * 3 + ["finished", "damaged"]
+    with pytest.raises(DamagedRunError, match=r"delete the run folder .*swapped and give the command"):
+        read_run(tmp_path / "swapped")
     with pytest.raises(FileNotFoundError, match=r"run\.json or metrics\.json"):
         read_run(tmp_path)
+
+
+def test_a_run_whose_notebook_failed_after_it_has_failed_and_its_record_is_left_alone(tmp_path: Path) -> None:
+    write_json(tmp_path / "run.json", {"state": "finished"})
+    with pytest.raises(DamagedRunError, match=r"metrics\.json is missing, though run\.json .*: give the command"):
+        read_run(tmp_path)
+    (tmp_path / "checkpoint").mkdir()
+    assert read_run(tmp_path).state == "interrupted"  # killed before its metrics were written
+    (tmp_path / "failed.ipynb").touch()
+    assert read_run(tmp_path).state == "failed"
 
 
 def test_provenance_names_versions_and_commit() -> None:

@@ -1,5 +1,6 @@
 """fit in one process: what it learns, tells, keeps and refuses."""
 
+import dataclasses
 import math
 import shutil
 from pathlib import Path
@@ -10,12 +11,13 @@ import pandas as pd
 import pytest
 import torch
 
+from transkd_lite.data.whole import DamagedRunError
 from transkd_lite.distill import create_method
 from transkd_lite.distill.losses import resize_labels
 from transkd_lite.metrics import match_sizes, resolve_precision
 from transkd_lite.models import create_model, load_model
 from transkd_lite.models.head import folded_heads
-from transkd_lite.training import loop
+from transkd_lite.training import checkpoint, loop
 from transkd_lite.training.checkpoint import RunFolder, list_checkpoints
 from transkd_lite.training.config import TrainConfig
 from transkd_lite.training.folder import read_run
@@ -183,6 +185,59 @@ def test_a_used_folder_is_neither_overwritten_nor_resumed_with_other_parameters(
     with pytest.raises(ValueError, match=r"train_images: 4 there, 3 now"):
         fit(student(), scenes(3), config=TrainConfig(**QUICK), out_dir=tmp_path, resume=True)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == files
+
+
+def test_a_stopped_run_knows_its_parameters_by_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TrainConfig(**QUICK, checkpoint_every=2)
+    stopped(tmp_path, config, 2, monkeypatch)
+    other, wanted = dataclasses.replace(config, lr=2e-3), r"these differ: config\.lr: 0\.001 there, 0\.002 now\. Give"
+    (saved,) = list_checkpoints(tmp_path / "checkpoint")
+    content = saved.read_bytes()
+    saved.write_bytes(content[:-1])
+    with pytest.warns(UserWarning, match="is damaged"), pytest.raises(ValueError, match=wanted):
+        fit(student(), scenes(), config=other, out_dir=tmp_path, resume=True)  # run.json knows them, too
+    saved.write_bytes(content)
+    (tmp_path / "run.json").write_text('{"state": "interr')
+    with pytest.raises(ValueError, match=wanted):
+        fit(student(), scenes(), config=other, out_dir=tmp_path, resume=True)
+    assert fit(student(), scenes(), config=config, out_dir=tmp_path, resume=True).resumed_from == 2
+    assert read_run(tmp_path).info["identity"]["config.lr"] == 0.001
+
+
+def test_a_finished_run_with_damaged_files_is_neither_read_nor_trained_again(tmp_path: Path) -> None:
+    config = TrainConfig(**QUICK)
+    fit(student(), scenes(), config=config, out_dir=tmp_path)
+    weights = tmp_path / "student.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:3_000_000] + bytes(400_000) + content[3_400_000:])
+    wanted = r"student\.safetensors is not what its run left .*: delete the run folder .* and give the command"
+    for source in (weights, tmp_path):
+        with pytest.raises(DamagedRunError, match=wanted):
+            load_model(source)
+    with pytest.raises(DamagedRunError, match=wanted):
+        fit(student(), scenes(), config=config, out_dir=tmp_path, resume=True)
+    weights.write_bytes(content)
+    (tmp_path / "metrics.json").write_bytes(b"")
+    with pytest.raises(DamagedRunError, match=r"metrics\.json cannot be read"):
+        fit(student(), scenes(), config=config, out_dir=tmp_path, resume=True)
+    with pytest.raises(FileExistsError, match="holds a run"):
+        fit(student(), scenes(), config=config, out_dir=tmp_path)
+
+
+def test_what_comes_after_the_metrics_changes_nothing_and_is_made_up_for(tmp_path: Path, monkeypatch: Any) -> None:
+    config = TrainConfig(**QUICK, checkpoint_every=2)
+
+    def stop(folder: Path, ignore_errors: bool) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint.shutil, "rmtree", stop)
+        with pytest.raises(KeyboardInterrupt):
+            fit(student(), scenes(), config=config, out_dir=tmp_path)
+    assert list_checkpoints(tmp_path / "checkpoint")
+    assert read_run(tmp_path).info["state"] == "finished"  # and metrics.json vouches for it
+    assert fit(student(), scenes(), config=config, out_dir=tmp_path, resume=True).resumed_from == 4
+    assert not (tmp_path / "checkpoint").exists()
 
 
 @pytest.mark.parametrize(

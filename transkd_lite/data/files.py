@@ -1,4 +1,4 @@
-"""The files of a dataset: written whole, read with an error that names them, paired, looked into once, kept resized.
+"""The files of a dataset: read with an error that names them, paired, looked into once, kept resized.
 
 Nothing here imports torch or, at top level, `datasets`. A *row* is one sample as `datasets` has it: {"image": {"path":
 …}, "label": {"path": …}}, with "bytes" in place of the path where a table holds the file itself.
@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import io
 import os
-import uuid
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,45 +24,9 @@ if TYPE_CHECKING:
     import datasets
 
 __all__ = [
-    "DataError", "Decoder", "Listing", "Row", "Size", "atomic_write", "cached", "list_files", "over_rows",
-    "read_lines", "read_list", "sweep_temporary", "target_size", "verify",
+    "DataError", "Decoder", "Listing", "Row", "Size", "cached", "list_files", "over_rows", "read_lines", "read_list",
+    "target_size", "verify",
 ]  # fmt: skip
-
-_TEMPORARY = ".tmp-"
-
-
-def atomic_write(path: str | os.PathLike[str], content: bytes | str) -> Path:
-    """Write a file whole or not at all; on any error the old file stays and the temporary one goes.
-
-    Raises `OSError` naming the file and the size (a full disk, a folder without permission).
-    """
-    path = Path(path)
-    data = content.encode() if isinstance(content, str) else content
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
-    try:
-        with open(aside, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except OSError as error:
-        what = f"could not write {len(data) / 1e6:.1f} MB ({error.strerror}); free space or choose another folder"
-        raise OSError(error.errno, what, str(path)) from error
-    finally:
-        aside.unlink(missing_ok=True)
-    if os.name != "nt":  # there a folder cannot be opened, and a rename is durable enough
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
-    return path
-
-
-def sweep_temporary(folder: str | os.PathLike[str]) -> None:
-    """Remove what a killed writer left behind (call it only under the folder's lock)."""
-    for path in [path for path in Path(folder).rglob(_TEMPORARY + "*") if path.is_file()]:
-        path.unlink(missing_ok=True)
-
 
 # --- Reading one sample, resized, with an error that names the file and what is wrong.
 

@@ -17,8 +17,9 @@ import numpy as np
 from PIL import Image
 
 from transkd_lite.data.datasets import LAYOUTS, find_layout
-from transkd_lite.data.files import DataError, Decoder, Row, atomic_write, over_rows
+from transkd_lite.data.files import DataError, Decoder, Row, over_rows
 from transkd_lite.data.labels import VOID, LabelSpace, lookup_table
+from transkd_lite.data.whole import atomic_write
 
 __all__ = ["CAMVID_URL", "Report", "SplitReport", "check_dataset", "fetch", "fetch_camvid", "prepare_nyuv2"]
 

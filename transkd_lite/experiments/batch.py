@@ -3,8 +3,9 @@
 Strict where papermill is lenient: everything that has a name is checked before anything runs; a notebook must
 reach its last cell; a failed one is kept as `failed.ipynb` beside the run and named, and the others go on. A
 run whose folder holds `metrics.json` and its executed notebook is finished and skipped, so a batch can be
-killed and started again at any time. papermill, dask, nbconvert and torch are imported only when something
-has to run. Ctrl-C and SIGTERM stop the kernels, which save first (see `stop_kernels`).
+killed and started again at any time; one whose files are not as it left them is an error. papermill, dask,
+nbconvert and torch are imported only when something has to run. Ctrl-C and SIGTERM stop the kernels, which save
+first (see `stop_kernels`).
 """
 
 from __future__ import annotations
@@ -23,23 +24,13 @@ from typing import Any, TypeVar
 
 import psutil
 
-from transkd_lite.data.files import atomic_write, sweep_temporary
+from transkd_lite.data import whole
+from transkd_lite.data.whole import METRICS_FILE, RUN_FILE, DamagedRunError, read_json, write_json
 from transkd_lite.experiments.experiment import read_signature
 from transkd_lite.experiments.notebook import NotebookFailed, NotebookInterrupted, execute_notebook, to_html
 from transkd_lite.experiments.profile import PlannedRun, Profile, plan
 from transkd_lite.training.config import ParameterError, check_parameters
-from transkd_lite.training.folder import (
-    BATCH_FILE,
-    METRICS_FILE,
-    RunLockedError,
-    hash_parameters,
-    is_finished,
-    lock_run,
-    provenance,
-    read_json,
-    update_run,
-    write_json,
-)
+from transkd_lite.training.folder import BATCH_FILE, FAILED_FILE, RunLockedError, is_finished, lock_run, provenance
 from transkd_lite.training.interrupts import StopRequest
 
 __all__ = [
@@ -61,7 +52,7 @@ class Outcome:
 
 
 def is_done(root: Path, run: PlannedRun) -> bool:
-    """Whether a run is finished: its metrics were written and its notebook reached the last cell."""
+    """Whether a run is finished: its metrics were written and its notebook reached the last cell. Nothing is read."""
     folder = root / run.folder
     return is_finished(folder) and (folder / run.notebook.name).is_file()
 
@@ -177,10 +168,10 @@ def execute(run: PlannedRun, root: Path, threads: int | None = None, needed: str
     folder = root / run.folder
     if run.needs and (needed or not is_finished(root / run.needs)):
         return f"not started: it needs {run.needs}, which failed"
-    files = (METRICS_FILE, "metrics.withheld.json", ASIDE, "failed.ipynb")
+    files = (METRICS_FILE, "metrics.withheld.json", ASIDE, FAILED_FILE)
     metrics, withheld, aside, failed = (folder / name for name in files)
     with contextlib.suppress(RunLockedError), lock_run(folder, patience_s=60):
-        pass  # the kernel of a killed worker may hold the folder a moment longer
+        whole.sweep_temporary(folder)  # the kernel of a killed worker may hold the folder a moment longer
     if withheld.exists():
         os.replace(withheld, metrics)
     aside.unlink(missing_ok=True)
@@ -199,14 +190,17 @@ def execute(run: PlannedRun, root: Path, threads: int | None = None, needed: str
             os.replace(aside, failed)
             message += f"; see {failed}"
         aside.unlink(missing_ok=True)
-        update_run(folder, state="interrupted" if stopped else "failed", error=None if stopped else message)
+        told = {"state": "interrupted" if stopped else "failed", "error": None if stopped else message}
+        with contextlib.suppress(DamagedRunError):  # the next attempt writes it anew
+            if not withheld.exists():  # metrics vouch for run.json, which must stay as it is
+                write_json(folder / RUN_FILE, read_json(folder / RUN_FILE) | told)
         return message
     os.replace(aside, folder / run.notebook.name)
     failed.unlink(missing_ok=True)
     if run.experiment is None:  # a lesson's result is its notebook; the records are written here, the metrics last
         info = {"kind": run.kind, "notebook": run.notebook.name, "parameters": run.parameters}
-        update_run(folder, **provenance(), **info, state="finished", error=None)
-        write_json(metrics, {"wall_s": round(time.perf_counter() - start, 2)})
+        write_json(folder / RUN_FILE, provenance() | info | {"state": "finished", "error": None})
+        whole.seal(folder, {"wall_s": round(time.perf_counter() - start, 2)})
     return ""
 
 
@@ -291,6 +285,7 @@ def reproduce(
     jobs: notebooks side by side on this machine, 1 or more.
     scheduler: address of a Dask scheduler whose workers see the same files, instead of this machine.
     echo: takes one line of progress at a time.
+    A finished run whose files are not as it left them is an error of the outcome; it is neither trusted nor touched.
     Raises `ParameterError`: something that has a name is wrong; nothing has run.
     Raises `RunLockedError`: another batch works in this folder.
     Raises `KeyboardInterrupt`, SystemExit: Ctrl-C or SIGTERM came; the same call goes on with what is not finished.
@@ -299,8 +294,13 @@ def reproduce(
     outcome = Outcome(root, plan(profile, methods, seeds))
     pending = [run for run in outcome.runs if not is_done(root, run)]
     preflight(pending)
+    for path in [root / run.folder / name for run in outcome.runs if is_done(root, run) for name in whole.VOUCHED]:
+        try:
+            whole.verified(path)
+        except DamagedRunError as damage:
+            outcome.errors[path.parent.name] = str(damage)
     with lock_run(root), StopRequest() as stop:
-        sweep_temporary(root)
+        whole.sweep_temporary(root)
         if pending:
             echo(f"{len(pending)} of {len(outcome.runs)} runs to do in {root}")
         for run, error in execute_all(pending, root, jobs, scheduler, stop):
@@ -311,7 +311,7 @@ def reproduce(
         if stop.signal is None:
             run_aside(lambda: _report(profile, outcome), stop)
     if stop.signal is not None:
-        done = sum(is_done(root, run) for run in outcome.runs)
+        done = sum(is_done(root, run) and run.folder not in outcome.errors for run in outcome.runs)
         echo(f"stopped: {done} of {len(outcome.runs)} runs are finished; the same command goes on with the others")
         stop.leave()
     return outcome
@@ -327,11 +327,13 @@ def _report(profile: Profile, outcome: Outcome) -> None:
     root = outcome.root
     folders = dict.fromkeys(run.folder for run in (*plan(profile), *outcome.runs) if run.experiment)
     files = [root / folder / METRICS_FILE for folder in folders] + [profile.notebooks / f"{profile.report}.ipynb"]
-    inputs = {str(file): hash_parameters({"text": file.read_text("utf-8")}) for file in files if file.is_file()}
+    inputs = {str(file): whole.digest(file.read_bytes()) for file in files if file.is_file()}
     outcome.report, made_of = root / "report.html", root / "report.json"
-    if outcome.report.is_file() and read_json(made_of) == inputs:
-        return
-    write_json(root / BATCH_FILE, {"profile": profile.name, "about": profile.about, "runs": list(folders)})
+    batch = {"profile": profile.name, "about": profile.about, "runs": list(folders)}
+    with contextlib.suppress(DamagedRunError):  # then both are written anew
+        if outcome.report.is_file() and read_json(made_of) == inputs and read_json(root / BATCH_FILE) == batch:
+            return
+    write_json(root / BATCH_FILE, batch)
     try:
         if not any(is_finished(root / folder) for folder in folders if folder.startswith("student-")):
             raise NotebookFailed("not rendered: no student has finished")
@@ -364,4 +366,4 @@ def render_report(profile: Profile, root: Path) -> Path:
         raise NotebookFailed(f"{error}; see {failed}") from error
     os.replace(aside, target)
     failed.unlink(missing_ok=True)
-    return atomic_write(root / "report.html", to_html(target))
+    return whole.atomic_write(root / "report.html", to_html(target))

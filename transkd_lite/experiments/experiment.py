@@ -17,6 +17,7 @@ from annotated_types import Ge
 
 from transkd_lite.data.datasets import LAYOUTS, open_dataset
 from transkd_lite.data.labels import CITYSCAPES_CLASS_WEIGHTS, label_space
+from transkd_lite.data.whole import RUN_FILE, STUDENT_FILE, digest, read_json, verified
 from transkd_lite.training.config import (
     Augmentation,
     Count,
@@ -27,15 +28,7 @@ from transkd_lite.training.config import (
     Whole,
     check_name,
 )
-from transkd_lite.training.folder import (
-    METRICS_FILE,
-    RUN_FILE,
-    STUDENT_FILE,
-    digest,
-    hash_parameters,
-    read_json,
-    run_name,
-)
+from transkd_lite.training.folder import hash_parameters, read_run, run_name
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -288,14 +281,14 @@ class Experiment(TrainConfig):
         return student, teacher, create_method(self.method, student, teacher, **self.options)
 
     def teacher_file(self) -> Path:
-        """The file of the teacher's weights."""
+        """The file of the teacher's weights. Raises `ParameterError`; `DamagedRunError` for that of a damaged run."""
         if self.teacher is None:
             raise ParameterError("teacher is None: pass teacher=<file or run:folder>")
         if not self.teacher.startswith("run:"):
             return Path(find_file(self.teacher))
         if self.out_dir is None:
             raise ParameterError(f"teacher {self.teacher!r} is a run beside out_dir, but out_dir is None")
-        return Path(self.out_dir).parent / self.teacher.removeprefix("run:") / STUDENT_FILE
+        return verified(Path(self.out_dir).parent / self.teacher.removeprefix("run:") / STUDENT_FILE)
 
 
 def run_experiment(
@@ -334,27 +327,25 @@ def save_half(folder: str | Path, target: str | Path, *, profile: str) -> Path:
 
     from transkd_lite.models.weights import load_model, save_model
 
-    info, metrics = read_json(Path(folder) / RUN_FILE), read_json(Path(folder) / METRICS_FILE)
+    run = read_run(folder)
     kept = ("parameters", "versions", "device", "precision", "commit", "dirty", "started", "wall_s")
-    made = {"command": f"transkd train {profile}", **{name: info.get(name) for name in kept}}
-    made["miou"] = {name: metrics[name]["miou"] for name in ("full", "paper") if name in metrics}
+    made = {"command": f"transkd train {profile}", **{name: run.info.get(name) for name in kept}}
+    made["miou"] = {name: run.metrics[name]["miou"] for name in ("full", "paper") if name in run.metrics}
     return save_model(load_model(Path(folder) / STUDENT_FILE), target, dtype=torch.float16, provenance=made)
 
 
 def read_weights(source: str | Path) -> "tuple[SegModel, dict[str, Any]]":
     """The network of a finished run folder or a file of weights, and the parameters of its training as far as known.
 
-    Raises `ParameterError`: there is no such file.
+    Raises `ParameterError`: there is no such file. Raises `DamagedRunError`: one is not as its finished run left it.
     """
     from transkd_lite.models.weights import load_model, read_metadata
 
     source = Path(source)
-    file = source / STUDENT_FILE if source.is_dir() else source
+    file = verified(source / STUDENT_FILE if source.is_dir() else source)
     if not file.is_file():
         raise ParameterError(f"no weights at {file}: pass a finished run folder or a .safetensors file")
-    recorded = read_json(source / RUN_FILE)
-    if "parameters" not in recorded:
-        recorded = read_metadata(file).get("provenance", {})
+    recorded = read_json(verified(source / RUN_FILE)) or read_metadata(file).get("provenance", {})
     return load_model(file), dict(recorded.get("parameters") or {})
 
 

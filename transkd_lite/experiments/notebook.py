@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from transkd_lite.data.files import atomic_write
+from transkd_lite.data.whole import atomic_write
 
 __all__ = ["NotebookFailed", "NotebookInterrupted", "execute_notebook", "refresh_notebook", "to_html"]
 

@@ -33,9 +33,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer
 from torch import Tensor
 
-from transkd_lite.data.files import atomic_write
 from transkd_lite.data.labels import label_space
 from transkd_lite.data.transforms import make_transform
+from transkd_lite.data.whole import atomic_write
 from transkd_lite.distill.methods import create_method
 from transkd_lite.experiments.experiment import Experiment
 from transkd_lite.models.head import folded_heads

@@ -25,9 +25,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from transkd_lite.data.files import atomic_write
 from transkd_lite.data.labels import LabelSpace
 from transkd_lite.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from transkd_lite.data.whole import atomic_write
 from transkd_lite.models.head import AllMLPHead, FoldedHead
 from transkd_lite.models.output import SegModel, SegOutput, describe, recorded, restore
 

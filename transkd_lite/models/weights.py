@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
-from transkd_lite.data.files import atomic_write
+from transkd_lite.data.whole import atomic_write, verified
 from transkd_lite.models import segformer
 from transkd_lite.models.lvt import LVT
 from transkd_lite.models.naming import family_of, find_network, plain_name, to_huggingface, to_own_names
@@ -92,11 +92,11 @@ def _whole(path: Path) -> Iterator[None]:
 def read_tensors(source: str | Path) -> dict[str, Tensor]:
     """The tensors of a file, of a folder in Hugging Face layout, or of "hub:<repo id>" (see `flatten`).
 
-    Raises FileNotFoundError where there is nothing, ValueError where the file is damaged or holds more than
-    tensors.
+    Raises FileNotFoundError where there is nothing, ValueError where the file is damaged, holds more than tensors, or
+    is not as its finished run left it.
     """
     tensors: dict[str, Tensor] = {}
-    for file in files_of(source):
+    for file in map(verified, files_of(source)):
         with _whole(file):
             safe = file.suffix == ".safetensors"
             content = load_file(file) if safe else torch.load(file, map_location="cpu", weights_only=True)

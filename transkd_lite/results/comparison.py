@@ -15,17 +15,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import pooch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from transkd_lite.data.files import atomic_write
 from transkd_lite.data.labels import LabelSpace, label_space
+from transkd_lite.data.whole import STUDENT_FILE, atomic_write, fingerprint, verified
 from transkd_lite.experiments.experiment import Experiment
 from transkd_lite.metrics import evaluate_by, predict
 from transkd_lite.models.weights import load_model
 from transkd_lite.results import statistics, tables
-from transkd_lite.training.folder import STUDENT_FILE, read_run
+from transkd_lite.training.folder import read_run
 
 __all__ = [
     "Gallery", "beside_the_paper", "best_first", "budget_gains", "claims", "class_gains", "gains_by",
@@ -336,7 +335,7 @@ def save_results(root: Path, folder: Path) -> list[Path]:
     batch = tables.load_batch(root)
     runs, best = best_first(tables.label_variants(tables.students(batch.table))), tables.teachers(batch.table)["miou"]
     networks = [root / run / STUDENT_FILE for run in batch.table["run"].unique()]
-    sums = [(p.parent.name, p.name, p.stat().st_size, pooch.file_hash(p)) for p in networks if p.is_file()]
+    sums = [(p.parent.name, p.name, *fingerprint(verified(p)).values()) for p in networks if p.is_file()]
     figure = plots.methods(runs, reference={} if best.empty else {"teacher": best.iloc[0]})
     files: dict[str, str | bytes] = {
         ".csv": batch.table.to_csv(index=False),

@@ -15,8 +15,9 @@ from typing import Any
 
 import pandas as pd
 
+from transkd_lite.data.whole import HISTORY_FILE, DamagedRunError, read_json, verified
 from transkd_lite.metrics import PROTOCOLS
-from transkd_lite.training.folder import BATCH_FILE, HISTORY_FILE, Run, list_runs, read_json
+from transkd_lite.training.folder import BATCH_FILE, Run, list_runs
 
 __all__ = [
     "DATA", "TOLD_APART", "Batch", "cells", "default_table", "label_history", "label_variants", "load_batch",
@@ -129,7 +130,8 @@ def load_batch(source: str | os.PathLike[str]) -> Batch:
     """Read a folder of run folders, or a shipped table by its name.
 
     source: `runs/demo`, or a name of `shipped_tables` such as "demo"; a folder of that name goes first.
-    Raises `FileNotFoundError`: nothing finished lies there, with the tables that exist.
+    Raises `FileNotFoundError`: nothing finished lies there, with the tables that exist. Raises `DamagedRunError`: one
+    of the runs is not as it was when it finished.
     """
     name = Path(source).name
     if Path(source).is_dir() or os.fspath(source) != name:
@@ -185,7 +187,7 @@ def training_curves(root: str | os.PathLike[str]) -> pd.DataFrame:
     """
     parts = []
     for run in _finished(root):
-        path = run.folder / HISTORY_FILE
+        path = verified(run.folder / HISTORY_FILE)
         if run.name.startswith("student-") and path.is_file():
             given, history = run.info.get("parameters", {}), pd.read_csv(path)
             terms = [name for name in history if f"weight_{name}" in history]
@@ -235,7 +237,10 @@ def results_table(root: str | os.PathLike[str]) -> pd.DataFrame:
 def _finished(root: str | os.PathLike[str]) -> list[Run]:
     """The finished runs of the current batch (its `batch.json` names them), the student alone before the others."""
     named = read_json(Path(root) / BATCH_FILE).get("runs")
-    runs = [run for run in list_runs(root) if run.state == "finished" and (named is None or run.name in named)]
+    listed = [run for run in list_runs(root) if named is None or run.name in named]
+    for note in (run.note for run in listed if run.state == "damaged"):
+        raise DamagedRunError(note)
+    runs = [run for run in listed if run.state == "finished"]
     return sorted(runs, key=lambda run: run.info.get("parameters", {}).get("method", "none") != "none")
 
 

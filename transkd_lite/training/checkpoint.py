@@ -1,13 +1,15 @@
 """Checkpoints that are whole or absent: the digest of the content is part of the file's name.
 
-One file holds everything a run needs to go on. It appears by a rename, the last two are kept, and a file
-whose content does not have the digest of its name is passed over for the one before, with a warning.
+One file holds everything a run needs to go on, what must be the same then among it. It appears by a rename, the last
+two are kept, and a file whose content does not have the digest of its name is passed over for the one before, with a
+warning.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import shutil
 import warnings
@@ -17,23 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
-from safetensors.torch import load_file
 
-from transkd_lite.data.files import atomic_write, sweep_temporary
+from transkd_lite.data import whole
+from transkd_lite.data.whole import HISTORY_FILE, RUN_FILE, STUDENT_FILE, atomic_write, read_json, verified, write_json
 from transkd_lite.models.output import SegModel
-from transkd_lite.models.weights import save_model
-from transkd_lite.training.folder import (
-    HISTORY_FILE,
-    METRICS_FILE,
-    RUN_FILE,
-    STUDENT_FILE,
-    digest,
-    is_finished,
-    provenance,
-    read_json,
-    update_run,
-    write_json,
-)
+from transkd_lite.models.weights import read_tensors, save_model
+from transkd_lite.training.folder import is_finished, provenance, read_run
 
 if TYPE_CHECKING:
     from transkd_lite.training.step import Trainer
@@ -55,20 +46,21 @@ class RunFolder:
 
     def __init__(self, path: str | os.PathLike[str] | None, identity: Mapping[str, Any], writes: bool = True) -> None:
         self.path = Path(path or os.devnull)  # which holds nothing
-        self.kept, self.identity = path is not None, identity
+        self.kept, self.identity = path is not None, json.loads(json.dumps(identity, default=whole.plain))
         self.writes = writes and self.kept
         self.checkpoints = self.path / "checkpoint"
 
-    def check(self, resume: bool) -> None:
-        """Raise `FileExistsError` where a run would be overwritten, `ValueError` where it had other parameters."""
-        if not is_finished(self.path) and not list_checkpoints(self.checkpoints):
-            return
-        if not resume:
+    def check_new(self) -> None:
+        """Raise `FileExistsError` where a run would be overwritten."""
+        if is_finished(self.path) or list_checkpoints(self.checkpoints):
             raise FileExistsError(
                 f"a new run needs a folder of its own; {self.path} holds a run: "
                 "pass resume=True to go on with it, or choose another out_dir"
             )
-        before, now = read_json(self.path / RUN_FILE).get("identity", {}), self.identity
+
+    def _check_identity(self, before: Mapping[str, Any]) -> None:
+        """Raise `ValueError` where the run in the folder had other parameters."""
+        now = self.identity
         # A name that only one version of this library knows tells nothing.
         known = sorted(before.keys() & now.keys())
         changed = [f"{k}: {before[k]!r} there, {now[k]!r} now" for k in known if before[k] != now[k]]
@@ -85,39 +77,53 @@ class RunFolder:
         What a killed writer left behind goes.
         """
         if self.writes:
-            sweep_temporary(self.path)
-            info = {"state": "running", **description, **provenance(), "identity": dict(self.identity)}
-            write_json(self.path / RUN_FILE, info)
+            whole.sweep_temporary(self.path, self.checkpoints)
+            self.info = {"state": "running", **description, **provenance(), "identity": self.identity}
+            write_json(self.path / RUN_FILE, self.info)
         try:
             yield
         except BaseException as error:
             stopped = isinstance(error, KeyboardInterrupt | SystemExit)
-            message = None if stopped else f"{type(error).__name__}: {error}"
+            state, message = ("interrupted", None) if stopped else ("failed", f"{type(error).__name__}: {error}")
             with contextlib.suppress(OSError):  # a full disk: the error itself matters more
-                if self.writes:
-                    update_run(self.path, state="interrupted" if stopped else "failed", error=message)
+                if self.writes and not is_finished(self.path):
+                    write_json(self.path / RUN_FILE, self.info | {"state": state, "error": message})
             raise
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """The trainer's state in the newest whole checkpoint, None if there is none.
 
         Only tensors and plain values are read. Warns (`UserWarning`) for every damaged file that is passed over.
+        Raises `ValueError` where the run had other parameters.
         """
-        for path in reversed(list_checkpoints(self.checkpoints)):
+        paths = list_checkpoints(self.checkpoints)
+        for path in reversed(paths):
             content = path.read_bytes()
-            if path.stem.endswith(digest(content)):
-                return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            if path.stem.endswith(whole.digest(content)):
+                state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+                # A checkpoint of an earlier version has none.
+                self._check_identity(state.pop("identity", None) or read_json(self.path / RUN_FILE).get("identity", {}))
+                return state
             warnings.warn(
                 f"checkpoint {path} is damaged ({len(content)} bytes that do not have the digest of its name); "
-                "falling back to the one before",
+                "falling back to the one before, or to the beginning",
                 stacklevel=2,
             )
+        if paths:  # none is whole: the run begins anew, but is no other one
+            self._check_identity(read_json(self.path / RUN_FILE).get("identity", {}))
         return None
 
     def load_finished(self, student: SegModel) -> tuple[pd.DataFrame, dict[str, Any]]:
-        """History and metrics of the finished run, its weights put into the student."""
-        student.load_state_dict(load_file(self.path / STUDENT_FILE))
-        return pd.read_csv(self.path / HISTORY_FILE), read_json(self.path / METRICS_FILE)
+        """History and metrics of the finished run, its weights put into the student.
+
+        Raises `ValueError` where the run had other parameters, `DamagedRunError` where a file is not as it was then.
+        """
+        run = read_run(self.path)
+        self._check_identity(run.info.get("identity", {}))
+        student.load_state_dict(read_tensors(verified(self.path / STUDENT_FILE)))
+        if self.writes:  # a kill may have come between the metrics and this
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
+        return pd.read_csv(verified(self.path / HISTORY_FILE)), run.metrics
 
     def save(self, trainer: Trainer) -> None:
         """Keep the trainer's state as the newest checkpoint, and its history.
@@ -130,9 +136,9 @@ class RunFolder:
         if not self.writes:
             return
         buffer = io.BytesIO()
-        torch.save(state, buffer)
+        torch.save(state | {"identity": self.identity}, buffer)
         content = buffer.getvalue()
-        atomic_write(self.checkpoints / f"step-{trainer.step:08d}-{digest(content)}.pt", content)
+        atomic_write(self.checkpoints / f"step-{trainer.step:08d}-{whole.digest(content)}.pt", content)
         for old in list_checkpoints(self.checkpoints)[:-2]:
             old.unlink(missing_ok=True)
         self._write_history(trainer)
@@ -141,15 +147,14 @@ class RunFolder:
         """The student, the history, then the metrics: a folder with metrics.json has all the rest."""
         if not self.writes:
             return
-        info = read_json(self.path / RUN_FILE)
         kept = ("parameters", "seed", "precision", "device", "versions", "commit", "dirty")
-        origin = {key: info.get(key) for key in kept} | {"steps": trainer.step, "wall_s": trainer.seconds}
+        origin = {key: self.info.get(key) for key in kept} | {"steps": trainer.step, "wall_s": trainer.seconds}
         save_model(student, self.path / STUDENT_FILE, provenance=origin)
         self._write_history(trainer)
         threads = ", then ".join(f"{n} from step {step}" if step else str(n) for step, n in trainer.threads)
         ended = {name: metrics[name] for name in ("wall_s", "peak_mb", "teacher_cache") if name in metrics}
-        update_run(self.path, state="finished", threads=threads, **ended, error=None)
-        write_json(self.path / METRICS_FILE, metrics)
+        write_json(self.path / RUN_FILE, self.info | {"state": "finished", "threads": threads, **ended, "error": None})
+        whole.seal(self.path, metrics)
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def _write_history(self, trainer: Trainer) -> None:

@@ -1,14 +1,12 @@
-"""Run folders: names, whole-or-nothing files, the lock of a folder, its state, and where a run came from.
+"""Run folders: names, the lock of a folder, its state, and where a run came from.
 
-A folder that has `metrics.json` is finished. Nothing here imports torch: a finished batch is recognised
-at once. Temporary file, flush, fsync, rename, fsync of the folder: a kill at any moment leaves the old file
-or the new one.
+A folder that has `metrics.json` is finished, and that file vouches for the others (see `data.whole`). Nothing here
+imports torch: a finished batch is recognised at once.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import platform
@@ -24,39 +22,20 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from transkd_lite.data.files import atomic_write
+from transkd_lite.data.whole import METRICS_FILE, RUN_FILE, DamagedRunError, digest, plain, read_json, verified
 
 __all__ = [
-    "Run", "RunLockedError", "caveats", "digest", "hash_parameters", "is_finished", "list_runs", "lock_run",
-    "provenance", "read_json", "read_run", "run_name", "update_run", "write_json",
+    "Run", "RunLockedError", "caveats", "hash_parameters", "is_finished", "list_runs", "lock_run", "provenance",
+    "read_run", "run_name",
 ]  # fmt: skip
 
-RUN_FILE, METRICS_FILE, HISTORY_FILE, STUDENT_FILE = ("run.json", "metrics.json", "history.csv", "student.safetensors")
 BATCH_FILE = "batch.json"  # in a batch's folder: the run folders that belong to it
+FAILED_FILE = "failed.ipynb"  # in a run's folder: the notebook of its last attempt, where that failed
 _LOCK_FILE = ".lock"
 
 
 class RunLockedError(RuntimeError):
     """Another live process works in this run folder."""
-
-
-def write_json(path: str | os.PathLike[str], value: Mapping[str, Any]) -> Path:
-    """Write a mapping as indented JSON, whole or not at all."""
-    return atomic_write(path, json.dumps(value, indent=2, default=_plain) + "\n")
-
-
-def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a JSON object; a missing or broken file gives an empty one."""
-    try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def digest(content: bytes | memoryview) -> str:
-    """Sixteen hexadecimal digits of the SHA-256 of a file's content."""
-    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def hash_parameters(parameters: Mapping[str, Any]) -> str:
@@ -65,7 +44,7 @@ def hash_parameters(parameters: Mapping[str, Any]) -> str:
     >>> hash_parameters({"lr": 0.1, "size": (1, 2)}) == hash_parameters({"size": [1, 2], "lr": 0.1})
     True
     """
-    text = json.dumps(parameters, sort_keys=True, separators=(",", ":"), default=_plain)
+    text = json.dumps(parameters, sort_keys=True, separators=(",", ":"), default=plain)
     return digest(text.encode())[:8]
 
 
@@ -76,10 +55,6 @@ def run_name(kind: str, method: str, seed: int, parameters: Mapping[str, Any]) -
     'student-none-s0-9c9ba942'
     """
     return f"{kind}-{method}-s{seed}-{hash_parameters(parameters)}"
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist() if hasattr(value, "tolist") else os.fspath(value)  # of numpy or torch; or a path
 
 
 @contextlib.contextmanager
@@ -103,18 +78,23 @@ def lock_run(folder: str | os.PathLike[str], patience_s: float = 0) -> Iterator[
 
 
 def is_finished(folder: str | os.PathLike[str]) -> bool:
-    """Whether the folder holds a finished run, that is, a readable `metrics.json`."""
-    return bool(read_json(Path(folder) / METRICS_FILE))
+    """Whether the folder holds a finished run, that is, a `metrics.json`."""
+    return (Path(folder) / METRICS_FILE).is_file()
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder as it is on disk. state: finished, running, interrupted or failed."""
+    """One run folder as it is on disk.
+
+    state: finished, running, interrupted, failed, or damaged (in a list of runs).
+    note: what is damaged; of a finished run which files are gone, or that an earlier version wrote it, without digests.
+    """
 
     folder: Path
     state: str
     info: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
 
     @property
     def name(self) -> str:
@@ -123,40 +103,47 @@ class Run:
 
 
 def read_run(folder: str | os.PathLike[str]) -> Run:
-    """Read one run folder.
+    """Read one run folder; of a finished run, the files beside the records are looked for, but not read.
 
-    Raises `FileNotFoundError` if it is none (neither run.json nor metrics.json).
+    Raises `FileNotFoundError` if it is none (neither run.json nor metrics.json), `DamagedRunError` if one of these
+    cannot be trusted.
     """
     folder = Path(folder)
-    info, metrics = read_json(folder / RUN_FILE), read_json(folder / METRICS_FILE)
+    metrics, info = read_json(folder / METRICS_FILE), read_json(verified(folder / RUN_FILE))
     if not info and not metrics:
         raise FileNotFoundError(f"a run folder holds {RUN_FILE} or {METRICS_FILE}; {folder} has neither")
-    # Where nobody holds the lock, what still says "running" was killed before it could write anything else.
-    state = "failed" if info.get("state") == "failed" else "interrupted"
     if metrics:
-        state = "finished"
-    elif (folder / _LOCK_FILE).exists():
+        files = metrics.pop("files", None)
+        gone = [name for name in files or () if not (folder / name).is_file()]
+        note = f"without {', '.join(gone)}" if gone else "" if files else "of an earlier version, without digests"
+        return Run(folder, "finished", info, metrics, note)
+    told = info.get("state")
+    # Where nobody holds the lock, what still says "running" was killed before it could write anything else.
+    failed = told == "failed" or (told == "finished" and (folder / FAILED_FILE).exists())
+    state = "failed" if failed else "interrupted"
+    if (folder / _LOCK_FILE).exists():
         try:
             with FileLock(folder / _LOCK_FILE, timeout=0):
                 pass
         except OSError as error:  # without permission to write there it cannot be known
             state = "running" if isinstance(error, Timeout) else state
-    return Run(folder, state, info, metrics)
+    ended = told == "finished" and state != "running" and not (folder / "checkpoint").exists()
+    if ended and not any(folder.glob("metrics.*")):  # a batch withholds those of a run whose notebook failed after it
+        what = f"is missing, though {RUN_FILE} says that the run is finished"
+        raise DamagedRunError(f"{folder / METRICS_FILE} {what}: give the command that made the run again")
+    return Run(folder, state, info)
 
 
 def list_runs(root: str | os.PathLike[str]) -> list[Run]:
-    """Every run folder below root, by path; an empty list if there is none."""
+    """Every run folder below root, by path; an empty list if there is none. A damaged one says in `note` why it is."""
     runs = []
     for folder in sorted({path.parent for name in (RUN_FILE, METRICS_FILE) for path in Path(root).rglob(name)}):
         with contextlib.suppress(FileNotFoundError):
-            runs.append(read_run(folder))
+            try:
+                runs.append(read_run(folder))
+            except DamagedRunError as error:
+                runs.append(Run(folder, "damaged", note=str(error)))
     return runs
-
-
-def update_run(folder: str | os.PathLike[str], **values: Any) -> None:
-    """Merge values into the folder's `run.json`."""
-    path = Path(folder) / RUN_FILE
-    write_json(path, read_json(path) | values)
 
 
 def caveats(runs: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -151,11 +151,12 @@ def fit(
 
     The total loss of a step is ce + method.combine(terms). Metrics are {"full": …, "paper": …} on val_data.
 
-    Raises `ValueError` (settings that do not fit each other, the data, or the folder resumed),
-    `FileExistsError` (the folder holds a run and resume is False), `RunLockedError` (another process works
-    there), `NonFiniteLossError`, `UnreadableSampleError` (a sample whose file is gone) and `OSError` (a disk that
-    is full). SIGTERM and Ctrl-C save first. A resumed run keeps the precision that "auto" chose at its beginning,
-    and its number of threads; it warns where this machine has too few cores for them.
+    Raises `ValueError` (settings that do not fit each other, the data, or the folder resumed; `DamagedRunError`, which
+    is one, for a finished run whose files are not what it left), `FileExistsError` (the folder holds a run and resume
+    is False), `RunLockedError` (another process works there), `NonFiniteLossError`, `UnreadableSampleError` (a sample
+    whose file is gone) and `OSError` (a disk that is full). SIGTERM and Ctrl-C save first. A resumed run keeps the
+    precision that "auto" chose at its beginning, and its number of threads; it warns where this machine has too few
+    cores for them.
     """
     if (teacher is None) != (method is None):
         got = "a teacher without a method" if method is None else "a method without a teacher"
@@ -187,8 +188,9 @@ def fit(
     with contextlib.ExitStack() as held, contextlib.ExitStack() as borrowed:
         if folder.writes:
             held.enter_context(lock_run(folder.path, patience_s=1.0))  # who only looks holds it for a moment
-        folder.check(resume)
-        if is_finished(folder.path):
+        if not resume:
+            folder.check_new()
+        elif is_finished(folder.path):
             history, metrics = folder.load_finished(student)
             student.to(accelerator.device).eval()
             return FitResult(history, metrics, int(metrics.get("steps", num_steps)), where)

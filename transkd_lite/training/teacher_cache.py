@@ -15,7 +15,6 @@ import itertools
 import json
 import os
 import socket
-import uuid
 import warnings
 from collections.abc import Collection
 from pathlib import Path
@@ -26,10 +25,10 @@ import torch
 from torch import Tensor
 
 from transkd_lite.data.transforms import make_transform
+from transkd_lite.data.whole import TEMPORARY, digest
 from transkd_lite.metrics import autocast
 from transkd_lite.models.output import SegModel, SegOutput
 from transkd_lite.training.config import TrainConfig
-from transkd_lite.training.folder import digest
 from transkd_lite.training.stream import SampleStore
 
 __all__ = ["TeacherCache", "maps_by_name"]
@@ -131,13 +130,13 @@ class TeacherCache:
                 return
             warnings.warn(f"{path} is damaged (it has not the digest of its name): made again", stacklevel=4)
             path.unlink(missing_ok=True)
-        for path in folder.glob(f".filling-{socket.gethostname()}-*"):  # left by a run that was killed
+        for path in folder.glob(f"{TEMPORARY}{socket.gethostname()}-*"):  # left by a run that was killed
             if not psutil.pid_exists(int(path.name.rsplit("-", 2)[1])):
                 path.unlink(missing_ok=True)
         files = sorted(folder.glob("[!.]*"), key=os.path.getmtime)
         while files and sum(map(os.path.getsize, files)) + self.num_bytes > FILE_GB * 2**30:
             files.pop(0).unlink(missing_ok=True)  # the one that was not used for the longest time
-        path = folder / f".filling-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex}"
+        path = folder / f"{TEMPORARY}{socket.gethostname()}-{os.getpid()}-{os.urandom(16).hex()}"
         reserve = getattr(os, "posix_fallocate", lambda handle, start, size: os.truncate(handle, size))
         try:
             with path.open("wb") as file:
