@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from transkd_lite.data.datasets import LAYOUTS, open_dataset
-from transkd_lite.data.files import DataError
+from transkd_lite.data.decoding import DataError
 from transkd_lite.data.tools import check_dataset, fetch, fetch_camvid, prepare_nyuv2
 
 OFFICIAL = {
@@ -20,13 +20,16 @@ OFFICIAL = {
     "nyuv2": ["3 images of 795", "2 images of 654"],
     "voc2012": ["2 images of 1464", "2 images of 1449", "4 images of 10582"],
     "camvid": ["3 images of 367", "3 images of 101", "test  not there"],
-    "folder": ["all  4 images"],
+    "folder": ["train  3 images", "val  1 images", "test  not there"],
 }
 
 
 @pytest.mark.parametrize("name", OFFICIAL)
 def test_report_of_a_sound_root_fits_one_screen(trees, tmp_path, name):
-    report = check_dataset(name, trees.BUILDERS[name](tmp_path))
+    root = trees.BUILDERS[name](tmp_path)
+    if name == "folder":
+        (root / "val.txt").write_text("day one/écluse 1\n", encoding="utf-8")
+    report = check_dataset(name, root)
     text = str(report)
     assert report.ok, text
     assert all(line in text for line in OFFICIAL[name])
