@@ -86,7 +86,7 @@ def _open(kind: str, name: str, content: bytes | None = None) -> Image.Image:
     halved = ";16" in stored and mode[0] != "I"  # of colours Pillow keeps the upper 8 of 16 bits
     opaque = mode[-1] != "A" or picture.getchannel("A").getextrema() == (255, 255)
     if not exact or halved or not opaque or mode[:2] not in ("1", "L", "P", "I", "I;", "F", "RG", "LA"):
-        rule = "labels are numbers or colours, stored exactly and without transparency"
+        rule = "labels are numbers or colours without transparency, stored exactly"
         raise DataError(f"{rule}, but {found}: give the file of ids, as grey or palette PNG", "label")
     # Grey of 2 and 4 bits, and PGM of another highest number, come stretched to 0-255.
     top = how[1] if picture.format == "PPM" and len(how) == 2 else {"L;2": 3, "L;4": 15}.get(stored[:3], 255)
@@ -140,13 +140,14 @@ def to_rgb(picture: Any) -> np.ndarray:
         depth = [size in (1, 3, 4) for size in values.shape]
         if values.ndim == 3 and depth[0] and (is_tensor or not depth[2]):
             values = np.moveaxis(values, 0, 2)
-        sound = values.dtype.kind in "biuf" and values.dtype != np.uint16 and values.size > 0
-        if sound and values.dtype.kind in "bf" and values.max() <= 1:
+        numeric = values.dtype.kind in "biuf" and values.size > 0
+        low, high = (values.min(), values.max()) if numeric else (np.nan, np.nan)
+        if numeric and values.dtype.kind in "bf" and low >= 0 and high <= 1:
             values = np.rint(values * 255.0)
-        sound = sound and values.min() >= 0 and values.max() <= 255 and not (values % 1).any()
-        if not sound or values.ndim not in (2, 3) or values.shape[2:] not in ((), (1,), (3,), (4,)):
+        fits = numeric and values.dtype != np.uint16 and 0 <= low <= high <= 255 and not (values % 1).any()
+        if not fits or values.ndim not in (2, 3) or values.shape[2:] not in ((), (1,), (3,), (4,)):
             rule = "a picture is (H, W) or (H, W, 3 or 4) of numbers from 0 to 255, or of floats from 0 to 1"
-            got = f"{values.dtype} {values.shape} from {values.min()} to {values.max()}" if values.size else "none"
+            got = f"{values.dtype} {values.shape} from {low} to {high}"
             raise ValueError(f"{rule}; got {got}: convert it, such as (x / x.max() * 255).astype('uint8')")
         picture = Image.fromarray(values.astype(np.uint8).reshape(values.shape[: 3 - (values.shape[2:] == (1,))]))
     return np.array(_in_rgb(_upright(picture)))
@@ -185,7 +186,7 @@ class Decoder:
             found = " and ".join("{} is {}x{}".format(names[kind], *pictures[kind].size) for kind in names)
             rule, advice = "image and label have one size", "resize the label with nearest neighbour, or remove both"
             if turned:
-                rule = "image and label have one size and are either both turned by their EXIF orientation or stored upright"
+                rule = "image and label have one size, and both are turned by an EXIF orientation or neither"
                 advice = f"save the {turned[0]} upright (ImageOps.exif_transpose), so that it lies as the other does"
             raise DataError(f"{rule}, but {found} (width x height): {advice}", "size")
         if "image" in names:
@@ -203,30 +204,32 @@ class Decoder:
         A palette's numbers are its indices; RGB has numbers where its channels are equal. Raises `DataError` where
         neither are classes, or both are and differ.
         """
-        colours: list[Any] = []
+        kinds: list[Any]
         if label.mode in ("L", "P"):
             values, palette = np.asarray(label), label.getpalette() or []
-            kinds: list[Any] = [value for value, count in enumerate(label.histogram()) if count]
-            places = kinds
+            places = kinds = [value for value, count in enumerate(label.histogram()) if count]
             colours = [tuple(palette[3 * kind : 3 * kind + 3]) for kind in kinds]
         else:
             coloured = label.mode in ("RGB", "RGBA", "LA")
             pixels = np.asarray(label.convert("RGBA")).view("<u4")[..., 0] if coloured else np.asarray(label)
             found, values = np.unique(pixels, return_inverse=True)
-            kinds, places = found.tolist(), list(range(len(found)))
+            kinds = found[: VOID + 2].tolist()  # so many cannot all be classes
+            places, colours = list(range(len(kinds))), []
             if coloured:
                 colours = [tuple(kind.to_bytes(4, "little")[:3]) for kind in kinds]
                 kinds = [colour[0] if len(set(colour)) == 1 else colour for colour in colours]
+        known: dict[Any, int] = dict(self.colours)
         by_number = [self.table[int(kind)] if kind in range(256) else ILLEGAL for kind in kinds]
-        by_colour = [dict(self.colours).get(colour, ILLEGAL) for colour in colours]
+        by_colour = [known.get(colour, ILLEGAL) for colour in colours]
         readings = [reading for reading in (by_number, by_colour) if reading and ILLEGAL not in reading]
-        if len(readings) == 0:
-            reading = by_colour if label.mode not in ("L", "P") and colours else by_number
+        if not readings:
+            reading, hint = by_number, "label_ids=True (labelIds of cityscapes, acdc)"
+            if any(isinstance(kind, tuple) for kind in kinds):
+                reading, hint = by_colour, "the colours of all classes in classes.txt"
             wrong = [kind for kind, train_id in zip(kinds, reading, strict=True) if train_id == ILLEGAL][-1]
             legal = [value for value in range(VOID) if self.table[value] != ILLEGAL] or [VOID]
             numbers = f"{legal[0]}-{legal[-1]}" if len(legal) > legal[-1] - legal[0] else str(legal)
-            hint = "pass label_ids=True (labelIds of cityscapes, acdc) or label_map={value: train id} (folder, hub)"
-            hint += ", or write the colours of all classes into classes.txt" if colours else ""
+            hint = f"pass {hint} or label_map={{value: train id}} (folder, hub)"
             raise DataError(f"label {wrong} in {name}: ids are {numbers} and {VOID}; {hint}", "label")
         if readings[0] != readings[-1]:
             read = f"{name} holds {by_number} by its numbers and {by_colour} by its colours"

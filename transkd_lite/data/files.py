@@ -295,7 +295,7 @@ def cached(
     folder.mkdir(parents=True, exist_ok=True)
     whole = [path for path in folder.glob(f"{key.name}-*.arrow") if path.stem.endswith(digest(path))]
     if not whole:
-        aside = folder / f"{_TEMPORARY}{uuid.uuid4().hex}"
+        aside = folder / f"{_TEMPORARY}{uuid.uuid4().hex}.arrow"
         table.with_transform(decoder).map(raw, desc="caching", cache_file_name=str(aside), features=table.features)
         whole = [aside.replace(folder / f"{key.name}-{digest(aside)}.arrow")]
     return datasets.Dataset.from_file(str(whole[0]), info=table.info).with_transform(Decoder(lookup_table(ILLEGAL)))
