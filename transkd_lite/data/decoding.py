@@ -96,18 +96,21 @@ def _open(kind: str, name: str, content: bytes | None = None) -> Image.Image:
 def _is_torn(content: bytes, picture: Image.Image) -> bool:
     """Whether the coded pixels of a JPEG or WebP were cut off or overwritten with zeros.
 
-    A JPEG that is mostly of one colour may have such zeros when it is sound; then so has a copy.
+    A picture that is mostly of one colour may have such zeros when it is sound; then so has a copy.
     """
-    if picture.format == "WEBP" and (chunk := re.search(rb"VP8[ L](....)", content, re.DOTALL)):
-        return bytes(32) in content[chunk.end() : chunk.end() + int.from_bytes(chunk[1], "little")]
-    if not isinstance(picture, JpegImageFile):
+    end, kind = 0, "WEBP"
+    if chunk := re.search(rb"VP8[ L](....)", content, re.DOTALL) if picture.format == "WEBP" else None:
+        coded = content[chunk.end() : chunk.end() + int.from_bytes(chunk[1], "little")]
+    elif isinstance(picture, JpegImageFile):
+        start = 2 + sum(len(note) + 4 for _, note in picture.applist)  # cameras' notes have zeros
+        end, kind = content.find(b"\xff\xd9", start), "JPEG"
+        coded = content[start:end]
+    else:
         return False
-    start = 2 + sum(len(note) + 4 for _, note in picture.applist)  # cameras' notes have zeros
-    end = content.find(b"\xff\xd9", start)
-    if end > 0 and bytes(32) in content[start:end]:
-        picture.save(copy := io.BytesIO(), "JPEG", optimize=True)
-        return bytes(32) not in copy.getvalue()
-    return end < 0
+    if bytes(32) not in coded:
+        return end < 0
+    picture.save(copy := io.BytesIO(), kind, optimize=True, progressive="progressive" in picture.info)
+    return bytes(32) not in copy.getvalue()
 
 
 def _upright(picture: Image.Image) -> Image.Image:

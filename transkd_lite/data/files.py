@@ -124,7 +124,7 @@ def place(root: Path, name: str) -> Path:
         deeper = [found for found in deeper if not any(map(is_hidden, found.relative_to(root).parts))]
         path = deeper[0] if len(deeper) == 1 else path
     inner = path / path.name
-    return inner if inner.is_dir() and {n for n in os.listdir(path) if not is_hidden(n)} == {path.name} else path
+    return inner if os.path.isdir(inner) and {n for n in os.listdir(path) if not is_hidden(n)} == {path.name} else path
 
 
 def is_hidden(name: str) -> bool:
@@ -169,7 +169,9 @@ def list_files(
     for kind, folder in folders.items():
         if not os.path.isdir(folder):
             advice = "`transkd data fetch` says what to unpack"
-            raise FileNotFoundError(f"{kind} should be in {folder}, but that is no folder: {advice}")
+            raise FileNotFoundError(
+                f"{kind} should be in {folder}, but that is no folder, or may not be entered: {advice}"
+            )
     found = [by_key(folder, ending) for folder, ending in zip(folders.values(), endings, strict=True)]
     ends = [commonprefix([key[::-1] for key in keys])[::-1] for keys in found]  # noqa: RUF071, letters are meant
     ends = [end.removeprefix(commonprefix(ends)) for end in ends]  # noqa: RUF071

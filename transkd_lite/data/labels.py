@@ -123,15 +123,15 @@ def lookup_table(num_classes: int, ids: Mapping[Any, int] | None = None) -> byte
     """
     given = {value: value for value in range(num_classes)} if ids is None else ids
     try:
-        pairs = [(int(v) if isinstance(v, str) else index(v), index(train_id)) for v, train_id in given.items()]
+        table = {int(v) if isinstance(v, str) else index(v): index(train_id) for v, train_id in given.items()}
+        known, found = {*range(num_classes), VOID}, {*table.values(), VOID}
+        sound = len(table) == len(given) and table.keys() <= {*range(256)} and {VOID} < found <= known
     except (AttributeError, TypeError, ValueError):
-        pairs = []
-    known = {*range(num_classes), VOID}
-    sound = all(value in range(256) and train_id in known for value, train_id in pairs)
-    if not sound or len(dict(pairs)) < len(given) or {train_id for _, train_id in pairs} <= {VOID}:
+        sound = False
+    if not sound:
         rule = f"ids (label_map) map values 0-255, each once, to train ids 0-{num_classes - 1} or {VOID}"
         raise ValueError(f"{rule}; got {ids!r}: write {{value: train id}}, with at least one class")
-    return bytes((dict.fromkeys(range(256), ILLEGAL) | {VOID: VOID} | dict(pairs)).values())
+    return bytes((dict.fromkeys(range(256), ILLEGAL) | {VOID: VOID} | table).values())
 
 
 def require_train_ids(labels: Tensor, num_classes: int, where: str) -> None:
