@@ -116,7 +116,7 @@ def test_a_photograph_is_turned_upright_where_its_label_is(tmp_path, trees):
     row = opened(tmp_path, trees, Image.fromarray(upright), image=photo)
     assert np.array_equal(np.asarray(row["image"]), np.rot90(np.asarray(trees.image()), 3))
     assert np.array_equal(np.asarray(row["label"]), upright)
-    with pytest.raises(DataError, match="save the image upright"):
+    with pytest.raises(DataError, match="save the turned one upright"):
         opened(tmp_path, trees, Image.fromarray(IDS), image=photo)
     assert np.array_equal(to_rgb(tmp_path / "turned.png"), to_rgb(row["image"]))
 

@@ -3,10 +3,10 @@
     python tests/faults/damaged_labels.py --count 180 [--camvid DIR]
 
 Each trial takes one pair of a street scene (or of CamVid), damages one file as a failing disk or a broken copy does,
-opens it by `open_dataset` and compares every pixel. A zeroed sector is 512 bytes at a multiple of 512, drawn at
-random; a cut file ends at a random byte. "whole": the pixels are right, since the damage changed nothing that counts,
-or since the cache was made again. "silent" and "traceback" must be 0. Two labels of one size that change places
-cannot be told: nothing in them says to which picture they belong.
+reads it as every opening and every access does, and compares all pixels. A zeroed sector is 512 bytes at a multiple of
+512, drawn at random; a cut file ends at a random byte. "whole": the pixels are right, since the damage changed nothing
+that counts, or since the cache was made again. "silent" and "traceback" must be 0. Two labels of one size that change
+places cannot be told: nothing in them says to which picture they belong.
 
 RESULTS
 """
@@ -18,15 +18,19 @@ import os
 import shutil
 import tempfile
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from transkd_lite.data.datasets import open_dataset
+from transkd_lite.data.decoding import DataError, Decoder
+from transkd_lite.data.labels import VOID, lookup_table
 from transkd_lite.data.streets import draw_scene
 
 SECTOR = 512
+OUTCOMES = ("refused", "whole", "silent", "traceback")
 
 
 def zeroed(content: bytes, rng: np.random.Generator) -> bytes:
@@ -59,92 +63,96 @@ def camvid_pairs(root: Path, num: int) -> list[tuple[Path, Path]]:
 
 # What is damaged: the kind of trial, the picture's suffix and options, which file, and how.
 FILES = {
-    "PNG label, zeroed sector": (".png", {}, "trainannot", zeroed),
-    "PNG label, cut": (".png", {}, "trainannot", cut),
-    "PNG image, zeroed sector": (".png", {}, "train", zeroed),
-    "JPEG image, zeroed sector": (".jpg", {"quality": 90}, "train", zeroed),
-    "optimised JPEG, zeroed sector": (".jpg", {"quality": 90, "optimize": True}, "train", zeroed),
-    "progressive JPEG, zeroed sector": (".jpg", {"quality": 90, "progressive": True}, "train", zeroed),
-    "JPEG image, cut": (".jpg", {"quality": 90}, "train", cut),
-    "WebP image, zeroed sector": (".webp", {"quality": 90}, "train", zeroed),
-    "WebP image, cut": (".webp", {"quality": 90}, "train", cut),
+    "PNG label, zeroed sector": (".png", {}, "label", zeroed),
+    "PNG label, cut": (".png", {}, "label", cut),
+    "PNG image, zeroed sector": (".png", {}, "image", zeroed),
+    "JPEG image, zeroed sector": (".jpg", {"quality": 90}, "image", zeroed),
+    "optimised JPEG, zeroed sector": (".jpg", {"quality": 90, "optimize": True}, "image", zeroed),
+    "progressive JPEG, zeroed sector": (".jpg", {"quality": 90, "progressive": True}, "image", zeroed),
+    "JPEG image, cut": (".jpg", {"quality": 90}, "image", cut),
+    "WebP image, zeroed sector": (".webp", {"quality": 90}, "image", zeroed),
+    "WebP image, cut": (".webp", {"quality": 90}, "image", cut),
     "image and label swapped": (".png", {}, "both", None),
-    "label of another size": (".png", {}, "trainannot", "other"),
+    "label of another size": (".png", {}, "label", None),
 }
 CACHES = {"Arrow cache, zeroed sector": zeroed, "Arrow cache, cut": cut, "Arrow cache of another split": None}
 
 
-def make_root(root: Path, pair: tuple[Path, Path], suffix: str, options: dict[str, object]) -> Path:
-    for folder in ("train", "trainannot"):
-        (root / folder).mkdir(parents=True)
-    Image.open(pair[0]).convert("RGB").save(root / "train" / f"a{suffix}", **options)
-    shutil.copy(pair[1], root / "trainannot/a.png")
-    return root
-
-
-def outcome(root: Path, pristine: list[bytes], **options: object) -> str:
-    """ "refused", "whole", "silent" or "traceback" for what is in `root` now."""
+def outcome(read: Callable[[], list[bytes]], pristine: list[bytes], root: Path) -> str:
+    """What reading comes to: "refused" needs the file's folder in the message."""
     try:
-        rows = list(open_dataset("camvid", "train", root=root, **options))
-    except (ValueError, FileNotFoundError) as error:  # DataError is a ValueError
+        found = read()
+    except DataError as error:
         return "refused" if str(root) in str(error) else "traceback"
     except Exception:
         return "traceback"
-    return "whole" if pixels(rows) == pristine else "silent"
+    return "whole" if found == pristine else "silent"
 
 
-def pixels(rows: object) -> list[bytes]:
-    return [np.asarray(row[kind]).tobytes() for row in rows for kind in ("image", "label")]  # type: ignore[attr-defined]
-
-
-def damage_files(kind: str, pairs: list[tuple[Path, Path]], count: int, folder: Path) -> Counter[str]:
-    suffix, options, where, how = FILES[kind]
+def damage_files(kind: str, pairs: list[tuple[Path, Path]], count: int, root: Path) -> Counter[str]:
+    suffix, options, which, how = FILES[kind]
     rng, found = np.random.default_rng(0), Counter[str]()
+    image, label = root / f"a{suffix}", root / "label.png"
+    decoder = Decoder(lookup_table(11, dict(zip(range(12), [*range(11), VOID], strict=True))))
+
+    def read() -> list[bytes]:
+        return pixels([decoder.read({"image": {"path": str(image)}, "label": {"path": str(label)}})])
+
+    whole = []
+    for pair in pairs:
+        Image.open(pair[0]).convert("RGB").save(image, **options)
+        shutil.copyfile(pair[1], label)
+        whole.append((image.read_bytes(), label.read_bytes(), read()))
     for trial in range(count):
-        root = make_root(folder / f"{kind} {trial}", pairs[trial % len(pairs)], suffix, options)
-        pristine = pixels(open_dataset("camvid", "train", root=root, check=False))
-        image, label = root / f"train/a{suffix}", root / "trainannot/a.png"
-        if where == "both":
-            image.rename(root / "aside")
-            label.rename(image)
-            (root / "aside").rename(label)
-        elif how == "other":
+        *content, pristine = whole[trial % len(whole)]
+        image.write_bytes(content[0])
+        label.write_bytes(content[1])
+        if which == "both":
+            image.write_bytes(content[1])
+            label.write_bytes(content[0])
+        elif how is None:
             grey = Image.open(label)
             grey.resize((grey.width // 2, grey.height // 2), Image.Resampling.NEAREST).save(label)
         else:
-            file = image if where == "train" else label
+            file = image if which == "image" else label
             file.write_bytes(how(file.read_bytes(), rng))
-        found[outcome(root, pristine)] += 1
-        shutil.rmtree(root)
+        found[outcome(read, pristine, root)] += 1
     return found
 
 
-def damage_caches(kind: str, pairs: list[tuple[Path, Path]], count: int, folder: Path) -> Counter[str]:
+def damage_caches(kind: str, pairs: list[tuple[Path, Path]], count: int, root: Path) -> Counter[str]:
     rng, found, how = np.random.default_rng(0), Counter[str](), CACHES[kind]
-    roots = [make_root(folder / f"{kind} {k}", pair, ".png", {}) for k, pair in enumerate(pairs[:2])]
-    for root in roots:
-        open_dataset("camvid", "train", root=root, cache=root / "cache")
-    pristine = pixels(open_dataset("camvid", "train", root=roots[0]))
-    other = next((roots[1] / "cache").iterdir())
+    for name, pair in zip("ab", pairs, strict=False):
+        for folder, file in (("train", pair[0]), ("trainannot", pair[1])):
+            (root / name / folder).mkdir(parents=True)
+            shutil.copyfile(file, root / name / folder / f"a{file.suffix}")
+
+    def read(name: str = "a") -> list[bytes]:
+        return pixels(open_dataset("camvid", "train", root=root / name, cache=root / f"{name} cache"))
+
+    pristine, _ = (read(name) for name in "ab")
+    kept, other = (next((root / f"{name} cache").iterdir()) for name in "ab")
     for _ in range(count):
-        file = next((roots[0] / "cache").glob("[!.]*"))
-        file.write_bytes(other.read_bytes() if how is None else how(file.read_bytes(), rng))
-        found[outcome(roots[0], pristine, cache=roots[0] / "cache")] += 1
-    for root in roots:
-        shutil.rmtree(root)
+        kept.write_bytes(other.read_bytes() if how is None else how(kept.read_bytes(), rng))
+        found[outcome(read, pristine, root)] += 1
     return found
 
 
-def run(count: int, camvid: Path | None = None) -> dict[str, Counter[str]]:
-    """The outcomes of `count` trials of every kind."""
+def pixels(rows: Iterable[dict[str, Image.Image]]) -> list[bytes]:
+    return [np.asarray(row[kind]).tobytes() for row in rows for kind in ("image", "label")]
+
+
+def run(count: int, camvid: Path | None = None) -> Iterator[tuple[str, Counter[str]]]:
+    """Every kind of damage and the outcomes of `count` trials of it."""
     import datasets
 
     datasets.disable_progress_bars()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TRANSKD_CACHE"] = f"{folder}/verdicts"
         pairs = camvid_pairs(camvid, 12) if camvid else draw_pairs(Path(folder, "scenes"), 6)
-        found = {kind: damage_files(kind, pairs, count, Path(folder)) for kind in FILES}
-        return found | {kind: damage_caches(kind, pairs, count, Path(folder)) for kind in CACHES}
+        for kind in (*FILES, *CACHES):
+            (root := Path(folder, kind)).mkdir()
+            yield kind, (damage_files if kind in FILES else damage_caches)(kind, pairs, count, root)
 
 
 def main() -> None:
@@ -152,9 +160,9 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=20, help="trials of each kind")
     parser.add_argument("--camvid", type=Path, help="photographs in place of drawn scenes")
     args = parser.parse_args()
-    print(f"{'':<34}" + "".join(f"{word:>11}" for word in ("refused", "whole", "silent", "traceback")))
-    for kind, found in run(args.count, args.camvid).items():
-        print(f"{kind:<34}" + "".join(f"{found[word]:>11}" for word in ("refused", "whole", "silent", "traceback")))
+    print(f"{'':<34}" + "".join(f"{word:>11}" for word in OUTCOMES))
+    for kind, found in run(args.count, args.camvid):
+        print(f"{kind:<34}" + "".join(f"{found[word]:>11}" for word in OUTCOMES), flush=True)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 def found(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRANSKD_CACHE", "")  # the script sets its own
-        yield damaged_labels.run(6)
+        yield dict(damaged_labels.run(4))
 
 
 def test_no_damage_passes_or_ends_in_a_traceback(found):
@@ -17,5 +17,5 @@ def test_no_damage_passes_or_ends_in_a_traceback(found):
 
 
 def test_damage_is_refused_and_a_cache_is_made_again(found):
-    assert all(found[kind]["refused"] >= 4 for kind in damaged_labels.FILES), found
-    assert all(found[kind]["whole"] == 6 for kind in damaged_labels.CACHES), found
+    assert all(found[kind]["refused"] >= 3 for kind in damaged_labels.FILES), found
+    assert all(found[kind]["whole"] == 4 for kind in damaged_labels.CACHES), found

@@ -82,10 +82,10 @@ def _open(kind: str, name: str, content: bytes | None = None) -> Image.Image:
         raise DataError(f"images have 8 bits a channel, but {found}: save it as RGB")
     if kind == "image":
         return picture
-    exact = picture.format not in ("JPEG", "MPO", "WEBP") and picture.info.get("compression") not in ("jpeg", "webp")
+    exact = picture.format not in ("JPEG", "MPO", "WEBP") and "jpeg" not in str(picture.info.get("compression"))
     halved = ";16" in stored and mode[0] != "I"  # of colours Pillow keeps the upper 8 of 16 bits
     opaque = mode[-1] != "A" or picture.getchannel("A").getextrema() == (255, 255)
-    if not exact or halved or not opaque or mode[:2] not in ("1", "L", "P", "I", "I;", "F", "RG", "LA"):
+    if not exact or halved or not opaque or mode.split(";")[0] not in ("1", "L", "P", "I", "F", "LA", "RGB", "RGBA"):
         rule = "labels are numbers or colours without transparency, stored exactly"
         raise DataError(f"{rule}, but {found}: give the file of ids, as grey or palette PNG", "label")
     # Grey of 2 and 4 bits, and PGM of another highest number, come stretched to 0-255.
@@ -187,10 +187,8 @@ class Decoder:
         sizes = {picture.size for picture in pictures.values()}
         if len(sizes) > 1 or ("label" in names and turned == ["image"] and stored["image"].size in sizes):
             found = " and ".join("{} is {}x{}".format(names[kind], *pictures[kind].size) for kind in names)
-            rule, advice = "image and label have one size", "resize the label with nearest neighbour, or remove both"
-            if turned:
-                rule = "image and label have one size, and both are turned by an EXIF orientation or neither"
-                advice = f"save the {turned[0]} upright (ImageOps.exif_transpose), so that it lies as the other does"
+            rule = "image and label have one size, and both are turned by an EXIF orientation or neither"
+            advice = "resize the label with nearest neighbour, or save the turned one upright (ImageOps.exif_transpose)"
             raise DataError(f"{rule}, but {found} (width x height): {advice}", "size")
         if "image" in names:
             pictures["image"] = _in_rgb(pictures["image"])
