@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import groupby, islice
 from os import PathLike
@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL.Image import Image
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from transkd_lite.data.decoding import to_rgb
 from transkd_lite.data.labels import VOID, LabelSpace, label_space, require_train_ids
@@ -58,9 +59,17 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     return "fp32"
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Mixed precision of the forward pass; does nothing for fp32."""
-    return torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32")
+@contextmanager
+def autocast(device: torch.device, precision: str) -> Iterator[None]:
+    """Mixed precision of the forward pass; does nothing for fp32.
+
+    On a CPU that trains in bf16, attention is taken as two plain products: the gradient of PyTorch's fused kernel is
+    there 3 to 10 times slower than in fp32 (tests/benchmarks/bf16_attention.py).
+    """
+    plain = precision == "bf16" and device.type == "cpu" and torch.is_grad_enabled()
+    attention = sdpa_kernel(SDPBackend.MATH) if plain else nullcontext()
+    with torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32"), attention:
+        yield
 
 
 @contextmanager

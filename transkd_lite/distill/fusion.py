@@ -81,7 +81,7 @@ class FusionStage(nn.Module):
 
     def forward(self, feature: Tensor, deeper: Tensor | None) -> tuple[Tensor, Tensor]:
         """(N, C_S, H, W), deeper (N, width, h, w) -> output (N, C_T, H, W), merged (N, width, H, W)."""
-        merged = self.reduce(feature)
+        merged = self.reduce(feature.contiguous())  # a transformer's maps are transposed; convolutions are faster so
         if deeper is not None:
             merged = self.merge(merged, F.interpolate(deeper, size=merged.shape[2:], mode="nearest"))
         return self.expand(merged), merged

@@ -138,12 +138,14 @@ def hcl(student_features: Sequence[Tensor] | Tensor, teacher_features: Sequence[
     """
     if not (isinstance(student_features, Tensor) and isinstance(teacher_features, Tensor)):
         return torch.stack([hcl(s, t) for s, t in zip(student_features, teacher_features, strict=True)]).sum()
-    total, weights, weight = mse(student_features, teacher_features), 1.0, 1.0
+    _check_shapes(student_features, teacher_features)
+    difference = student_features - teacher_features  # averaging is linear: one map to pool instead of two
+    total, weights, weight = difference.square().mean(), 1.0, 1.0
     for level in (4, 2, 1):
-        if level < student_features.shape[2]:
+        if level < difference.shape[2]:
             weight /= 2  # halves per level used, not per level listed
-            s, t = (F.adaptive_avg_pool2d(f, (level, level)) for f in (student_features, teacher_features))
-            total, weights = total + weight * F.mse_loss(s, t), weights + weight
+            pooled = F.adaptive_avg_pool2d(difference, level)
+            total, weights = total + weight * pooled.square().mean(), weights + weight
     return total / weights
 
 
