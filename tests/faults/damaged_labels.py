@@ -8,7 +8,14 @@ reads it as every opening and every access does, and compares all pixels. A zero
 that counts, or since the cache was made again. "silent" and "traceback" must be 0. Two labels of one size that change
 places cannot be told: nothing in them says to which picture they belong.
 
-RESULTS
+Measured on 12 photographs of CamVid (480x360) by `--count 180 --camvid DIR`, Pillow 13, 20 trials of each cache:
+
+    PNG label, zeroed sector or cut          180 + 180 refused, none silent (143 silent before checksums were looked at)
+    PNG image, zeroed sector                 180 refused
+    JPEG, zeroed sector: plain, optimised,   180 + 180 + 180 refused
+    progressive
+    JPEG, WebP, cut                          180 + 180 refused
+    WebP, zeroed sector                      180 refused
 """
 
 from __future__ import annotations

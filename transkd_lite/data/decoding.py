@@ -94,23 +94,23 @@ def _open(kind: str, name: str, content: bytes | None = None) -> Image.Image:
 
 
 def _is_torn(content: bytes, picture: Image.Image) -> bool:
-    """Whether the coded pixels of a JPEG or WebP were cut off or overwritten with zeros.
+    """Whether the coded pixels of a JPEG or WebP were cut off or overwritten with zeros, as whole sectors or not.
 
     A picture that is mostly of one colour may have such zeros when it is sound; then so has a copy.
     """
-    end, kind = 0, "WEBP"
     if chunk := re.search(rb"VP8[ L](....)", content, re.DOTALL) if picture.format == "WEBP" else None:
-        coded = content[chunk.end() : chunk.end() + int.from_bytes(chunk[1], "little")]
+        start, kind = chunk.end(), "WEBP"
+        end = start + int.from_bytes(chunk[1], "little")
     elif isinstance(picture, JpegImageFile):
-        start = 2 + sum(len(note) + 4 for _, note in picture.applist)  # cameras' notes have zeros
-        end, kind = content.find(b"\xff\xd9", start), "JPEG"
-        coded = content[start:end]
+        start, kind = 2 + sum(len(note) + 4 for _, note in picture.applist), "JPEG"  # cameras' notes have zeros
+        end = content.find(b"\xff\xd9", start)
     else:
         return False
-    if bytes(32) not in coded:
+    if end < 0 or bytes(32) not in content[start:end]:
         return end < 0
+    runs = [run.span() for run in re.compile(rb"\0{32,}").finditer(content, start, end)]
     picture.save(copy := io.BytesIO(), kind, optimize=True, progressive="progressive" in picture.info)
-    return bytes(32) not in copy.getvalue()
+    return bytes(32) not in copy.getvalue() or any(-first % 512 < 4 and last % 512 < 4 for first, last in runs)
 
 
 def _upright(picture: Image.Image) -> Image.Image:
