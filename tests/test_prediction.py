@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import transkd_lite as tk
 
@@ -61,7 +62,17 @@ def test_classes_that_a_map_of_8_bits_cannot_tell_from_void_are_refused():
         tk.predict(wide, pictures)
 
 
-def test_pictures_are_8_bit_rgb():
-    for wrong in (picture(32, 32) / 255, picture(32, 32)[..., 0]):
-        with pytest.raises(ValueError, match=r"uint8 RGB \(H, W, 3\); got"):
-            tk.as_batch([wrong])
+def test_pictures_of_any_kind_alone_or_many(model, tmp_path):
+    rgb = picture(32, 64)
+    wanted = tk.predict(model, [rgb])[0]
+    file = tmp_path / "a.png"
+    Image.fromarray(rgb).save(file)
+    for one in (rgb, rgb / 255, torch.from_numpy(rgb).permute(2, 0, 1), Image.fromarray(rgb), file, str(file)):
+        assert np.array_equal(tk.predict(model, one)[0], wanted)
+    for many in (rgb[None], [file], torch.from_numpy(rgb[None]).permute(0, 3, 1, 2)):
+        assert np.array_equal(tk.predict(model, many)[0], wanted)
+    assert tk.predict(model, rgb[..., 0])[0].shape == (32, 64)
+    with pytest.raises(ValueError, match="got uint16"):
+        tk.predict(model, rgb.astype(np.uint16) * 256)
+    sample = {"image": rgb / 255, "label": wanted}
+    assert tk.evaluate(model, [sample]).pixel_accuracy == 1.0, "scored as they are predicted"

@@ -141,17 +141,25 @@ def _parts(text: str) -> list[str]:
 def data_check(
     name: Annotated[str, Argument(help="cityscapes, acdc, nyuv2, voc2012, camvid or folder.")],
     root: Annotated[Path, Option(help="The folder that holds its files.")],
+    settings: Annotated[
+        list[str] | None, Option("--set", metavar="KEY=VALUE", help="An option of the dataset.")
+    ] = None,
 ) -> None:
     """Look into every file of a dataset.
 
-    Counts, pairs, sizes, labels and class shares; the exit code is 1 where something is wrong.
+    Counts, pairs, sizes, labels and class shares; the exit code is 1 where something is wrong, or train or val is
+    not there.
 
-    Example: transkd data check camvid --root ../CamVid
+    Example: transkd data check folder --root ../masks --set "label_map={0: 0, 255: 1}"
     """
     from transkd_lite.data.datasets import LAYOUTS
     from transkd_lite.data.tools import check_dataset
 
-    found = check_dataset(check_name(name, LAYOUTS, "dataset in folders"), root)
+    options = profile.parse_settings(settings or [])
+    try:
+        found = check_dataset(check_name(name, LAYOUTS, "dataset in folders"), root, **options)
+    except TypeError as error:
+        raise ParameterError(f"--set names an option of {name}, see open_dataset; got {options}: {error}") from error
     typer.echo(str(found))
     raise typer.Exit(not found.ok)
 

@@ -12,19 +12,22 @@ classes is refused, and so is what has no score: logits that are not finite, and
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import groupby, islice
+from os import PathLike
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL.Image import Image
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from transkd_lite.data.decoding import to_rgb
 from transkd_lite.data.labels import VOID, LabelSpace, label_space, require_train_ids
 from transkd_lite.data.transforms import make_transform, normalized, require_labelled, resize_labels, to_tensors
 from transkd_lite.models.output import SegModel
@@ -238,20 +241,28 @@ def _batches(data: Any, batch_size: int, normalize: bool) -> Iterator[tuple[Tens
 # --- Pictures in, label maps out: what a user of a trained network calls.
 
 
-def as_batch(images: Sequence[Any], *, normalize: bool = True) -> Tensor:
+def as_batch(images: Any, *, normalize: bool = True) -> Tensor:
     """Stack pictures of one size into the float tensor (N, 3, H, W) that a network takes.
 
-    images: RGB pictures, PIL or uint8 arrays (H, W, 3).
+    images: one picture or several, each of any kind that `data.decoding.to_rgb` takes, such as PIL, uint8 arrays
+        (H, W, 3) or paths.
     normalize: subtract ImageNet's mean and divide by its deviation; otherwise values are in [0, 1].
-    Raises `ValueError`: the pictures differ in size, or do not hold 8-bit RGB.
+    Raises `ValueError`: there is none, they differ in size, or one is no picture.
     """
-    arrays = [np.asarray(image) for image in images]
-    found = sorted({(str(array.dtype), array.shape) for array in arrays})
-    if len(found) != 1 or found[0][0] != "uint8" or found[0][1][2:] != (3,):
-        rule = "a batch holds pictures of one size, uint8 RGB (H, W, 3)"
+    arrays = [to_rgb(image) for image in _each(images)]
+    found = sorted({array.shape for array in arrays})
+    if len(found) != 1:
+        rule = "a batch holds pictures of one size"
         raise ValueError(f"{rule}; got {found}: convert them, or pass size=(height, width) to open_dataset")
     batch = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
     return normalized(batch) if normalize else batch
+
+
+def _each(images: Any) -> Iterable[Any]:
+    """The pictures of one or many."""
+    shape = tuple(getattr(images, "shape", ()))
+    array = len(shape) == 2 or (len(shape) == 3 and not {shape[0], shape[-1]}.isdisjoint({1, 3, 4}))
+    return [images] if array or isinstance(images, str | PathLike | Image) else images
 
 
 def _require_finite(logits: Tensor) -> Tensor:
@@ -264,19 +275,20 @@ def _require_finite(logits: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def predict(model: SegModel, images: Sequence[Any], *, normalize: bool = True) -> list[NDArray[np.uint8]]:
+def predict(model: SegModel, images: Any, *, normalize: bool = True) -> list[NDArray[np.uint8]]:
     """Segment pictures, each at its own size, with logits upsampled to it (bilinear).
 
     model: the network; it runs where it is, and comes back in the mode in which it was.
-    images: RGB pictures, PIL or uint8 arrays (H, W, 3).
+    images: one picture or several, see `as_batch`. A photograph is turned upright by its EXIF orientation, and its map
+        with it.
     normalize: as in training, see `as_batch`.
     Returns one map (H, W) of train ids for each picture.
-    Raises `ValueError`: logits that are not finite, or more of them than the 255 classes that a map of 8 bits can tell
-        from void (a network on its own may have any number).
+    Raises `ValueError`: something that is no picture, logits that are not finite, or more of them than the 255 classes
+        that a map of 8 bits can tell from void (a network on its own may have any number).
     """
     maps = []
     with evaluating(model) as device:
-        for image in images:
+        for image in _each(images):
             batch = as_batch([image], normalize=normalize).to(device)
             logits = _require_finite(model(batch).logits.float())
             if logits.shape[1] > VOID:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from transkd_lite.data.datasets import open_dataset
-from transkd_lite.data.files import DataError
+from transkd_lite.data.decoding import DataError
 from transkd_lite.data.tools import check_dataset
 
 
@@ -20,8 +20,40 @@ def truncated(path: Path) -> None:
     path.write_bytes(data[: len(data) * 2 // 3])
 
 
-def rgb(path: Path) -> None:
-    Image.open(path).convert("RGB").save(path)
+def a_photograph(path: Path) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)).save(path)
+
+
+def zeroed(path: Path) -> None:
+    """Half of what the pixels are coded in, in the middle of the file."""
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2] + bytes(len(data) // 4) + data[len(data) * 3 // 4 :])
+
+
+def two_pages(path: Path) -> None:
+    page = Image.open(path).copy()
+    page.save(path, format="TIFF", save_all=True, append_images=[page])
+
+
+def transparent(path: Path) -> None:
+    picture = Image.open(path).convert("RGBA")
+    picture.putalpha(7)
+    picture.save(path)
+
+
+def turned(path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.open(path).save(path, exif=exif)
+
+
+def a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def halves(path: Path) -> None:
+    Image.fromarray(np.full((12, 20), 0.5, dtype=np.float32)).save(path, format="TIFF")
 
 
 def sixteen_bit(path: Path) -> None:
@@ -65,9 +97,27 @@ CASES = {  # fault: (which file, what is done to it, what the message says, what
     "text as image": ("train", lambda path: path.write_text("not an image"), "cannot identify image", "file"),
     "label without image": ("train", Path.unlink, "every label needs its image", "pair"),
     "image without label": ("trainannot", Path.unlink, "every image needs its label", "pair"),
-    "label in RGB": ("trainannot", rgb, "labels are 8-bit .* mode RGB", "label"),
-    "16-bit label": ("trainannot", sixteen_bit, "labels are 8-bit .* mode I;16", "label"),
+    "photograph as label": (
+        "trainannot",
+        a_photograph,
+        r"label \(.*\) in .* colours of all classes in classes.txt",
+        "label",
+    ),
+    "16-bit label": ("trainannot", sixteen_bit, "label 2816 in ", "label"),
+    "label of fractions": ("trainannot", halves, "label 0.5 in ", "label"),
+    "transparent label": ("trainannot", transparent, "without transparency, .* but .* mode RGBA", "label"),
     "16-bit image": ("train", sixteen_bit, "images have 8 bits a channel", "file"),
+    "zeroed image": ("train", zeroed, "cannot be read", "file"),
+    "zeroed label": ("trainannot", zeroed, "cannot be read", "file"),
+    "two pages": ("trainannot", two_pages, "several pictures", "file"),
+    "image turned by 180 degrees": (
+        "train",
+        turned,
+        "both are turned by an EXIF orientation or neither, but .* is 20x12",
+        "size",
+    ),
+    "pipe as image": ("train", a_pipe, "cannot be read .*pipe", "file"),
+    "pipe as label": ("trainannot", a_pipe, "cannot be read .*pipe", "file"),
     "label value 44": ("trainannot", value_44, "label 44 in ", "label"),
     "lossy label": ("trainannot", lossy, "stored exactly, but .* is JPEG", "label"),
     "sizes differ": ("trainannot", larger, r"is 20x12 and .* is 30x20", "size"),
@@ -128,14 +178,14 @@ def test_unreadable_file_and_folder(trees, tmp_path, monkeypatch):
     """Permissions do not bind root, so the refusal itself is made."""
     root = trees.camvid(tmp_path, ["train"])
     refused = root / "train/0001TP_1.png"
-    real_open = Image.open
+    real_read = Path.read_bytes
 
-    def refuse(file, *args, **kwargs):
-        if str(file) == str(refused):
+    def refuse(file):
+        if file == refused:
             raise PermissionError(13, "Permission denied", str(file))
-        return real_open(file, *args, **kwargs)
+        return real_read(file)
 
-    monkeypatch.setattr(Image, "open", refuse)
+    monkeypatch.setattr(Path, "read_bytes", refuse)
     with pytest.raises(DataError, match=r"0001TP_1.png cannot be read \(PermissionError.*Permission denied"):
         open_dataset("camvid", "train", root=root)
     monkeypatch.undo()

@@ -9,9 +9,11 @@ from importlib.resources import files
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from transkd_lite.cli import app
 from transkd_lite.data.datasets import LAYOUTS, open_dataset
-from transkd_lite.data.files import DataError
+from transkd_lite.data.decoding import DataError
 from transkd_lite.data.tools import check_dataset, fetch, fetch_camvid, prepare_nyuv2
 
 OFFICIAL = {
@@ -20,13 +22,16 @@ OFFICIAL = {
     "nyuv2": ["3 images of 795", "2 images of 654"],
     "voc2012": ["2 images of 1464", "2 images of 1449", "4 images of 10582"],
     "camvid": ["3 images of 367", "3 images of 101", "test  not there"],
-    "folder": ["all  4 images"],
+    "folder": ["train  3 images", "val  1 images", "test  not there"],
 }
 
 
 @pytest.mark.parametrize("name", OFFICIAL)
 def test_report_of_a_sound_root_fits_one_screen(trees, tmp_path, name):
-    report = check_dataset(name, trees.BUILDERS[name](tmp_path))
+    root = trees.BUILDERS[name](tmp_path)
+    if name == "folder":
+        (root / "val.txt").write_text("day one/écluse 1\n", encoding="utf-8")
+    report = check_dataset(name, root)
     text = str(report)
     assert report.ok, text
     assert all(line in text for line in OFFICIAL[name])
@@ -69,6 +74,36 @@ def test_a_root_without_any_split_is_not_sound(tmp_path):
     report = check_dataset("camvid", tmp_path)
     assert not report.ok
     assert str(report).count("not there") == 3
+
+
+def test_a_split_that_training_needs_and_labels_that_are_all_void_are_not_sound(trees, tmp_path):
+    report = check_dataset("camvid", trees.camvid(tmp_path / "train only", ["train"]))
+    assert not report.ok
+    assert "training needs train and val" in str(report)
+    root = trees.cityscapes(tmp_path / "cityscapes")
+    for file in root.glob("gtFine/test/*/*labelIds.png"):
+        trees.save(trees.label([0, 3]), file)
+    report = check_dataset("cityscapes", root)
+    assert list(report.splits[2].problems) == ["label"]
+    assert "all labels are void" in str(report)
+    assert "NOT sound" in str(report)
+
+
+def test_a_map_of_labels_is_checked_with(trees, tmp_path):
+    root = trees.folder(tmp_path)
+    for n in range(4):
+        trees.save(trees.label([7, 9], n), root / f"labels/day one/écluse {n}.png")
+    (root / "val.txt").write_text("day one/écluse 1\n", encoding="utf-8")
+    assert not check_dataset("folder", root).ok
+    assert check_dataset("folder", root, label_map={"7": 0, 9: 2}).splits[0].pixels[[0, 2]].sum() == 720
+    command = ["data", "check", "folder", "--root", str(root), "--set"]
+    for setting, code, text in (
+        ("label_map={7: 0, 9: 2}", 0, "verdict: sound"),
+        ("label_map={7: 3}", 1, "train ids 0-2 or 255"),
+        ("labels={7: 3}", 2, "--set names an option of folder"),
+    ):
+        result = CliRunner().invoke(app, [*command, setting])
+        assert (result.exit_code, text in result.output) == (code, True), result.output
 
 
 def test_acdc_conditions_can_be_checked_alone(trees, tmp_path):

@@ -48,6 +48,23 @@ def test_the_record_survives_json_like_lists():
     assert Experiment.from_dict(experiment.to_dict()) == experiment
 
 
+def test_a_finished_run_with_a_map_of_labels_opens_again(tmp_path):
+    for split in ("train", "val"):
+        for folder, picture in (
+            ("images", np.zeros((32, 64, 3), np.uint8)),
+            ("labels", np.eye(32, 64, dtype=np.uint8)),
+        ):
+            (tmp_path / folder / split).mkdir(parents=True)
+            Image.fromarray(picture * 7).save(tmp_path / folder / split / "a.png")
+    (tmp_path / "classes.txt").write_text("wall\ncrack\n")
+    same = {"dataset": "folder", "data_root": str(tmp_path), "train_images": 1, "val_images": 1}
+    runs = [replace(TINY, **same, data_options={"label_map": ids}) for ids in ({0: 0, 7: 1}, {"0": 0, "7": 1})]
+    assert runs[0].run_id == runs[1].run_id
+    scores = [run_experiment(run, tmp_path / "run")["full"]["miou"] for run in runs]
+    assert scores[0] == scores[1]
+    assert evaluate_run(tmp_path / "run", {"data_root": str(tmp_path)})["full"]["miou"] == scores[0]
+
+
 def test_the_hash_covers_what_decides_the_result_and_nothing_else():
     same = replace(TINY, data_root="/elsewhere", out_dir="/there", workers=3, checkpoint_every=7)
     assert same.run_id == TINY.run_id

@@ -6,7 +6,7 @@
 from typing import Literal
 
 from transkd_lite.data.datasets import DATASETS, open_dataset
-from transkd_lite.data.files import DataError
+from transkd_lite.data.decoding import DataError
 from transkd_lite.data.labels import VOID, LabelSpace, label_space
 
 __all__ = ["DATASETS", "VOID", "Augmentation", "DataError", "LabelSpace", "label_space", "open_dataset"]

@@ -9,14 +9,15 @@ is handed out, so that a damaged one is an error before training starts (`verify
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from transkd_lite.data import labels as tables
-from transkd_lite.data.files import DataError, Decoder, Listing, Size, cached, list_files, read_lines, read_list, verify
-from transkd_lite.data.labels import VOID, LabelSpace, lookup_table, voc_palette
+from transkd_lite.data.decoding import DataError, Decoder, Size
+from transkd_lite.data.files import Listing, cached, list_files, place, read_lines, read_list, survey, verify
+from transkd_lite.data.labels import VOID, LabelSpace, colour_ids, lookup_table, voc_palette
 
 if TYPE_CHECKING:
     import datasets
@@ -76,7 +77,7 @@ def nyuv2(root: Path, split: str) -> Listing:
     then make the folders in ROOT: see transkd data prepare --help.
     """
     ids = {0: VOID} | {value: value - 1 for value in range(1, 41)}
-    names = root / ("train.txt" if split == "train" else "test.txt")
+    names = place(root, "train.txt" if split == "train" else "test.txt")
     return list_files(root, "images", "labels40", ids=ids).only(read_list(names))
 
 
@@ -89,9 +90,8 @@ def voc2012(root: Path, split: str) -> Listing:
     SegmentationClassAug, made from the Semantic Boundaries Dataset, beside JPEGImages. Without a list of its own,
     trainaug is every augmented label that val does not hold: 10,582 of 12,031.
     """
-    homes = (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012")
-    home = next((home for home in homes if (home / "JPEGImages").is_dir()), root)
-    lists = home / "ImageSets" / "Segmentation"
+    home = next(home for home in (place(root, "VOC2012"), root) if home == root or home.is_dir())
+    lists = place(home, "ImageSets/Segmentation")
     listing = list_files(home, "JPEGImages", "SegmentationClass" + ("Aug" if split == "trainaug" else ""))
     if split == "trainaug" and not (lists / "trainaug.txt").exists():
         return listing.only(listing.labels.keys() - read_list(lists / "val.txt"))
@@ -103,14 +103,14 @@ def camvid(root: Path, split: str) -> Listing:
     return list_files(root, split, f"{split}annot", ids={value: value for value in range(11)} | {11: VOID})
 
 
-def folder(root: Path, split: str, *, label_map: dict[int, int] | None = None) -> Listing:
-    """ROOT holds images, labels (8-bit, train ids, 255 = void) and classes.txt; files match by path without suffix.
+def folder(root: Path, split: str, *, label_map: Mapping[Any, int] | None = None) -> Listing:
+    """ROOT holds images, labels (train ids or colours, 255 = void) and classes.txt; files match by path without suffix.
 
     The images are your own: nothing is fetched. A split is a subfolder (images/train and labels/train) or a list of
     names (train.txt). Without either, "train" is everything that no other list names, so that splits cannot overlap;
     "all" is everything. A line of classes.txt is a class, followed by its colour (three numbers) or not.
     """
-    if (root / "images" / split).is_dir():
+    if (place(root, "images") / split).is_dir():
         return list_files(root, f"images/{split}", f"labels/{split}", ids=label_map)
     listing = list_files(root, "images", "labels", ids=label_map)
     if (root / f"{split}.txt").exists():
@@ -151,7 +151,10 @@ def find_layout(name: str, root: str | Path | None) -> tuple[Layout, Path, Label
     if root is None:
         raise ValueError(f"{name} needs root=, the folder of its files: `transkd data fetch {name}` says what is in it")
     home = Path(root).expanduser()
-    return LAYOUTS[name], home, LAYOUTS[name].space or read_classes(home / "classes.txt")
+    if space := LAYOUTS[name].space:
+        return LAYOUTS[name], home, space
+    file = place(home, "classes.txt")
+    return LAYOUTS[name], file.parent, read_classes(file)
 
 
 def read_classes(path: Path) -> LabelSpace:
@@ -184,7 +187,8 @@ def open_dataset(
         Images are resized bilinearly with antialiasing, labels by nearest neighbour.
     options: `label_ids` (cityscapes, acdc: True reads labelIds, False labelTrainIds, None what is
         complete), `conditions` (acdc, streets), `num` and `seed` (streets), `label_map` (folder,
-        hub: file value -> train id), `image_column`, `label_column`, `classes`, `palette` (hub).
+        hub: file value -> train id, also as the text that JSON makes of it), `image_column`,
+        `label_column`, `classes`, `palette` (hub).
         For datasets in folders: `fold` ((index, count): "val" is that part of train, "train" the rest, to
         choose settings without a look at val), `check` (False: open without a look into every file) and
         `cache` (True or a folder: keep the resized samples in an Arrow file).
@@ -241,9 +245,9 @@ def open_folders(
         case _ if fold is not None:
             rule = f"fold is (index from 0, count from 2 to the {len(rows)} samples of train), to open train or val"
             raise ValueError(f"{rule}; got {fold!r} and {split!r}: try fold=(0, 3)")
-    decoder = Decoder(lookup_table(space.num_classes, listing.ids), size)
+    decoder = Decoder(lookup_table(space.num_classes, listing.ids), size, colour_ids(space, listing.ids))
     if check:
-        verify(rows, decoder.table)
+        verify(rows, decoder)
     file, text = datasets.Image(decode=False), datasets.Value("string")
     features = datasets.Features({column: text if column == "condition" else file for column in rows[0]})
     info = datasets.DatasetInfo(space.to_json(dataset=name, split=split), features=features)
@@ -260,24 +264,24 @@ def open_hub(
     image_column: str = "image",
     label_column: str = "label",
     palette: Sequence[tuple[int, int, int]] | None = None,
-    label_map: dict[int, int] | None = None,
+    label_map: Mapping[Any, int] | None = None,
     **load_options: Any,
 ) -> datasets.Dataset:
     """Open `split` of a repository of the Hugging Face hub, or of a folder that `datasets.load_dataset` reads.
 
     classes: names in train-id order, always needed: repositories do not say them in a common way.
     image_column, label_column: what the repository calls its two image columns.
-    palette: one colour a class; without it the VOC colours.
+    palette: one colour a class, which labels may be drawn in; without it the VOC colours, and labels are numbers.
     label_map: {value in the files: train id}; without it they hold train ids.
     load_options: for `datasets.load_dataset`, such as `revision` or `name`.
 
     Raises `ValueError` without classes, and for a column that is not there or holds no images.
-    Files are checked when they are read.
+    The first 16 files are checked at once, all others when they are read.
     """
     import datasets
 
     space = LabelSpace(tuple(classes), tuple(palette or voc_palette(len(classes) + 1)[1:]))
-    decoder = Decoder(lookup_table(space.num_classes, label_map), size)
+    decoder = Decoder(lookup_table(space.num_classes, label_map), size, colour_ids(space, label_map))
     table = datasets.load_dataset(repo, split=split, **load_options)
     columns = {image_column: "image", label_column: "label"}
     for column in columns:
@@ -287,5 +291,7 @@ def open_hub(
     table = table.select_columns(list(columns)).rename_columns(columns)
     for column in columns.values():
         table = table.cast_column(column, datasets.Image(decode=False))
+    if faults := survey([table[k] for k in range(min(len(table), 16))], decoder)[2]:
+        raise faults[0]
     table.info.description = space.to_json(dataset=f"hub:{repo}", split=split)
     return table.with_transform(decoder)

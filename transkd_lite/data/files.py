@@ -1,123 +1,43 @@
-"""The files of a dataset: read with an error that names them, paired, looked into once, kept resized.
+"""The files of a dataset: paired, looked into once, kept resized. `decoding` reads a single one.
 
-Nothing here imports torch or, at top level, `datasets`. A *row* is one sample as `datasets` has it: {"image": {"path":
-…}, "label": {"path": …}}, with "bytes" in place of the path where a table holds the file itself.
+Nothing here imports torch or, at top level, `datasets`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import io
 import os
-from collections.abc import Callable, Collection, Iterable, Sequence
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from os.path import commonprefix
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from unicodedata import normalize
 
 import numpy as np
-from PIL import Image
 
+from transkd_lite.data.decoding import DataError, Decoder, Row, read_bytes
 from transkd_lite.data.labels import ILLEGAL, VOID, lookup_table
+from transkd_lite.data.whole import TEMPORARY
 
 if TYPE_CHECKING:
     import datasets
 
 __all__ = [
-    "DataError", "Decoder", "Listing", "Row", "Size", "cached", "list_files", "over_rows", "read_lines", "read_list",
-    "target_size", "verify",
+    "Listing", "cached", "list_files", "place", "read_lines", "read_list", "survey", "verify",
 ]  # fmt: skip
-
-# --- Reading one sample, resized, with an error that names the file and what is wrong.
-
-Row = dict[str, Any]
-Size = int | tuple[int, int] | None  # the shorter side, or (height, width), or as the file is
-
-
-class DataError(ValueError):
-    """A file or folder of a dataset breaks a rule; the message names it and says what to do.
-
-    `kind` is what `check_dataset` counts it under: file, size, label or pair.
-    """
-
-    def __init__(self, message: str, kind: str = "file") -> None:
-        super().__init__(message)
-        self.kind = kind
-
-
-def target_size(size: Size, width: int, height: int) -> tuple[int, int]:
-    """(width, height) that a picture of width x height becomes; an int is the length of its shorter side.
-
-    >>> target_size(512, 2048, 1024), target_size((180, 240), 480, 360), target_size(None, 480, 360)
-    ((1024, 512), (240, 180), (480, 360))
-    """
-    if isinstance(size, int):
-        shorter = min(width, height)
-        return round(width * size / shorter), round(height * size / shorter)
-    return (width, height) if size is None else (size[1], size[0])
-
-
-@dataclass(frozen=True)
-class Decoder:
-    """Turns a batch of table rows into PIL images; `datasets` calls it at every access, compares and hashes it.
-
-    table: file value -> train id, see `lookup_table`.
-    """
-
-    table: bytes
-    size: Size = None
-
-    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        rows = [self.read(dict(zip(batch, row, strict=True))) for row in zip(*batch.values(), strict=True)]
-        return {name: [row[name] for row in rows] for name in batch}
-
-    def read(self, row: Row) -> Row:
-        """The row with PIL images for its files: the photograph in RGB, resized bilinearly with antialiasing, and the
-        label as "L" of train ids, resized by nearest neighbour.
-
-        Raises `DataError` for a file that cannot be read, images of 16 bits, labels that are not 8-bit numbers stored
-        exactly, sizes that differ, and a value where `table` holds `ILLEGAL`.
-        """
-        pictures: Row = {}
-        names = {kind: row[kind].get("path") or "a file in the table" for kind in ("image", "label") if kind in row}
-        for kind, name in names.items():
-            data = row[kind].get("bytes")
-            try:
-                pictures[kind] = picture = Image.open(name if data is None else io.BytesIO(data))
-                picture.load()
-            except Exception as error:  # Pillow has many for a file that is not what it should be
-                reason = f"{type(error).__name__}: {error}"
-                raise DataError(f"{kind} {name} cannot be read ({reason}): copy it again from the archive") from None
-            found = f"{name} is {picture.format} of Pillow's mode {picture.mode}"
-            if kind == "image" and picture.mode.startswith(("I", "F")):
-                raise DataError(f"images have 8 bits a channel, but {found}: save it as RGB")
-            if kind == "label" and (picture.mode not in ("1", "L", "P") or picture.format in ("JPEG", "WEBP")):
-                rule = "labels are 8-bit class numbers, stored exactly"
-                raise DataError(f"{rule}, but {found}: give the file of ids, as grey or palette PNG", "label")
-        if len({picture.size for picture in pictures.values()}) > 1:
-            sizes = " and ".join("{} is {}x{}".format(names[kind], *pictures[kind].size) for kind in names)
-            advice = "resize the label with nearest neighbour, or remove both"
-            raise DataError(f"image and label have one size, but {sizes} (width x height): {advice}", "size")
-        if image := pictures.get("image"):
-            wanted = target_size(self.size, *image.size)
-            pictures["image"] = image.convert("RGB").resize(wanted, Image.Resampling.BILINEAR)
-        if label := pictures.get("label"):
-            label = label.resize(target_size(self.size, *label.size), Image.Resampling.NEAREST)
-            values = np.asarray(label, dtype=np.uint8).tobytes()
-            train_ids = values.translate(self.table)
-            if ILLEGAL in train_ids:
-                value = max(value for value in set(values) if self.table[value] == ILLEGAL)
-                legal = [value for value in range(VOID) if self.table[value] != ILLEGAL]
-                numbers = f"{legal[0]}-{legal[-1]}" if len(legal) > legal[-1] - legal[0] else str(legal)
-                hint = "pass label_ids=True (labelIds of cityscapes, acdc) or label_map={value: train id} (folder, hub)"
-                raise DataError(f"label {value} in {names['label']}: ids are {numbers} and {VOID}; {hint}", "label")
-            pictures["label"] = Image.frombytes("L", label.size, train_ids)
-        return row | pictures
 
 
 # --- Finding the files of a dataset on disk and pairing each image with its label.
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+# Files that may lie beside pictures; any other is taken for one, and refused where Pillow cannot read it.
+NOTES = ("", ".txt", ".md", ".json", ".csv", ".xml", ".yaml", ".yml", ".html", ".log", ".db", ".ini", ".mat", ".zip")
 
 
 @dataclass(frozen=True)
@@ -127,7 +47,7 @@ class Listing:
     images: dict[str, Path]
     labels: dict[str, Path]
     where: Path
-    ids: dict[int, int] | None = None  # file value -> train id; None: the files hold train ids
+    ids: Mapping[Any, int] | None = None  # file value -> train id; None: the files hold train ids
     by_condition: bool = False  # the first folder of a key is the weather or light
 
     def unpaired(self) -> list[str]:
@@ -157,16 +77,37 @@ class Listing:
         return replace(self, images=images, labels=labels)
 
 
+def place(root: Path, name: str) -> Path:
+    """Where a file or folder is: in `root`, or where the one archive that has it was unpacked into folders of its own.
+
+    Those are up to two folders between root and name, or a folder of the same name in it.
+    """
+    path = root / name
+    if not os.path.exists(path):
+        deeper = [found for depth in ("*/", "*/*/") for found in root.glob(depth + glob.escape(name))]
+        deeper = [found for found in deeper if not any(map(is_hidden, found.relative_to(root).parts))]
+        path = deeper[0] if len(deeper) == 1 else path
+    inner = path / path.name
+    return inner if os.path.isdir(inner) and {n for n in os.listdir(path) if not is_hidden(n)} == {path.name} else path
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is the notes of a file browser, a notebook or an archive."""
+    return name.startswith((".", "__MACOSX"))
+
+
 def list_files(
-    root: Path, images: str, labels: str, *, ids: dict[int, int] | None = None, endings: tuple[str, str] = ("", "")
+    root: Path, images: str, labels: str, *, ids: Mapping[Any, int] | None = None, endings: tuple[str, str] = ("", "")
 ) -> Listing:
     """The pictures in two folders below `root`, and below these, by key: the path without suffix and ending.
 
     ids: how the label files number their classes, see `Listing`.
-    endings: what the stems of images and of labels end with, such as `_leftImg8bit`.
+    endings: what the stems of images and of labels end with, such as `_leftImg8bit`. Where all files match but for one
+        ending of the images and one of the labels, such as `_mask`, these are found.
 
-    Symbolic links are followed, but never in a circle. Raises `FileNotFoundError` without the two folders, DataError
-    when two files share a key or a folder cannot be listed.
+    Hidden files are passed over. Symbolic links are followed, but never in a circle. Accents match however they are
+    encoded. Raises `FileNotFoundError` without the two folders, DataError when two files share a key or a folder cannot
+    be listed.
     """
 
     def stop(error: OSError) -> None:
@@ -176,31 +117,38 @@ def list_files(
         found, seen = dict[str, Path](), set[str]()
         for parent, folders, names in os.walk(folder, onerror=stop, followlinks=True):
             real = os.path.realpath(parent)
-            if real in seen:
-                folders.clear()
-                continue
-            seen.add(real)
-            for path in (Path(parent, name) for name in sorted(names) if not name.startswith(".")):
-                key = path.relative_to(folder).as_posix().removesuffix(path.suffix)
-                if path.suffix.lower() not in SUFFIXES or not key.endswith(ending):
+            folders[:] = [] if real in seen else [name for name in folders if not is_hidden(name)]
+            for path in (Path(parent, name) for name in sorted(names) if not is_hidden(name) and real not in seen):
+                key = normalize("NFC", path.relative_to(folder).as_posix().removesuffix(path.suffix))
+                if path.suffix.lower() in NOTES or not key.endswith(ending):
                     continue
                 key = key.removesuffix(ending)
                 if key in found:
                     raise DataError(f"files are matched by name, but {found[key]} and {path} share one: remove one")
                 found[key] = path
+            seen.add(real)
         return found
 
-    for kind, folder in (("images", root / images), ("labels", root / labels)):
-        if not folder.is_dir():
+    folders = {"images": place(root, images), "labels": place(root, labels)}
+    for kind, folder in folders.items():
+        if not os.path.isdir(folder):
             advice = "`transkd data fetch` says what to unpack"
-            raise FileNotFoundError(f"{kind} should be in {folder}, but that is no folder: {advice}")
-    return Listing(by_key(root / images, endings[0]), by_key(root / labels, endings[1]), root / images, ids)
+            raise FileNotFoundError(
+                f"{kind} should be in {folder}, but that is no folder, or may not be entered: {advice}"
+            )
+    found = [by_key(folder, ending) for folder, ending in zip(folders.values(), endings, strict=True)]
+    ends = [commonprefix([key[::-1] for key in keys])[::-1] for keys in found]  # noqa: RUF071, letters are meant
+    ends = [end.removeprefix(commonprefix(ends)) for end in ends]  # noqa: RUF071
+    cut = [{key.removesuffix(end): path for key, path in keys.items()} for keys, end in zip(found, ends, strict=True)]
+    if cut[0].keys() == cut[1].keys() and "" not in cut[0] and not re.search(r"\d", "".join(ends)):
+        found = cut
+    return Listing(found[0], found[1], folders["images"], ids)
 
 
 def read_lines(path: Path, what: str) -> list[str]:
     """The lines of a small text file without blanks; errors name the file and say `what` it should hold."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_bytes(path).decode("utf-8-sig").splitlines()
     except FileNotFoundError:
         raise FileNotFoundError(f"{what} should be in {path}, but it does not exist: write one a line") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -213,7 +161,7 @@ def read_list(path: Path) -> set[str]:
 
     A suffix goes, and so does what surrounds the name in "/JPEGImages/a.jpg /SegmentationClassAug/a.png".
     """
-    lines = read_lines(path, "names of images")
+    lines = (normalize("NFC", line) for line in read_lines(path, "names of images"))
     names = (line.split(" /")[0].rsplit("/", 1)[-1] if line.startswith("/") else line for line in lines)
     return {str(Path(name).with_suffix("")) if Path(name).suffix.lower() in SUFFIXES else name for name in names}
 
@@ -224,11 +172,11 @@ def read_list(path: Path) -> set[str]:
 # cache folder under a hash of every file's name, size and time of change; a changed file is looked at again.
 
 
-def _cache_file(kind: str, rows: Iterable[Row], *parts: bytes) -> Path:
-    """A file name in `TRANSKD_CACHE`, or the user's cache folder, for what was made of these files and `parts`."""
+def _cache_file(kind: str, rows: Iterable[Row], decoder: Decoder) -> Path:
+    """A file name in `TRANSKD_CACHE`, or the user's cache folder, for what `decoder` made of these files."""
     import pooch
 
-    digest = hashlib.sha256(b"\0".join(parts))
+    digest = hashlib.sha256(repr(decoder).encode())
     for path in (row[kind]["path"] for row in rows for kind in ("image", "label")):
         digest.update(os.fsencode(os.path.abspath(path)))
         with contextlib.suppress(OSError):  # a missing file has a fingerprint too; reading it is what fails
@@ -237,26 +185,43 @@ def _cache_file(kind: str, rows: Iterable[Row], *parts: bytes) -> Path:
     return Path(os.environ.get("TRANSKD_CACHE") or pooch.os_cache("transkd_lite")) / kind / digest.hexdigest()[:16]
 
 
-def over_rows(look: Callable[[Row], Any], rows: Sequence[Row]) -> list[Any]:
-    """What `look` returns for every row, in threads (Pillow decodes outside the interpreter lock).
+def survey(rows: Sequence[Row], decoder: Decoder) -> tuple[Counter[tuple[int, int]], np.ndarray, list[DataError]]:
+    """Decode every image and label: sizes (width, height), pixels of each of the 256 train ids, what is wrong.
 
-    A progress bar appears on stderr when it takes more than five seconds.
+    In threads, since Pillow decodes outside the interpreter lock. A progress bar appears on stderr when it takes more
+    than five seconds.
     """
     from tqdm.contrib.concurrent import thread_map
 
-    return thread_map(look, rows, desc="checking files", unit="pair", delay=5, leave=False)
+    whole = replace(decoder, size=None)
+
+    def look(row: Row) -> DataError | tuple[tuple[int, int], list[int]]:
+        try:
+            label = whole.read(row)["label"]
+        except DataError as error:
+            return error
+        return label.size, label.histogram()
+
+    found = thread_map(look, rows, desc="checking files", unit="pair", delay=5, leave=False)
+    faults = [one for one in found if isinstance(one, DataError)]
+    sound = [one for one in found if not isinstance(one, DataError)]
+    pixels = np.sum([counts for _, counts in sound] or [[0] * 256], axis=0)
+    if pixels[0] and pixels[VOID] and not pixels[1:VOID].any() and decoder.table[:2] == b"\0\1":
+        seen = f"all labels of the split, from {rows[0]['label'].get('path')} on, hold 0 and {VOID} alone"
+        advice = (
+            f"pass label_map={{0: 0, {VOID}: 1}} where {VOID} is a class, {{0: 0, {VOID}: {VOID}}} where it is void"
+        )
+        faults.append(DataError(f"labels number their classes 0, 1 …, but {seen}: {advice}", "label"))
+    return Counter(size for size, _ in sound), pixels, faults
 
 
-def verify(rows: Sequence[Row], table: bytes) -> None:
+def verify(rows: Sequence[Row], decoder: Decoder) -> None:
     """Decode every image and label; raise the DataError of the first that is not sound."""
-    marker = _cache_file("verified", rows, table)
+    marker = _cache_file("verified", rows, replace(decoder, size=None))
     if marker.exists():
         return
-
-    def look(row: Row) -> None:
-        Decoder(table).read(row)
-
-    over_rows(look, rows)
+    if faults := survey(rows, decoder)[2]:
+        raise faults[0]
     with contextlib.suppress(OSError):  # a read-only home only means that the next opening looks again
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.touch()
@@ -265,18 +230,20 @@ def verify(rows: Sequence[Row], table: bytes) -> None:
 # --- Resized samples kept in one memory-mapped Arrow file, so that no worker decodes and shrinks a photograph
 # twice.
 #
-# A Cityscapes pair costs 2 MB at 512x1024 and is read back as fast as memory is copied.
+# A Cityscapes pair costs 2 MB at 512x1024 and is read back as fast as memory is copied. The file's name ends with the
+# digest of its content, which is computed whenever it is opened (about a second for a gigabyte).
 
 
 def cached(
     table: datasets.Dataset, rows: Sequence[Row], decoder: Decoder, cache: Literal[True] | str | Path
 ) -> datasets.Dataset:
-    """The same samples from an Arrow file, which is made first where it does not exist yet.
+    """The same samples from an Arrow file, which is made first where none exists whose content is whole.
 
     table: rows of file names; its label space goes along.
     rows: the same files; a changed file, size or table makes another Arrow file.
     cache: True for the user's cache folder, or the folder to use.
     """
+    import datasets
 
     def raw(row: Row) -> Row:
         """PIL images as uncompressed PPM and PGM files, which `Decoder` opens like any other."""
@@ -285,10 +252,16 @@ def cached(
             row[kind].save(file, "PPM")
         return {kind: {"bytes": file.getvalue(), "path": None} for kind, file in files.items()}
 
-    file = _cache_file("arrow", rows, decoder.table, repr(decoder.size).encode()).with_suffix(".arrow")
-    if cache is not True:
-        file = Path(cache, file.name)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    options: dict[str, Any] = {"cache_file_name": str(file), "load_from_cache_file": True, "features": table.features}
-    kept = table.with_transform(decoder).map(raw, desc="caching", **options)
-    return kept.with_transform(Decoder(lookup_table(ILLEGAL)))
+    def digest(path: Path) -> str:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+    key = _cache_file("arrow", rows, decoder)
+    folder = key.parent if cache is True else Path(cache)
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = [path for path in folder.glob(f"{key.name}-*.arrow") if path.stem.endswith(digest(path))]
+    if not whole:
+        aside = folder / f"{TEMPORARY}{os.urandom(16).hex()}.arrow"
+        table.with_transform(decoder).map(raw, desc="caching", cache_file_name=str(aside), features=table.features)
+        whole = [aside.replace(folder / f"{key.name}-{digest(aside)}.arrow")]
+    return datasets.Dataset.from_file(str(whole[0]), info=table.info).with_transform(Decoder(lookup_table(ILLEGAL)))

@@ -13,9 +13,11 @@ VOC colours 1 to 40.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import TYPE_CHECKING
+from operator import index
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
-    "CAMVID", "CITYSCAPES", "CITYSCAPES_CLASS_WEIGHTS", "CITYSCAPES_ID_TO_TRAIN_ID", "ILLEGAL", "NYU40", "VOC", "VOID",
-    "Colour", "LabelSpace", "colours", "label_space", "lookup_table",
+    "CAMVID", "CITYSCAPES", "CITYSCAPES_CLASS_WEIGHTS", "CITYSCAPES_ID_TO_TRAIN_ID", "ILLEGAL",
+    "NYU40", "VOC", "VOID", "Colour", "LabelSpace", "colour_ids", "colours", "label_space", "lookup_table",
     "require_train_ids", "voc_palette",
 ]  # fmt: skip
 
@@ -112,18 +114,24 @@ def voc_palette(num_colours: int) -> tuple[Colour, ...]:
     return tuple((red, green, blue) for red, green, blue in np.asarray(levels).tolist())
 
 
-def lookup_table(num_classes: int, ids: dict[int, int] | None = None) -> bytes:
+def lookup_table(num_classes: int, ids: Mapping[Any, int] | None = None) -> bytes:
     """The train id of each of the 256 values of a file, for `bytes.translate`; `ILLEGAL` for one that may not occur.
 
     Without `ids` the file holds train ids already. 255 is void, unless `ids` say otherwise, as for masks of 0
-    and 255. Raises `ValueError` for ids that no 8-bit file can hold, and for train ids beyond `num_classes`.
+    and 255. A value may be text, as the keys of JSON are. Raises `ValueError` for ids that no 8-bit file can hold, for
+    train ids beyond `num_classes`, and where no value is a class.
     """
-    ids = {value: value for value in range(num_classes)} if ids is None else ids
-    for value, train_id in ids.items():
-        if value not in range(256) or train_id not in (*range(num_classes), VOID):
-            rule = f"ids map values 0-255 to train ids 0-{num_classes - 1} or {VOID}"
-            raise ValueError(f"{rule}; got {value!r}: {train_id!r}")
-    return bytes((dict.fromkeys(range(256), ILLEGAL) | {VOID: VOID} | ids).values())
+    given = {value: value for value in range(num_classes)} if ids is None else ids
+    try:
+        table = {int(v) if isinstance(v, str) else index(v): index(train_id) for v, train_id in given.items()}
+        known, found = {*range(num_classes), VOID}, {*table.values(), VOID}
+        sound = len(table) == len(given) and table.keys() <= {*range(256)} and {VOID} < found <= known
+    except (AttributeError, TypeError, ValueError):
+        sound = False
+    if not sound:
+        rule = f"ids (label_map) map values 0-255, each once, to train ids 0-{num_classes - 1} or {VOID}"
+        raise ValueError(f"{rule}; got {ids!r}: write {{value: train id}}, with at least one class")
+    return bytes((dict.fromkeys(range(256), ILLEGAL) | {VOID: VOID} | table).values())
 
 
 def require_train_ids(labels: Tensor, num_classes: int, where: str) -> None:
@@ -154,6 +162,31 @@ CAMVID = _space(
     "sky, building, pole, road, pavement, tree, sign, fence, car, pedestrian, bicyclist",
     colours("808080 800000 c0c080 804080 0000c0 808000 c08080 404080 400080 404000 0080c0"),
 )
+# The 32 colours of the original labels, by the 11 classes; black is void. Grouped as in `camvidPixelLabelIDs` of
+# MathWorks: lane markings are road, tunnels building, vans car, children pedestrian, motorcycles bicyclist.
+_CAMVID_GROUPS = """808080; 800000 004080 40c000 400040 c00080; c0c080 000040; 804080 8000c0 c00040;
+    0000c0 40c080 8080c0; 808000 c0c000; c08080 808040 004040; 404080; 400080 4080c0 c080c0 c04080 804040;
+    404000 c08040 4000c0 408040; 0080c0 c000c0"""
+
+
+def colour_ids(space: LabelSpace, ids: Mapping[Any, int] | None = None) -> tuple[tuple[Colour, int], ...]:
+    """(colour, train id) of labels that are drawn in the colours of their classes; black and VOC's borders are void.
+
+    None for colours that nobody chose (those of VOC from its second on) or that two classes share, and where `ids` say
+    that labels are numbers. The labels of CamVid may have the 32 colours of the original too.
+
+    >>> dict(colour_ids(LabelSpace(("road", "car"), ((128, 64, 128), (0, 0, 142)))))[0, 0, 142]
+    1
+    """
+    classes: Iterable[Iterable[Colour]] = ((colour,) for colour in space.palette)
+    if space == CAMVID:
+        classes = map(colours, _CAMVID_GROUPS.split(";"))
+    elif ids is not None or space.palette == voc_palette(len(space.palette) + 1)[1:]:
+        return ()
+    pairs = [(colour, k) for k, group in enumerate(classes) for colour in group]
+    void = {(0, 0, 0): VOID, (224, 224, 192): VOID}
+    return tuple((void | dict(pairs)).items()) if len(dict(pairs)) == len(pairs) else ()
+
 
 VOC = _space(
     """background, aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, diningtable, dog, horse,

@@ -17,8 +17,9 @@ import numpy as np
 from PIL import Image
 
 from transkd_lite.data.datasets import LAYOUTS, find_layout
-from transkd_lite.data.files import DataError, Decoder, Row, over_rows
-from transkd_lite.data.labels import VOID, LabelSpace, lookup_table
+from transkd_lite.data.decoding import DataError, Decoder
+from transkd_lite.data.files import survey
+from transkd_lite.data.labels import VOID, LabelSpace, colour_ids, lookup_table
 from transkd_lite.data.whole import atomic_write
 
 __all__ = ["CAMVID_URL", "Report", "SplitReport", "check_dataset", "fetch", "fetch_camvid", "prepare_nyuv2"]
@@ -65,9 +66,9 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """At least one split is there and nothing is wrong in any; a missing split or fewer images is no fault."""
-        present = [split for split in self.splits if not split.missing]
-        return bool(present) and not any(split.problems for split in present)
+        """Train and val are there and nothing is wrong in any split; a missing test or fewer images is no fault."""
+        present = {split.split for split in self.splits if not split.missing}
+        return present >= {"train", "val"} and not any(split.problems for split in self.splits)
 
     def __str__(self) -> str:
         """A line or more a split, the share of the labelled pixels of each class over all of them, the verdict."""
@@ -76,7 +77,7 @@ class Report:
         text = ", ".join(f"{name} {share:.2%}" for name, share in zip(self.space.names, shares, strict=True))
         text += f"; void {pixels[VOID] / max(pixels.sum(), 1):.2%} of all pixels"
         classes = fill(text, 108, initial_indent=f"{'classes':>9}  ", subsequent_indent=" " * 11)
-        verdict = "sound" if self.ok else "NOT sound: mend what is listed above, then check again"
+        verdict = "sound" if self.ok else "NOT sound: training needs train and val; mend what is listed above"
         return "\n".join([f"{self.name} in {self.root}", *map(str, self.splits), classes, f"verdict: {verdict}"])
 
 
@@ -89,9 +90,7 @@ def check_dataset(name: str, root: str | Path, **options: Any) -> Report:
     Raises `ValueError` for an unknown name and what `read_classes` raises; all else that is wrong is in the report.
     """
     layout, home, space = find_layout(name, root)
-    places = {name: (home / f"{name}.txt", home / "images" / name) for name in ("train", "val", "test")}
-    own = [name for name, place in places.items() if any(path.exists() for path in place)] or ["all"]  # of a folder
-    reports = [SplitReport(split, layout.counts.get(split)) for split in layout.counts or own]
+    reports = [SplitReport(split, layout.counts.get(split)) for split in layout.counts or ("train", "val", "test")]
     for report in reports:
         try:
             listing = layout.find(home, report.split, **options)
@@ -103,24 +102,14 @@ def check_dataset(name: str, root: str | Path, **options: Any) -> Report:
             continue
         report.num_images = len(listing.images)
         report.missing = "" if listing.images else f"no image in {listing.where}"
-        unpaired = [] if report.split in layout.hidden else listing.unpaired()
-        if unpaired:
+        if report.split not in layout.hidden and (unpaired := listing.unpaired()):
             report.problems["pair"] = unpaired
-        decoder = Decoder(lookup_table(space.num_classes, listing.ids))
-
-        def measure(row: Row, decoder: Decoder = decoder) -> DataError | tuple[tuple[int, int], np.ndarray]:
-            try:
-                label = decoder.read(row)["label"]
-            except DataError as error:
-                return error
-            return label.size, np.bincount(np.asarray(label).ravel(), minlength=VOID + 1)
-
-        for found in over_rows(measure, listing.rows()):
-            if isinstance(found, DataError):
-                report.problems[found.kind].append(str(found))
-            else:
-                report.sizes[found[0]] += 1
-                report.pixels += found[1]
+        decoder = Decoder(lookup_table(space.num_classes, listing.ids), None, colour_ids(space, listing.ids))
+        report.sizes, report.pixels, faults = survey(listing.rows(), decoder)
+        if report.pixels[VOID] and not report.pixels[:VOID].any():
+            faults.append(DataError("all labels are void: nothing can be trained or scored on this split", "label"))
+        for fault in faults:
+            report.problems[fault.kind].append(str(fault))
     return Report(name, home, space, reports)
 
 

@@ -29,6 +29,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from transkd_lite.data import Augmentation
+from transkd_lite.data.decoding import to_rgb
 from transkd_lite.data.labels import VOID
 
 __all__ = [
@@ -42,19 +43,16 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def to_tensors(sample: Any) -> tuple[Tensor, Tensor]:
     """uint8 image (3, H, W) and uint8 label (H, W) of a sample {"image", "label"} (PIL, numpy or torch).
 
-    Raises `ValueError` for a number that 8 bits cannot hold, where a cast would wrap around.
+    The image may be whatever `to_rgb` takes. Raises `ValueError` for a label's number that 8 bits cannot hold, where a
+    cast would wrap around, and what `to_rgb` raises.
     """
-    pictures = []
-    for name in ("image", "label"):
-        value = sample[name]
-        given = value.numpy(force=True) if isinstance(value, Tensor) else np.array(value)
-        kept = given.astype(np.uint8, copy=False)
-        if (kept != given).any():
-            rule = f"every {name} holds whole numbers from 0 to 255"
-            raise ValueError(f"{rule}; got {given[kept != given][0]!r}: give pixels as uint8, and void as 255")
-        pictures.append(torch.from_numpy(kept))
-    image, label = pictures
-    return image if isinstance(sample["image"], Tensor) else image.permute(2, 0, 1).contiguous(), label
+    value = sample["label"]
+    given = value.numpy(force=True) if isinstance(value, Tensor) else np.array(value)
+    label = given.astype(np.uint8, copy=False)
+    if (label != given).any():
+        rule = "every label holds whole numbers from 0 to 255"
+        raise ValueError(f"{rule}; got {given[label != given][0]!r}: give train ids as uint8, and void as 255")
+    return torch.from_numpy(to_rgb(sample["image"])).permute(2, 0, 1).contiguous(), torch.from_numpy(label)
 
 
 def require_labelled(labels: Iterable[Tensor], where: str) -> None:

@@ -140,6 +140,9 @@ class Experiment(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if isinstance(ids := self.data_options.get("label_map"), dict):  # its keys are text in JSON, so always
+            options = {**self.data_options, "label_map": {str(value): train_id for value, train_id in ids.items()}}
+            object.__setattr__(self, "data_options", options)
         if (self.height is None) != (self.width is None):
             raise ParameterError(f"height = {self.height}, width = {self.width}: give both, or neither")
         if self.steps == 0 and self.pretrained is None:
@@ -230,8 +233,6 @@ class Experiment(TrainConfig):
     def open_split(self, split: str, num: int | None) -> "Dataset":
         """The first `num` images of a split (None: all)."""
         options = dict(self.data_options)
-        if "label_map" in options:  # JSON and papermill turn the keys into text
-            options["label_map"] = {int(value): train_id for value, train_id in options["label_map"].items()}
         if self.dataset == "streets":
             options |= {"seed": self.data_seed} | ({} if num is None else {"num": num})
             return open_dataset("streets", split, size=self.size, **options)

@@ -1,0 +1,241 @@
+"""One picture or one label: read whole, its checksums verified, as RGB or as train ids, or refused in one sentence.
+
+A *row* is one sample as `datasets` has it: {"image": {"path": …}, "label": {"path": …}}, with "bytes" in place of the
+path where a table holds the file itself. Nothing here imports torch or `datasets`.
+
+PNG carries a checksum for every part, which Pillow only looks at when it is asked to. JPEG and WebP carry none; there a
+lost sector shows as a run of zeros, which coded pixels never have. Other formats cannot show a damage that leaves the
+file's length and header alone.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
+from PIL.JpegImagePlugin import JpegImageFile
+
+from transkd_lite.data.labels import ILLEGAL, VOID, Colour
+
+__all__ = ["DataError", "Decoder", "Row", "Size", "read_bytes", "target_size", "to_rgb"]
+
+Row = dict[str, Any]
+Size = int | tuple[int, int] | None  # the shorter side, or (height, width), or as the file is
+
+
+class DataError(ValueError):
+    """A file or folder of a dataset breaks a rule; the message names it and says what to do.
+
+    `kind` is what `check_dataset` counts it under: file, size, label or pair.
+    """
+
+    def __init__(self, message: str, kind: str = "file") -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+def target_size(size: Size, width: int, height: int) -> tuple[int, int]:
+    """(width, height) that a picture of width x height becomes; an int is the length of its shorter side.
+
+    >>> target_size(512, 2048, 1024), target_size((180, 240), 480, 360), target_size(None, 480, 360)
+    ((1024, 512), (240, 180), (480, 360))
+    """
+    if isinstance(size, int):
+        shorter = min(width, height)
+        return round(width * size / shorter), round(height * size / shorter)
+    return (width, height) if size is None else (size[1], size[0])
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """The content of a regular file; OSError for a pipe or a socket, whose reader would wait for ever."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError("it is a folder, pipe, socket or device")
+    return Path(path).read_bytes()
+
+
+def _open(kind: str, name: str, content: bytes | None = None) -> Image.Image:
+    """Read, verify and decode the file `name`, or its content; DataError where an image or a label is not stored so."""
+    try:
+        content = read_bytes(name) if content is None else content
+        Image.open(io.BytesIO(content)).verify()
+        picture = Image.open(io.BytesIO(content))
+        how: Any = picture.tile[0][3] if picture.tile else ""
+        picture.load()
+        if _is_torn(content, picture):
+            raise OSError("its coded pixels lack their end or hold 32 zeros in a row, as after a lost sector")
+        if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
+            raise OSError("it holds several pictures")
+    except Exception as error:  # Pillow has many for a file that is not what it should be
+        reason = f"{type(error).__name__}: {error}"
+        advice = "copy it again from the archive, or save it as PNG"
+        raise DataError(f"{kind} {name} cannot be read ({reason}): {advice}") from None
+    stored, mode = how if isinstance(how, str) else how[0], picture.mode
+    found = f"{name} is {picture.format} of Pillow's mode {mode} ({stored})"
+    if kind == "image" and mode.startswith(("I", "F")):
+        raise DataError(f"images have 8 bits a channel, but {found}: save it as RGB")
+    if kind == "image":
+        return picture
+    exact = picture.format not in ("JPEG", "MPO", "WEBP") and "jpeg" not in str(picture.info.get("compression"))
+    halved = ";16" in stored and mode[0] != "I"  # of colours Pillow keeps the upper 8 of 16 bits
+    opaque = mode[-1] != "A" or picture.getchannel("A").getextrema() == (255, 255)
+    if not exact or halved or not opaque or mode.split(";")[0] not in ("1", "L", "P", "I", "F", "LA", "RGB", "RGBA"):
+        rule = "labels are numbers or colours without transparency, stored exactly"
+        raise DataError(f"{rule}, but {found}: give the file of ids, as grey or palette PNG", "label")
+    # Grey of 2 and 4 bits, and PGM of another highest number, come stretched to 0-255.
+    top = how[1] if picture.format == "PPM" and len(how) == 2 else {"L;2": 3, "L;4": 15}.get(stored[:3], 255)
+    return picture if top == 255 or mode != "L" else picture.point([round(n * top / 255) for n in range(256)])
+
+
+def _is_torn(content: bytes, picture: Image.Image) -> bool:
+    """Whether the coded pixels of a JPEG or WebP were cut off or overwritten with zeros, as whole sectors or not.
+
+    A picture that is mostly of one colour may have such zeros when it is sound; then so has a copy.
+    """
+    if chunk := re.search(rb"VP8[ L](....)", content, re.DOTALL) if picture.format == "WEBP" else None:
+        start, kind = chunk.end(), "WEBP"
+        end = start + int.from_bytes(chunk[1], "little")
+    elif isinstance(picture, JpegImageFile):
+        start, kind = 2 + sum(len(note) + 4 for _, note in picture.applist), "JPEG"  # cameras' notes have zeros
+        end = content.find(b"\xff\xd9", start)
+    else:
+        return False
+    if end < 0 or bytes(32) not in content[start:end]:
+        return end < 0
+    runs = [run.span() for run in re.compile(rb"\0{32,}").finditer(content, start, end)]
+    picture.save(copy := io.BytesIO(), kind, optimize=True, progressive="progressive" in picture.info)
+    return bytes(32) not in copy.getvalue() or any(-first % 512 < 4 and last % 512 < 4 for first, last in runs)
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """The picture turned by its EXIF orientation, or itself."""
+    turned = picture.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+    return ImageOps.exif_transpose(picture) if turned else picture
+
+
+def _in_rgb(picture: Image.Image) -> Image.Image:
+    return (picture.convert("RGBA") if "transparency" in picture.info else picture).convert("RGB")
+
+
+def to_rgb(picture: Any) -> np.ndarray:
+    """One picture of whatever kind as uint8 (H, W, 3); a photograph is upright by its EXIF orientation.
+
+    picture: PIL of any mode, a path, or an array or tensor (H, W), (H, W, C) or (C, H, W), C being 1 for grey, 3 for
+        RGB, 4 for RGBA. Numbers are 0 to 255, or 0 to 1 where they are floats or truth values.
+    Raises `ValueError` for another shape, and for numbers that are none of these, 16-bit ones among them.
+
+    >>> to_rgb(np.array([[0.0, 1.0]])).tolist()
+    [[[0, 0, 0], [255, 255, 255]]]
+    """
+    if isinstance(picture, str | os.PathLike):
+        picture = _open("image", os.fspath(picture))
+    if not isinstance(picture, Image.Image) or picture.mode.startswith(("I", "F")):
+        is_tensor = hasattr(picture, "is_floating_point")
+        if is_tensor:
+            picture = (picture.float() if picture.is_floating_point() else picture).numpy(force=True)
+        values = np.asarray(picture)
+        depth = [size in (1, 3, 4) for size in values.shape]
+        if values.ndim == 3 and depth[0] and (is_tensor or not depth[2]):
+            values = np.moveaxis(values, 0, 2)
+        numeric = values.dtype.kind in "biuf" and values.size > 0
+        low, high = (values.min(), values.max()) if numeric else (np.nan, np.nan)
+        if numeric and values.dtype.kind in "bf" and low >= 0 and high <= 1:
+            values = np.rint(values * 255.0)
+        fits = numeric and values.dtype != np.uint16 and 0 <= low <= high <= 255 and not (values % 1).any()
+        if not fits or values.ndim not in (2, 3) or values.shape[2:] not in ((), (1,), (3,), (4,)):
+            rule = "a picture is (H, W) or (H, W, 3 or 4) of numbers from 0 to 255, or of floats from 0 to 1"
+            got = f"{values.dtype} {values.shape} from {low} to {high}"
+            raise ValueError(f"{rule}; got {got}: convert it, such as (x / x.max() * 255).astype('uint8')")
+        picture = Image.fromarray(values.astype(np.uint8).reshape(values.shape[: 3 - (values.shape[2:] == (1,))]))
+    return np.array(_in_rgb(_upright(picture)))
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """Turns a batch of table rows into PIL images; `datasets` calls it at every access, compares and hashes it.
+
+    table: file value -> train id, see `lookup_table`.
+    colours: (colour, train id) of labels that are drawn in colours, see `colour_ids`.
+    """
+
+    table: bytes
+    size: Size = None
+    colours: tuple[tuple[Colour, int], ...] = ()
+
+    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        rows = [self.read(dict(zip(batch, row, strict=True))) for row in zip(*batch.values(), strict=True)]
+        return {name: [row[name] for row in rows] for name in batch}
+
+    def read(self, row: Row) -> Row:
+        """The row with PIL images for its files: the photograph in RGB, resized bilinearly with antialiasing, and the
+        label as "L" of train ids, resized by nearest neighbour.
+
+        Raises `DataError` for a file that cannot be read or is damaged, images of 16 bits, labels that are not stored
+        exactly, sizes that differ, a photograph of which nothing tells whether its label is turned, and a number or
+        colour that is no class.
+        """
+        names = {kind: row[kind].get("path") or "a file in the table" for kind in ("image", "label") if kind in row}
+        stored = {kind: _open(kind, name, row[kind].get("bytes")) for kind, name in names.items()}
+        pictures = {kind: _upright(picture) for kind, picture in stored.items()}
+        turned = [kind for kind in names if pictures[kind] is not stored[kind]]
+        sizes = {picture.size for picture in pictures.values()}
+        if len(sizes) > 1 or ("label" in names and turned == ["image"] and stored["image"].size in sizes):
+            found = " and ".join("{} is {}x{}".format(names[kind], *pictures[kind].size) for kind in names)
+            rule = "image and label have one size, and both are turned by an EXIF orientation or neither"
+            advice = "resize the label with nearest neighbour, or save the turned one upright (ImageOps.exif_transpose)"
+            raise DataError(f"{rule}, but {found} (width x height): {advice}", "size")
+        if "image" in names:
+            pictures["image"] = _in_rgb(pictures["image"])
+        if "label" in names:
+            pictures["label"] = Image.fromarray(self._train_ids(pictures["label"], names["label"]))
+        for kind, picture in pictures.items():
+            how = Image.Resampling.BILINEAR if kind == "image" else Image.Resampling.NEAREST
+            pictures[kind] = picture.resize(target_size(self.size, *picture.size), how)
+        return row | pictures
+
+    def _train_ids(self, label: Image.Image, name: str) -> np.ndarray:
+        """The train ids (H, W) of a label: by its numbers or by its colours, whichever are those of classes.
+
+        A palette's numbers are its indices; RGB has numbers where its channels are equal. Raises `DataError` where
+        neither are classes, or both are and differ.
+        """
+        kinds: list[Any]
+        if label.mode in ("L", "P"):
+            values, palette = np.asarray(label), label.getpalette() or []
+            places = kinds = [value for value, count in enumerate(label.histogram()) if count]
+            colours = [tuple(palette[3 * kind : 3 * kind + 3]) for kind in kinds]
+        else:
+            coloured = label.mode in ("RGB", "RGBA", "LA")
+            pixels = np.asarray(label.convert("RGBA")).view("<u4")[..., 0] if coloured else np.asarray(label)
+            found, values = np.unique(pixels, return_inverse=True)
+            kinds = found[: VOID + 2].tolist()  # so many cannot all be classes
+            places, colours = list(range(len(kinds))), []
+            if coloured:
+                colours = [tuple(kind.to_bytes(4, "little")[:3]) for kind in kinds]
+                kinds = [colour[0] if len(set(colour)) == 1 else colour for colour in colours]
+        known: dict[Any, int] = dict(self.colours)
+        by_number = [self.table[int(kind)] if kind in range(256) else ILLEGAL for kind in kinds]
+        by_colour = [known.get(colour, ILLEGAL) for colour in colours]
+        readings = [reading for reading in (by_number, by_colour) if reading and ILLEGAL not in reading]
+        if not readings:
+            reading, hint = by_number, "label_ids=True (labelIds of cityscapes, acdc)"
+            if any(isinstance(kind, tuple) for kind in kinds):
+                reading, hint = by_colour, "the colours of all classes in classes.txt"
+            wrong = [kind for kind, train_id in zip(kinds, reading, strict=True) if train_id == ILLEGAL][-1]
+            legal = [value for value in range(VOID) if self.table[value] != ILLEGAL] or [VOID]
+            numbers = f"{legal[0]}-{legal[-1]}" if len(legal) > legal[-1] - legal[0] else str(legal)
+            hint = f"pass {hint} or label_map={{value: train id}} (folder, hub)"
+            raise DataError(f"label {wrong} in {name}: ids are {numbers} and {VOID}; {hint}", "label")
+        if readings[0] != readings[-1]:
+            read = f"{name} holds {by_number} by its numbers and {by_colour} by its colours"
+            advice = "pass label_map={number: train id} (folder, hub) to go by the numbers, or give a grey PNG of ids"
+            raise DataError(f"numbers and colours of a label say the same, but {read}: {advice}", "label")
+        table = np.zeros(max(len(places), 256), dtype=np.uint8)
+        table[places] = readings[0]
+        return table.take(values)
