@@ -25,6 +25,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from transkd_lite.data.files import atomic_write
+from transkd_lite.training.config import check_plain
 
 __all__ = [
     "Run", "RunLockedError", "caveats", "digest", "hash_parameters", "is_finished", "list_runs", "lock_run",
@@ -75,7 +76,7 @@ def run_name(kind: str, method: str, seed: int, parameters: Mapping[str, Any]) -
     >>> run_name("student", "none", 0, {"lr": 0.1})
     'student-none-s0-9c9ba942'
     """
-    return f"{kind}-{method}-s{seed}-{hash_parameters(parameters)}"
+    return check_plain(f"{kind}-{method}-s{seed}-{hash_parameters(parameters)}", "a run folder")
 
 
 def _plain(value: Any) -> Any:
