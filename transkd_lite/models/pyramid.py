@@ -68,7 +68,7 @@ class Pyramid(SegModel):
         build: Any = partial(timm.create_model, name.removeprefix("timm:"), features_only=True, **options)
         try:
             if not timm.is_model(name.removeprefix("timm:")):  # of a hub or a folder, or none
-                raise ValueError("timm itself has no such backbone")
+                raise ValueError(f"Unknown model {name.removeprefix('timm:')!r}: timm itself has no such backbone")
             # Where two levels have one stride, the deeper one is the stage's output.
             deepest = {level["reduction"]: index for index, level in enumerate(build().feature_info.info)}
             if not deepest.keys() >= set(ModelSpec.strides):
