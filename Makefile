@@ -8,7 +8,7 @@ PROFILE ?= demo
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce test check lint notebooks lab book lock clean
+.PHONY: help install reproduce test check lint notebooks lab book lock clean distclean
 
 help:  ## List the commands
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -47,6 +47,10 @@ book: $(STAMP)  ## Render README and notebooks, with their stored outputs, into 
 lock: $(STAMP)  ## Resolve requirements.lock anew from pyproject.toml (needs uv)
 	UV_CUSTOM_COMPILE_COMMAND="make lock" uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade --extra test --extra book pyproject.toml -o requirements.lock
 
-clean:  ## Remove the environment, caches and run folders
-	rm -rf .venv runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+clean:  ## Remove caches and what was built; the environment and the run folders stay
+	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean  ## Remove the environment and all run folders too, after asking
+	@printf 'Remove .venv and runs, with every trained network in it? [y/N] '; read answer; [ "$$answer" = y ]
+	rm -rf .venv runs

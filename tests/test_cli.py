@@ -1,5 +1,6 @@
 """Protects: the command line says what is wrong and how to mend it, with the right exit code, before anything runs."""
 
+import io
 import json
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from quick import PROFILE
 from typer.testing import CliRunner
 
 import transkd_lite as tk
-from transkd_lite.cli import app
+from transkd_lite.cli import app, main
 from transkd_lite.data.labels import CITYSCAPES, LabelSpace
 from transkd_lite.experiments import batch
 from transkd_lite.experiments.notebook import NotebookFailed
@@ -222,3 +223,19 @@ def test_what_belongs_to_another_data_set_is_not_carried_over(tmp_path):
     assert result.exit_code == 0, result.output
     found = json.loads(result.output)["data"]
     assert found == {"dataset": "folder", "split": "val", "images": 3, "size": [32, 64], "normalize": True}
+
+
+def test_the_version_is_told():
+    assert call("--version").output == f"transkd {tk.__version__}\n"
+    assert call().exit_code == 2
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_a_console_that_lacks_a_sign_shows_a_question_mark(encoding, monkeypatch):
+    console = io.TextIOWrapper(io.BytesIO(), encoding)
+    monkeypatch.setattr(sys, "stdout", console)
+    monkeypatch.setattr(sys, "argv", ["transkd", "describe", "transkd-base"])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    console.seek(0)
+    assert "formula  ?_i HCL(CSF(F^S)_i, F^T_i)" in console.read()

@@ -3,9 +3,11 @@
 Every command imports what is heavy when it is called, so that `--help` and a finished batch answer at once.
 """
 
+import io
 import json
 import os
 import statistics
+import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +17,7 @@ import typer
 from typer import Argument, Option
 from typer.core import TyperGroup
 
+from transkd_lite import __version__
 from transkd_lite.data.whole import METRICS_FILE, RUN_FILE, atomic_write, read_json
 from transkd_lite.experiments import batch, experiment, notebook, profile
 from transkd_lite.training.config import ParameterError, check_name
@@ -107,8 +110,6 @@ class _Group(TyperGroup):
 
 app = typer.Typer(
     cls=_Group,
-    help="Learn and reproduce transformer knowledge distillation for semantic segmentation (TransKD).",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -116,6 +117,15 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Fetch, prepare and check a dataset.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+
+
+@app.callback(invoke_without_command=True, no_args_is_help=True)
+def root(version: Annotated[bool, Option("--version", help="Print the version.")] = False) -> None:
+    """Learn and reproduce transformer knowledge distillation for semantic segmentation (TransKD)."""
+    if version:
+        typer.echo(f"transkd {__version__}")
+        raise typer.Exit
+
 
 Name = Annotated[str, Argument(metavar="PROFILE", help=f"{', '.join(profile.list_profiles())}, or a .yaml file.")]
 Settings = Annotated[list[str] | None, Option("--set", metavar="KEY=VALUE", help="Replaces a parameter; repeatable.")]
@@ -219,7 +229,7 @@ def export(
     from transkd_lite.models.onnx import export_onnx, parity
 
     model, made = experiment.read_weights(source)
-    normalize, dataset = bool(made.get("normalize", True)), made.get("dataset", "")
+    normalize, dataset = bool(made.get("normalize", True)), str(made.get("dataset"))
     # The classes of a file that does not name them: those of the training's data set, where it has fixed ones.
     fixed = CITYSCAPES if dataset == "streets" else getattr(LAYOUTS.get(dataset), "space", None)
     space = model.label_space or (fixed if fixed and fixed.num_classes == model.spec.num_classes else None)
@@ -439,7 +449,12 @@ def explain(method: Annotated[str, Argument(help="A method, or several joined wi
     describe(method)
 
 
-main = app  # what the installed script calls
+def main() -> None:
+    """What the installed script calls."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a console's encoding may lack Σ or ‖
+        sys.stdout.reconfigure(errors="replace")
+    app()
+
 
 if __name__ == "__main__":
     main()

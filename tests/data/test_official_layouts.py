@@ -1,5 +1,6 @@
 """Every official layout opens: right pairs, right train ids, right conditions, right names and palettes."""
 
+import json
 import os
 import pickle
 import shutil
@@ -250,6 +251,23 @@ def test_hub_dataset_from_a_local_repository(trees, tmp_path):
     columns |= {"label_column": "id"}
     with pytest.raises(ValueError, match=r"label_column name columns of images, got 'id'.*'mask': Image"):
         open_dataset(f"hub:{repo}", "train", classes=("a", "b"), **columns)
+
+
+def test_a_configuration_of_a_hub_dataset_can_be_chosen(trees, tmp_path):
+    import datasets
+
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Image()})
+    configs = []
+    for name, train_id in (("one", 0), ("two", 1)):
+        row = {"image": [trees.image(1)], "label": [trees.label([train_id])]}
+        datasets.Dataset.from_dict(row, features=features).to_parquet(tmp_path / f"{name}.parquet")
+        configs.append({"config_name": name, "data_files": f"{name}.parquet"})
+    (tmp_path / "README.md").write_text(f"---\nconfigs: {json.dumps(configs)}\n---\n")
+    options = {"classes": ("a", "b"), "cache_dir": str(tmp_path / "hf")}
+    data = open_dataset(f"hub:{tmp_path}", "train", config="two", **options)
+    assert set(np.unique(np.asarray(data[0]["label"]))) == {1}
+    with pytest.raises(ValueError, match=r"(?s)available.*one.*two"):
+        open_dataset(f"hub:{tmp_path}", "train", **options)
 
 
 def test_links_spaces_and_letters_are_followed(trees, tmp_path):

@@ -1,12 +1,16 @@
 """Protects: a misspelt name, a wrong type or YAML's text-for-a-number is an error before anything runs."""
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import Optional, Union
 
 import pytest
+from safetensors.torch import save_file
 
-from transkd_lite.experiments.experiment import read_signature
-from transkd_lite.training.config import ParameterError, check_name, check_parameters
+from transkd_lite.experiments.experiment import Experiment, evaluate_run, read_signature
+from transkd_lite.models import create_model
+from transkd_lite.training.config import ParameterError, check_injected, check_name, check_parameters
 
 FIXTURES = Path(__file__).parents[1] / "notebooks" / "fixtures"
 HINTS = {"lr": float, "steps": int | None, "crop": tuple[int, int] | None, "names": list[str], "flip": bool}
@@ -69,3 +73,47 @@ def test_a_notebook_without_the_cell_has_no_parameters(tmp_path):
 def test_a_bad_notebook_is_named_with_what_is_wrong(name, message):
     with pytest.raises(ParameterError, match=message):
         read_signature(FIXTURES / f"{name}.ipynb")
+
+
+def test_types_that_papermills_help_can_read_are_read_here_too(tmp_path):
+    source = "a: Optional[str] = None\nb: Union[str, list[float], None] = 1\nc: Optional[tuple[int, int]] = None"
+    cell = {"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": source}
+    (tmp_path / "a.ipynb").write_text(json.dumps({"cells": [cell]}))
+    wanted = {"a": Optional[str], "b": Union[str, list[float], None], "c": Optional[tuple[int, int]]}  # noqa: UP007, UP045
+    assert read_signature(tmp_path / "a.ipynb")[0] == wanted
+
+
+def globals_of(injected, **values):
+    """What `globals()` holds in a notebook of the parameters steps and method after papermill has put in a cell."""
+    cells = ["", "import numpy as np", 'steps: int = 80\nmethod: str = "transkd-base"', f"# Parameters\n{injected}\n"]
+    return {"In": cells, "__annotations__": {"steps": int, "method": str}, "steps": 80, "method": "none", **values}
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (globals_of('metod = "kd"', metod="kd"), "unknown parameter of this notebook 'metod': did you mean method"),
+        (globals_of("lr = 0.1", lr=0.1), "unknown parameter of this notebook 'lr'"),  # a field, but not declared
+        (globals_of('steps = "3"', steps="3"), "this notebook: steps must be a valid integer; got steps='3'"),
+    ],
+)
+def test_a_parameter_that_papermill_was_given_and_the_notebook_lacks_is_refused(names, message):
+    for check in (check_injected, Experiment.from_notebook):
+        with pytest.raises(ParameterError, match=message):
+            check(names)
+
+
+def test_what_papermill_puts_in_rightly_is_taken():
+    assert Experiment.from_notebook(globals_of("steps = 3", steps=3)).steps == 3
+    own = {"In": ["", "# Parameters\nsteps = 3\nnote = 1"], "steps": 3, "note": 1}  # a notebook without annotations
+    assert Experiment.from_notebook(own).steps == 3
+
+
+@pytest.mark.parametrize("data", [{"dataset": "hub:a/b"}, {"dataset": "streets", "data_options": {"cache": "/x"}}])
+def test_a_file_of_weights_chooses_no_hub_and_no_folder(data, tmp_path):
+    model = create_model("segformer_b0", 19)
+    made = {"parameters": {"height": 32, "width": 64, **data}}
+    record = {"spec": dataclasses.asdict(model.spec), "provenance": made}
+    save_file(model.state_dict(), tmp_path / "m.safetensors", {"transkd_lite": json.dumps(record)})
+    with pytest.raises(ParameterError, match=rf"m\.safetensors may not choose dataset={data['dataset']} and"):
+        evaluate_run(tmp_path / "m.safetensors", {})

@@ -73,11 +73,27 @@ def test_another_teacher_makes_other_students_but_not_another_student_alone(writ
         ({"parameters": {"steps": -3}}, "profile quick.yaml: steps must be greater than or equal to 0; got steps=-3"),
         ({"teacher": None}, "teacher must be a mapping"),
         ({"teacher": {"setps": 1}}, "did you mean steps"),
+        ({"name": "../outside"}, "is a plain name, .* got '../outside': rename it"),
+        ({"name": ""}, "got ''"),
+        ({"name": "a/b"}, "got 'a/b'"),
+        ({"lessons": ["../fixtures/lesson"]}, "got '../fixtures/lesson'"),
+        ({"report": "../report"}, "got '../report'"),
+        ({"teacher": {"notebook": "/tmp/quick_run"}}, "got '/tmp/quick_run'"),
+        ({"students": {"methods": ["none"], "notebook": "..\\quick_run"}}, "got '..*quick_run'"),
     ],
 )
 def test_mistakes_in_a_profile_are_named(write, changes, message):
     with pytest.raises(ParameterError, match=message):
         plan(load_profile(write(**changes)))
+
+
+def test_no_name_of_a_run_leads_out_of_its_folder(write):
+    profile = load_profile(write(kind="../../outside"))
+    with pytest.raises(ParameterError, match=r"a run folder is a plain name, .* got '../../outside-none-s0-"):
+        profile.experiment("students").folder_name(profile.kind)
+    teacher = profile.experiment("students", method="kd", teacher="run:../../outside", out_dir="runs/quick/a")
+    with pytest.raises(ParameterError, match=r"got '\.\./\.\./outside'"):
+        teacher.teacher_file()
 
 
 def test_settings_replace_what_sections_and_methods_say(write):

@@ -146,7 +146,7 @@ def test_heads_that_do_not_divide_the_widths_are_refused(heads: Any, tmp_path: P
     folder = save_huggingface(create_model("segformer_b0", 7), tmp_path)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"num_attention_heads": heads}))
-    with pytest.raises(ValueError, match=r"num_heads must be four divisors of the widths \(32, .*got") as error:
+    with pytest.raises(ValueError, match=r"num_heads(:| must be four divisors of the widths) .*got") as error:
         create_model("segformer_b0", 7, pretrained=folder)
     assert len(str(error.value)) <= 600
     assert str(error.value).isprintable()

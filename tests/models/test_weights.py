@@ -444,6 +444,36 @@ def test_messages_about_metadata_are_short_and_printable(b0: SegModel, field: st
     assert text_of(error).isprintable()
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"options": {"pretrained": "hub:a/b"}}, "segformer_b0 has no option pretrained; its options are drop_path"),
+        ({"options": {"reset_head": True}}, "has no option reset_head"),
+        ({"options": {"num_classes": 3}}, "has no option num_classes"),
+        ({"name": "timm:hf-hub:timm/resnet18.a1_in1k"}, "timm itself has no such backbone"),
+        ({"name": "timm:local-dir:/etc"}, "timm itself has no such backbone"),
+        ({"options": {"drop_path": "x"}}, "segformer_b0, drop_path: Input should be a valid number, got 'x'"),
+        ({"name": 5}, r"m\.safetensors carries no spec of this library.*name Input should be a valid string"),
+        ({"num_classes": "19"}, "num_classes Input should be a valid integer"),
+        ({"options": [1]}, "options Input should be an object"),
+    ],
+)
+def test_what_a_file_says_is_neither_a_path_nor_a_hub_nor_code(
+    b0: SegModel, change: Any, message: str, tmp_path: Path
+) -> None:
+    spec = dataclasses.asdict(b0.spec) | change
+    save_file(b0.state_dict(), tmp_path / "m.safetensors", {"transkd_lite": json.dumps({"spec": spec})})
+    with pytest.raises(ValueError, match=message):
+        load_model(tmp_path / "m.safetensors")
+
+
+def test_a_label_space_of_other_things_than_names_and_colours_is_refused(b0: SegModel, tmp_path: Path) -> None:
+    record = {"spec": dataclasses.asdict(b0.spec), "label_space": {"names": ["a", "b"], "palette": [["x"] * 3] * 2}}
+    save_file(b0.state_dict(), tmp_path / "m.safetensors", {"transkd_lite": json.dumps(record)})
+    with pytest.raises(ValueError, match=r"m\.safetensors carries no spec"):
+        load_model(tmp_path / "m.safetensors")
+
+
 def test_a_refused_pickle_comes_with_its_conversion(b0: SegModel, tmp_path: Path) -> None:
     path = tmp_path / "it's.pth"
     torch.save({"model": under("module.", b0.state_dict()), "args": argparse.Namespace(lr=1)}, path)

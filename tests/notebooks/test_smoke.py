@@ -3,6 +3,8 @@
 The notebooks of the profile `smoke` are run so by `test_end_to_end`; from its defaults nbval runs each.
 """
 
+import json
+import sys
 from pathlib import Path
 
 import nbformat
@@ -48,3 +50,20 @@ def test_a_table_of_one_network_is_reported_without_comparisons(tmp_path):
     out = tmp_path / "read.ipynb"
     execute_notebook(FOLDER / "12_reproduction_report.ipynb", out, {"table": "streets-student"})
     assert "streets-student (shipped tables), one budget: 1 student runs, 0 teacher run(s)" in out.read_text()
+
+
+def test_a_notebook_runs_in_this_interpreter_whatever_jupyter_prefers_and_whatever_its_folder_is_called(
+    tmp_path, monkeypatch
+):
+    kernel = {"argv": ["false", "{connection_file}"], "display_name": "another", "language": "python"}
+    (tmp_path / "kernels" / "python3").mkdir(parents=True)
+    (tmp_path / "kernels" / "python3" / "kernel.json").write_text(json.dumps(kernel))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    folder = tmp_path / "{a} %s 'b\" $c$"
+    folder.mkdir()
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import sys\nprint(sys.executable)")])
+    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, folder / "in.ipynb")
+    execute_notebook(folder / "in.ipynb", folder / "out.ipynb", {})
+    (cell,) = nbformat.read(folder / "out.ipynb", as_version=4).cells
+    assert cell.outputs[0].text.strip() == sys.executable

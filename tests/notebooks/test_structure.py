@@ -7,7 +7,10 @@ import statistics
 from pathlib import Path
 
 import nbformat
+import papermill
 import pytest
+
+from transkd_lite.experiments.experiment import read_signature
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "notebooks"
@@ -85,6 +88,14 @@ def test_parameters_are_annotated_literals_one_a_line(path):
         _, _, comment = line.partition("  # ")
         assert comment, f"say what it is and its unit: {line}"
         assert "=" not in comment, f"papermill misreads a second '=': {line}"
+
+
+@every
+def test_papermills_help_lists_every_parameter_and_what_it_was_given_is_checked(path):
+    names = read_signature(path)[0]
+    assert list(papermill.inspect_notebook(path)) == list(names)
+    source = "\n".join(cell.source for cell in code_cells(path))
+    assert re.search(r"(from_notebook|check_injected)\(globals\(\)", source)
 
 
 @course

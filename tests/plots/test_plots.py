@@ -7,6 +7,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import cbook
+from matplotlib.text import Text
 from PIL import Image
 
 from transkd_lite import plots
@@ -175,3 +177,37 @@ def test_budgets_have_a_panel_for_each_number_of_labels_and_a_line_a_method():
     ]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["kd", "csf"]
     assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["300", "900"]
+
+
+ODD = ["a$b$", "_x", "^", r"$\frac$", "{%s}"]
+TABLE = pd.DataFrame([[0.1] * len(ODD)] * len(ODD), ODD, ODD)
+RUNS = pd.DataFrame({"method": ODD, "miou": 0.5})
+GAINS = pd.DataFrame(
+    [(c, m, 0.1, -0.1, 0.3) for c in ODD for m in ODD], columns=["class", "method", "mean", "low", "high"]
+)
+EFFECTS = RUNS.assign(baseline=ODD[3], mean=0.1, low=-0.1, high=0.3, boot_low=0.0, boot_high=0.2, superiority=0.7)
+BUDGETS = EFFECTS.assign(dataset=ODD[3], train_images=8, steps=10)
+MAP = np.arange(len(ODD))[:, None].repeat(4, 1)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: plots.curves({name: ([1, 2], [1, 10]) for name in ODD}, x="step", y="loss", log=True),
+        lambda: plots.heatmap(TABLE, unit=""),
+        lambda: plots.class_bars(TABLE),
+        lambda: plots.methods(RUNS, reference={ODD[3]: 0.6}),
+        lambda: plots.effects(EFFECTS),
+        lambda: plots.critical_difference(pd.Series(range(1, 6), ODD), 2.0, [ODD[:3]]),
+        lambda: plots.class_gains(GAINS),
+        lambda: plots.budget_gains(BUDGETS),
+        lambda: plots.maps(dict.fromkeys(ODD, MAP)),
+        lambda: plots.label_maps([np.zeros((5, 4, 3), np.uint8)], [MAP], LabelSpace(tuple(ODD), ((0, 0, 0),) * 5)),
+    ],
+)
+def test_names_that_look_like_mathematics_are_shown_as_they_are(draw):
+    figure = draw()
+    plots.to_png(figure)
+    texts = [text.get_text() for text in figure.findobj(Text)]
+    assert set(ODD) <= {text.replace(r"\$", "$").strip() for text in texts}
+    assert not [text for text in texts if cbook.is_math_text(text) and "mathdefault" not in text]

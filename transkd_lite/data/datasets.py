@@ -187,7 +187,7 @@ def open_dataset(
         Images are resized bilinearly with antialiasing, labels by nearest neighbour.
     options: `label_ids` (cityscapes, acdc: True reads labelIds, False labelTrainIds, None what is
         complete), `conditions` (acdc, streets), `num` and `seed` (streets), `label_map` (folder,
-        hub: file value -> train id, also as the text that JSON makes of it), `image_column`,
+        hub: file value -> train id, also as the text that JSON makes of it), `config`, `image_column`,
         `label_column`, `classes`, `palette` (hub).
         For datasets in folders: `fold` ((index, count): "val" is that part of train, "train" the rest, to
         choose settings without a look at val), `check` (False: open without a look into every file) and
@@ -259,6 +259,7 @@ def open_hub(
     repo: str,
     split: str,
     *,
+    config: str | None = None,
     classes: Sequence[str] = (),
     size: Size = None,
     image_column: str = "image",
@@ -269,11 +270,12 @@ def open_hub(
 ) -> datasets.Dataset:
     """Open `split` of a repository of the Hugging Face hub, or of a folder that `datasets.load_dataset` reads.
 
+    config: which of the repository's configurations, where it has several.
     classes: names in train-id order, always needed: repositories do not say them in a common way.
     image_column, label_column: what the repository calls its two image columns.
     palette: one colour a class, which labels may be drawn in; without it the VOC colours, and labels are numbers.
     label_map: {value in the files: train id}; without it they hold train ids.
-    load_options: for `datasets.load_dataset`, such as `revision` or `name`.
+    load_options: for `datasets.load_dataset`, such as `revision`.
 
     Raises `ValueError` without classes, and for a column that is not there or holds no images.
     The first 16 files are checked at once, all others when they are read.
@@ -282,7 +284,7 @@ def open_hub(
 
     space = LabelSpace(tuple(classes), tuple(palette or voc_palette(len(classes) + 1)[1:]))
     decoder = Decoder(lookup_table(space.num_classes, label_map), size, colour_ids(space, label_map))
-    table = datasets.load_dataset(repo, split=split, **load_options)
+    table = datasets.load_dataset(repo, config, split=split, **load_options)
     columns = {image_column: "image", label_column: "label"}
     for column in columns:
         if not isinstance(table.features.get(column), datasets.Image):

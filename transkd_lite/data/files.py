@@ -218,7 +218,7 @@ def survey(rows: Sequence[Row], decoder: Decoder) -> tuple[Counter[tuple[int, in
 def verify(rows: Sequence[Row], decoder: Decoder) -> None:
     """Decode every image and label; raise the DataError of the first that is not sound."""
     marker = _cache_file("verified", rows, replace(decoder, size=None))
-    if marker.exists():
+    if os.path.exists(marker):  # unlike Path.exists, False in a home that cannot be searched
         return
     if faults := survey(rows, decoder)[2]:
         raise faults[0]

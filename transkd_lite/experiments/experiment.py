@@ -11,36 +11,28 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, Self, Union
 
 from annotated_types import Ge
 
 from transkd_lite.data.datasets import LAYOUTS, open_dataset
-from transkd_lite.data.labels import CITYSCAPES_CLASS_WEIGHTS, label_space
+from transkd_lite.data.labels import CITYSCAPES_CLASS_WEIGHTS, LabelSpace, label_space
 from transkd_lite.data.whole import RUN_FILE, STUDENT_FILE, digest, read_json, verified
-from transkd_lite.training.config import (
-    Augmentation,
-    Count,
-    NotNegative,
-    ParameterError,
-    Positive,
-    TrainConfig,
-    Whole,
-    check_name,
-)
-from transkd_lite.training.folder import hash_parameters, read_run, run_name
+from transkd_lite.training import config as kinds
+from transkd_lite.training import folder as runs
+from transkd_lite.training.config import ParameterError, TrainConfig, check_injected, check_name, check_plain
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from transkd_lite.data.labels import LabelSpace
     from transkd_lite.distill.distiller import Distiller
     from transkd_lite.models.output import SegModel
 
 __all__ = ["Experiment", "evaluate_run", "find_file", "read_signature", "read_weights", "run_experiment", "save_half"]
 
 # The types that an annotation in a parameters cell may name.
-_TYPES: dict[str, Any] = {t.__name__: t for t in (bool, dict, float, int, list, str, tuple)} | {"Any": Any}
+_TYPES: dict[str, Any] = {t.__name__: t for t in (bool, dict, float, int, list, str, tuple)}
+_TYPES |= {"Any": Any, "Optional": Optional, "Union": Union}  # papermill's own help reads these, but not `int | None`
 
 
 def read_signature(notebook: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -77,7 +69,7 @@ def _type(annotation: ast.expr) -> Any:
         return _type(annotation.left) | _type(annotation.right)
     if isinstance(annotation, ast.Subscript):
         items = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
-        return _type(annotation.value)[tuple(map(_type, items))]
+        return _type(annotation.value)[tuple(map(_type, items)) if len(items) > 1 else _type(items[0])]
     return None if ast.unparse(annotation) == "None" else _TYPES[ast.unparse(annotation)]
 
 
@@ -121,8 +113,8 @@ class Experiment(TrainConfig):
 
     dataset: str = "streets"
     data_root: str | None = None
-    train_images: Count | None = 128
-    val_images: Count | None = 64
+    train_images: kinds.Count | None = 128
+    val_images: kinds.Count | None = 64
     data_seed: int = 0
     data_options: dict[str, Any] = field(default_factory=dict)
     height: _Side | None = 64
@@ -132,10 +124,10 @@ class Experiment(TrainConfig):
     teacher: str | None = None
     method: str = "none"
     options: dict[str, Any] = field(default_factory=dict)
-    steps: Whole | None = 100
-    lr: Positive = 1.0e-3
-    augment: Augmentation = "standard"
-    class_weights: Literal["paper"] | tuple[NotNegative, ...] | None = None  # type: ignore[assignment]
+    steps: kinds.Whole | None = 100
+    lr: kinds.Positive = 1.0e-3
+    augment: kinds.Augmentation = "standard"
+    class_weights: Literal["paper"] | tuple[kinds.NotNegative, ...] | None = None  # type: ignore[assignment]
     out_dir: str | None = None
 
     def __post_init__(self) -> None:
@@ -152,7 +144,12 @@ class Experiment(TrainConfig):
 
     @classmethod
     def from_notebook(cls, names: Mapping[str, Any], **fixed: Any) -> Self:
-        """The record of a notebook's parameters: `from_notebook(globals(), method="none")`; `fixed` go before."""
+        """The record of a notebook's parameters: `from_notebook(globals(), method="none")`; `fixed` go before.
+
+        Raises `ParameterError`, also for a parameter that papermill was given and the notebook does not declare.
+        """
+        if "__annotations__" in names:
+            check_injected(names)
         return cls.from_dict({name: names[name] for name in cls.hints() if name in names} | fixed)
 
     def record(self) -> dict[str, Any]:
@@ -175,11 +172,11 @@ class Experiment(TrainConfig):
     @property
     def run_id(self) -> str:
         """Eight hexadecimal digits of the identity."""
-        return hash_parameters(self.identity())
+        return runs.hash_parameters(self.identity())
 
     def folder_name(self, kind: str = "student") -> str:
         """`<kind>-<method>-s<seed>-<hash>`, the name of this run's folder."""
-        return run_name(kind, self.method, self.seed, self.identity())
+        return runs.run_name(kind, self.method, self.seed, self.identity())
 
     def check_names(self, teacher_network: str | None = None) -> None:
         """Check network and method, and with the teacher's network the method's options too (imports torch).
@@ -289,7 +286,8 @@ class Experiment(TrainConfig):
             return Path(find_file(self.teacher))
         if self.out_dir is None:
             raise ParameterError(f"teacher {self.teacher!r} is a run beside out_dir, but out_dir is None")
-        return verified(Path(self.out_dir).parent / self.teacher.removeprefix("run:") / STUDENT_FILE)
+        beside = check_plain(self.teacher.removeprefix("run:"), "teacher")
+        return verified(Path(self.out_dir).parent / beside / STUDENT_FILE)
 
 
 def run_experiment(
@@ -328,7 +326,7 @@ def save_half(folder: str | Path, target: str | Path, *, profile: str) -> Path:
 
     from transkd_lite.models.weights import load_model, save_model
 
-    run = read_run(folder)
+    run = runs.read_run(folder)
     kept = ("parameters", "versions", "device", "precision", "commit", "dirty", "started", "wall_s")
     made = {"command": f"transkd train {profile}", **{name: run.info.get(name) for name in kept}}
     made["miou"] = {name: run.metrics[name]["miou"] for name in ("full", "paper") if name in run.metrics}
@@ -346,8 +344,10 @@ def read_weights(source: str | Path) -> "tuple[SegModel, dict[str, Any]]":
     file = verified(source / STUDENT_FILE if source.is_dir() else source)
     if not file.is_file():
         raise ParameterError(f"no weights at {file}: pass a finished run folder or a .safetensors file")
-    recorded = read_json(verified(source / RUN_FILE)) or read_metadata(file).get("provenance", {})
-    return load_model(file), dict(recorded.get("parameters") or {})
+    match read_json(verified(source / RUN_FILE)) or read_metadata(file).get("provenance"):
+        case {"parameters": dict(parameters)}:
+            return load_model(file), parameters
+    return load_model(file), {}
 
 
 def evaluate_run(source: str | Path, settings: Mapping[str, Any], split: str = "val") -> dict[str, Any]:
@@ -374,6 +374,12 @@ def evaluate_run(source: str | Path, settings: Mapping[str, Any], split: str = "
             f"{' '.join(f'--set {name}=…' for name in missing)} (and --data-root, where the data set has files)"
         )
     experiment = Experiment.from_dict({"val_images": None, **known})
+    # A file, perhaps a stranger's, may not make us fetch or write anything.
+    harmless = experiment.data_options.keys() <= {"conditions", "fold", "label_ids", "label_map"}
+    local = harmless and experiment.dataset in ("streets", *LAYOUTS)
+    if not (local or Path(source).is_dir() or {"dataset", "data_options"} <= settings.keys()):
+        found = f"dataset={experiment.dataset} and data_options={experiment.data_options}"
+        raise ParameterError(f"{source} may not choose {found} itself: pass both by --set where you trust them")
     try:
         data = experiment.open_split(split, experiment.val_images)
         require_scorable(model, data)

@@ -53,15 +53,24 @@ def execute_notebook(notebook: Path, target: Path, parameters: dict[str, Any]) -
         early).
     """
     import papermill
+    from ipykernel.kernelspec import get_kernel_dict
+    from jupyter_client import AsyncKernelManager
+    from jupyter_client.kernelspec import KernelSpec
     from papermill.exceptions import PapermillExecutionError
 
+    class OwnKernel(AsyncKernelManager):
+        """The interpreter of this process, whichever other one the user's Jupyter calls python3."""
+
+        kernel_spec = KernelSpec(**get_kernel_dict())
+
+    paths = [str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, target)]  # papermill formats them
     # It warns about every parameter that is annotated `int | None`; names and types were checked before.
     logging.getLogger("papermill").setLevel(logging.ERROR)
     for attempt in range(1, _STARTS + 1):
         try:
             papermill.execute_notebook(
-                str(notebook), str(target), parameters=parameters, kernel_name="python3", progress_bar=False,
-                cwd=str(notebook.parent), extra_arguments=["--log-level=50"],
+                *paths, parameters=parameters, kernel_name="python3", progress_bar=False, cwd=str(notebook.parent),
+                extra_arguments=["--log-level=50"], kernel_manager_class=OwnKernel,
             )  # fmt: skip
             break
         except PapermillExecutionError as error:
@@ -78,9 +87,8 @@ def execute_notebook(notebook: Path, target: Path, parameters: dict[str, Any]) -
         ended = any(output.get("ename") == "SystemExit" for output in cell["outputs"])
         if ended or cell["execution_count"] is None:
             how = "left the notebook by sys.exit()" if ended else "never ran"
-            raise NotebookFailed(
-                f"{notebook.name}: code cell {number} of {len(cells)} {how}; the last cell must be reached"
-            )
+            cell = f"code cell {number} of {len(cells)}"
+            raise NotebookFailed(f"{notebook.name}: {cell} {how}; the last cell must be reached")
 
 
 def refresh_notebook(notebook: Path) -> float:

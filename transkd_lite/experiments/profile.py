@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from transkd_lite.experiments.experiment import Experiment, read_signature
-from transkd_lite.training.config import ParameterError, check_name, check_parameters
+from transkd_lite.training.config import ParameterError, check_name, check_parameters, check_plain
 from transkd_lite.training.folder import run_name
 
 __all__ = [
@@ -54,6 +54,11 @@ class Profile:
     student_notebook: str = "08_train_transkd"
     report: str | None = "12_reproduction_report"
     smoke: bool = False
+
+    def __post_init__(self) -> None:
+        notebooks = (self.teacher_notebook, self.student_notebook, self.report or "none", *dict(self.lessons))
+        for name in (self.name, *notebooks):
+            check_plain(name, "the name of a profile, a notebook or a report")
 
     def merged(self, *layers: Mapping[str, Any]) -> dict[str, Any]:
         """The shared parameters with layers over them; `epochs` in a layer replaces `steps` below, and vice versa.

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from transkd_lite.data.labels import LabelSpace
@@ -125,14 +126,16 @@ def restore(record: Mapping[str, Any], origin: object) -> tuple[ModelSpec, Label
     Raises ValueError where there is no spec, or one with fields that this version does not know.
     """
     try:
-        fields = as_tuples(record["spec"])
-        spec = ModelSpec(**fields | {"options": as_tuples(fields["options"])})
-    except (AttributeError, KeyError, TypeError) as error:
+        spec = TypeAdapter(ModelSpec).validate_json(json.dumps(record["spec"]), strict=True, extra="forbid")
+        spec = dataclasses.replace(spec, options=as_tuples(spec.options))
+        space = TypeAdapter(LabelSpace | None).validate_json(json.dumps(record.get("label_space")), strict=True)
+    except (KeyError, ValueError) as error:
+        reason = printable(str(error).partition(" [type=")[0])  # without pydantic's advice to programmers
         raise ValueError(
-            f"{printable(origin)} carries no spec of this library, or one of a newer version ({printable(error)}): "
+            f"{printable(origin)} carries no spec of this library, or one of a newer version ({reason}): "
             "give weights of others to create_model as pretrained"
         ) from error
-    return spec, LabelSpace.from_json(json.dumps(record)) if "label_space" in record else None
+    return spec, space
 
 
 def as_tuples(values: Mapping[str, Any]) -> dict[str, Any]:

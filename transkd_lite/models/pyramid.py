@@ -38,7 +38,7 @@ ADVICE = "choose a hierarchical backbone of timm.list_models(), for instance con
 class Pyramid(SegModel):
     """Images (N, 3, H, W) to a `SegOutput`, through the timm backbone that `name` gives after "timm:".
 
-    img_size: (H, W) in pixels, for backbones that are built for one image size.
+    img_size: (H, W) in pixels, or both sides, for backbones that are built for one image size.
     drop_path: stochastic depth, for backbones that know it.
     head_dropout, decoder_channels: as in SegFormer.
     fetch: take the backbone's ImageNet weights from timm.
@@ -55,7 +55,7 @@ class Pyramid(SegModel):
         num_classes: int,
         fetch: bool = False,
         *,
-        img_size: Size | None = None,
+        img_size: Size | int | None = None,
         drop_path: float = 0.0,
         head_dropout: float = 0.1,
         decoder_channels: int = 256,
@@ -65,6 +65,8 @@ class Pyramid(SegModel):
         options: dict[str, Any] = {key: value for key, value in given.items() if value}
         build: Any = partial(timm.create_model, name.removeprefix("timm:"), features_only=True, **options)
         try:
+            if not timm.is_model(name.removeprefix("timm:")):  # of a hub or a folder, or none
+                raise ValueError(f"Unknown model {name.removeprefix('timm:')!r}: timm itself has no such backbone")
             # Where two levels have one stride, the deeper one is the stage's output.
             deepest = {level["reduction"]: index for index, level in enumerate(build().feature_info.info)}
             if not deepest.keys() >= set(ModelSpec.strides):

@@ -149,8 +149,7 @@ class SegFormer(SegModel):
         super().__init__()
         channels, depths, usual_width = SEGFORMERS[name]
         width = decoder_channels or usual_width
-        four = isinstance(num_heads, tuple) and len(num_heads) == 4 and all(isinstance(h, int) for h in num_heads)
-        if not four or any(h < 1 or c % h for c, h in zip(channels, num_heads, strict=True)):
+        if len(num_heads) != 4 or any(h < 1 or c % h for c, h in zip(channels, num_heads, strict=True)):
             raise ValueError(f"num_heads must be four divisors of the widths {channels}, got {printable(num_heads)}")
         self.spec = ModelSpec(
             name, channels, num_classes=num_classes, num_heads=num_heads, depths=depths, decoder_channels=width

@@ -11,12 +11,13 @@ import json
 import pickle
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors import safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
@@ -197,7 +198,7 @@ def infer_network(tensors: Mapping[str, Tensor]) -> tuple[str, int, dict[str, An
         if not names:
             raise ValueError(f"no known network has widths {shape[0]} and depths {shape[1]}")
         name = names[0] if family == "segformer" else names[0].replace("segformer", "pvt_v2")
-    return name, own[CLASSIFIER].shape[0], unusual(head_options(own), _class_of(name)[1])
+    return name, own[CLASSIFIER].shape[0], unusual(head_options(own), _class_of(name, ())[1])
 
 
 def head_options(own: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -225,8 +226,8 @@ def list_models() -> list[str]:
     return [*SEGFORMERS, *(f"pvt_v2_b{i}" for i in range(6)), "lvt"]
 
 
-def _class_of(name: str) -> tuple[Any, dict[str, Any]]:
-    """A network's class, and its options with their usual values. Raises ValueError for an unknown name."""
+def _class_of(name: str, options: Iterable[str]) -> tuple[Any, dict[str, Any]]:
+    """A network's class, and its options with their usual values. Raises ValueError for an unknown name or option."""
     if name not in list_models() and not name.startswith("timm:"):
         raise ValueError(f"unknown network {printable(name)!r}; choose one of {', '.join(list_models())}, timm:<name>")
     network: Any = {"segformer": SegFormer, "lvt": LVT}.get(family_of(name))
@@ -235,6 +236,8 @@ def _class_of(name: str) -> tuple[Any, dict[str, Any]]:
     usual = {p.name: p.default for p in inspect.signature(network).parameters.values() if p.kind is p.KEYWORD_ONLY}
     if name in SEGFORMERS:
         usual["decoder_channels"] = SEGFORMERS[name].decoder_channels
+    if unknown := [key for key in options if key not in usual]:
+        raise ValueError(f"{name} has no option {listed(unknown)}; its options are {', '.join(usual)}")
     return network, usual
 
 
@@ -263,7 +266,7 @@ def create_model(
     """
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-    network, usual = _class_of(name)
+    network, usual = _class_of(name, options)
     fetch = {"fetch": True} if pretrained == "timm" else {}
     if fetch and network in (SegFormer, LVT):
         raise ValueError(f"timm has no weights for {name}: give a path or for instance hub:nvidia/mit-b0")
@@ -283,9 +286,12 @@ def create_model(
         if (given := options.get(key)) not in (None, value):
             raise ValueError(f"{key}={given!r} contradicts {printable(pretrained)}, which has {value!r}: leave it out")
     options |= unusual(found, usual)
-    unknown = [key for key in options if key not in usual]
-    if unknown:
-        raise ValueError(f"{name} has no option {listed(unknown)}; its options are {', '.join(usual)}")
+    types = get_type_hints(network.__init__)
+    for key, value in options.items():
+        try:
+            TypeAdapter(types[key]).validate_python(value, strict=True)
+        except ValidationError as error:
+            raise ValueError(f"{name}, {key}: {error.errors()[0]['msg']}, got {printable(repr(value))}") from error
     model = network(name, num_classes, **options, **fetch)
     model.spec = dataclasses.replace(model.spec, options=options)
     if own is not None:
@@ -323,6 +329,7 @@ def load_model(path: str | Path, *, device: str | torch.device = "cpu") -> SegMo
     """
     (file,) = files_of(path)
     spec, space = restore(read_metadata(file), file)
+    _class_of(spec.name, spec.options)  # a file chooses among the options of its network, and nothing else
     model = create_model(spec.name, spec.num_classes, pretrained=file, **spec.options)
     model.label_space = space
     return model.to(device).eval()

@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from transkd_lite.plots.style import COLOURS, MARKERS, STYLES, legend_below, new_axes, row_axes
+from transkd_lite.plots.style import COLOURS, MARKERS, STYLES, legend_below, literal, new_axes, row_axes
 from transkd_lite.results.statistics import excludes_zero
 
 __all__ = [
@@ -21,7 +21,7 @@ def curves(lines: Mapping[str, tuple[ArrayLike, ArrayLike]], *, x: str, y: str, 
     """Draw named lines, each with its own colour and line style; `log` makes the y axis logarithmic."""
     fig, ((axis,),) = new_axes(1, 1, 7, 3.2 + 0.09 * len(lines))
     for (name, (xs, ys)), colour, style in zip(lines.items(), cycle(COLOURS), cycle(STYLES), strict=False):
-        axis.plot(xs, ys, label=name, color=colour, linestyle=style, linewidth=1.6)
+        axis.plot(xs, ys, label=literal(name), color=colour, linestyle=style, linewidth=1.6)
     axis.set(xlabel=x, ylabel=y, yscale="log" if log else "linear")
     axis.grid(alpha=0.25)
     legend_below(fig)
@@ -39,7 +39,8 @@ def heatmap(
     reach = float(table.abs().max(axis=None)) or 1.0
     scale = {"cmap": "vlag", "vmin": -reach, "vmax": reach} if diverging else {"cmap": "cividis"}
     annot, fmt = (True, f".{decimals}f") if words is None else (words, "")
-    sns.heatmap(table, annot=annot, fmt=fmt, ax=axis, cbar_kws={"label": unit}, annot_kws={"size": 8}, **scale)
+    named = table.rename(index=literal, columns=literal)
+    sns.heatmap(named, annot=annot, fmt=fmt, ax=axis, cbar_kws={"label": unit}, annot_kws={"size": 8}, **scale)
     axis.tick_params(axis="y", rotation=0)
     axis.set(xlabel=table.columns.name or "", ylabel=table.index.name or "")
     return fig
@@ -49,7 +50,7 @@ def class_bars(table: pd.DataFrame) -> Figure:
     """IoU of every class (rows, the first at the bottom) for several methods (columns), in [0, 1], as grouped dots."""
     fig, axis = row_axes(table.index, "IoU in %", 0.27)
     for name, colour, marker in zip(table.columns, cycle(COLOURS), cycle(MARKERS), strict=False):
-        axis.plot(100 * table[name], range(len(table)), marker, color=colour, markersize=5, alpha=0.85, label=name)
+        axis.plot(100 * table[name], range(len(table)), marker, color=colour, ms=5, alpha=0.85, label=literal(name))
     axis.hlines(range(len(table)), 100 * table.min(axis=1), 100 * table.max(axis=1), color="0.8", zorder=0)
     legend_below(fig)
     return fig
@@ -75,7 +76,7 @@ def methods(table: pd.DataFrame, *, reference: Mapping[str, float] | None = None
     for name, value in (reference or {}).items() if len(names) <= 6 else ():
         axis.axvline(100 * value, color="0.35", linestyle="--", linewidth=1)
         place = (100 * value, len(names) - 0.5)  # away from the best, which is often the first and the nearest
-        axis.annotate(f"{name} {100 * value:.1f}", place, rotation=90, ha="right", va="bottom", fontsize=8)
+        axis.annotate(f"{literal(name)} {100 * value:.1f}", place, rotation=90, ha="right", va="bottom", fontsize=8)
     axis.set_ylim(len(names) - 0.4, -0.7)
     return fig
 
@@ -89,15 +90,13 @@ def effects(differences: pd.DataFrame) -> Figure:
     differences: the table of `comparison.paired_differences`, scores in [-1, 1].
     """
     rows = differences.sort_values("mean", ascending=False, kind="stable")
-    names, where, to = rows["method"], range(len(rows)), f"to {' '.join(rows['baseline'].unique())} "
+    names, where, to = rows["method"], range(len(rows)), f"to {literal(' '.join(rows['baseline'].unique()))} "
     if rows["baseline"].nunique() > 1:
         names, to = rows["method"] + " − " + rows["baseline"], ""
     fig, axis = row_axes(names, f"difference of mIoU {to}in percentage points", 0.32)
-    for low, high, colour, width, label in (
-        ("low", "high", COLOURS[6], 1, "Student, 95%"),
-        ("boot_low", "boot_high", COLOURS[4], 6, "bootstrap over seeds, 95%"),
-    ):
-        axis.hlines(where, 100 * rows[low], 100 * rows[high], colour, linewidth=width, label=label)
+    axis.hlines(where, 100 * rows["low"], 100 * rows["high"], COLOURS[6], linewidth=1, label="Student, 95%")
+    low, high, label = 100 * rows["boot_low"], 100 * rows["boot_high"], "bootstrap over seeds, 95%"
+    axis.hlines(where, low, high, COLOURS[4], linewidth=6, label=label)
     for position, row in enumerate(rows.itertuples()):
         fill = COLOURS[0] if excludes_zero(row.low, row.high) else "white"
         axis.plot(100 * row.mean, position, "o", color=COLOURS[0], markerfacecolor=fill, markersize=6)
@@ -155,18 +154,18 @@ def budget_gains(gains: pd.DataFrame) -> Figure:
     fig, axes = new_axes(1, len(panels), min(3.4 * len(panels) + 1.6, 9), 3.6, sharey=True)
     looks = zip(gains["method"].unique(), cycle(COLOURS), cycle(STYLES), cycle(MARKERS), strict=False)
     for number, (name, colour, style, marker) in enumerate(looks):
-        look = {"color": colour, "linestyle": style, "marker": marker, "markersize": 5, "label": name}
+        look = {"color": colour, "linestyle": style, "marker": marker, "markersize": 5, "label": literal(name)}
         for axis, (_, rows) in zip(axes[0], panels, strict=True):
             line = rows[rows["method"] == name].sort_values("steps")
             steps = line["steps"] * (1 + 0.012 * number)  # so that bars stay apart
             reach = 100 * (line["high"] - line["mean"])
             axis.errorbar(steps, 100 * line["mean"], reach, capsize=2, elinewidth=0.8, **look)
     for axis, ((dataset, images), rows) in zip(axes[0], panels, strict=True):
-        axis.set(xscale="log", xlabel="optimiser steps", title=f"{dataset}, {images} labelled images")
+        axis.set(xscale="log", xlabel="optimiser steps", title=f"{literal(dataset)}, {images} labelled images")
         axis.set_xticks(rows["steps"].unique(), rows["steps"].unique())
         axis.minorticks_off()
         axis.axhline(0, color="0.3", linewidth=1)
         axis.grid(alpha=0.25)
-    axes[0, 0].set_ylabel(f"difference of mIoU to {gains['baseline'].iloc[0]} in points")
+    axes[0, 0].set_ylabel(f"difference of mIoU to {literal(gains['baseline'].iloc[0])} in points")
     legend_below(fig, 4, axes[0, 0].get_legend_handles_labels()[0])
     return fig

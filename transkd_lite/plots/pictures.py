@@ -10,7 +10,7 @@ from matplotlib.patches import Patch
 from numpy.typing import ArrayLike, NDArray
 
 from transkd_lite.data.labels import VOID, LabelSpace
-from transkd_lite.plots.style import legend_below, new_axes
+from transkd_lite.plots.style import legend_below, literal, new_axes
 
 __all__ = ["error_map", "label_legend", "label_maps", "maps", "principal_colours", "segmentations"]
 
@@ -45,7 +45,7 @@ def principal_colours(feature: ArrayLike, basis: ArrayLike | None = None) -> NDA
 def label_legend(fig: Figure, space: LabelSpace, present: Sequence[int]) -> None:
     """Put names and colours of the classes `present` (train ids) below the panels of `fig`."""
     colours = np.asarray(space.palette) / 255
-    legend_below(fig, 6, [Patch(facecolor=colours[k], edgecolor="0.6", label=space.names[k]) for k in present])
+    legend_below(fig, 6, [Patch(facecolor=colours[k], edgecolor="0.6", label=literal(space.names[k])) for k in present])
 
 
 def draw_picture(axis: Axes, picture: ArrayLike, **texts: str) -> AxesImage:
@@ -85,7 +85,7 @@ def segmentations(
     for axis_row, (name, pictures) in zip(axes, sheet, strict=True):
         for axis, picture in zip(axis_row, pictures, strict=True):
             draw_picture(axis, picture)
-        axis_row[0].set_ylabel(name, fontsize=8, rotation=0, ha="right", va="center")
+        axis_row[0].set_ylabel(literal(name), fontsize=8, rotation=0, ha="right", va="center")
     seen = set().union(*(np.unique(label).tolist() for maps_ in rows.values() for label in maps_))
     label_legend(fig, space, sorted(k for k in seen if k < len(space.names)))
     return fig
@@ -105,7 +105,7 @@ def maps(panels: Mapping[str, ArrayLike], *, columns: int = 4, bar: bool = True,
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     for axis, name, array in zip(axes.flat, panels, arrays, strict=False):
-        drawn = draw_picture(axis, array, title=name)
+        drawn = draw_picture(axis, array, title=literal(name))
         if array.ndim == 2 and bar:
             fig.colorbar(drawn, ax=axis, shrink=0.8, label=unit)
     return fig

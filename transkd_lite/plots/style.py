@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -80,6 +81,11 @@ def new_axes(rows: int, columns: int, width: float, height: float, **options: An
         return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
+def literal(name: object) -> str:
+    """A name as it is, where matplotlib would read `$a$` as mathematics and leave `_a` out of a legend."""
+    return re.sub("^_", " _", str(name)).replace("$", r"\$")
+
+
 def legend_below(fig: Figure, columns: int = 2, handles: Any = None) -> None:
     """Name what has a label in the axes of `fig`, or only these handles, below them."""
     fig.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
@@ -87,7 +93,7 @@ def legend_below(fig: Figure, columns: int = 2, handles: Any = None) -> None:
 
 def row_axes(names: Iterable[str], xlabel: str, row: float) -> tuple[Figure, Axes]:
     """A figure with one row for each name, the first at the bottom; `row` is its height in inches."""
-    names = list(names)
+    names = [literal(name) for name in names]
     figure, ((axis,),) = new_axes(1, 1, 7, row * len(names) + 1.2)
     axis.set(yticks=range(len(names)), yticklabels=names, ylim=(-0.6, len(names) - 0.4), xlabel=xlabel)
     axis.grid(axis="x", alpha=0.25)

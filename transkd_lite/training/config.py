@@ -20,7 +20,7 @@ from annotated_types import Ge, Gt, Lt
 
 from transkd_lite.data import Augmentation
 
-__all__ = ["ParameterError", "TrainConfig", "check_name", "check_parameters"]
+__all__ = ["ParameterError", "TrainConfig", "check_injected", "check_name", "check_parameters", "check_plain"]
 
 # --- Strict parameters: Python lets any type pass, papermill only warns about a name that a notebook does not have,
 # and YAML reads `6e-5` as text. Here each is an error that says what is wrong, where, and what to write instead.
@@ -42,6 +42,13 @@ def check_name(name: str, valid: Iterable[str], what: str) -> str:
     near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     raise ParameterError(f"unknown {what} {name!r}: {hint}Valid: {', '.join(names) or '(none)'}")
+
+
+def check_plain(name: str, what: str) -> str:
+    """Return `name` if it can name a file or a folder and lead nowhere else, else raise a `ParameterError`."""
+    if re.fullmatch(r"\w[\w .,+()-]*", name):
+        return name
+    raise ParameterError(f"{what} is a plain name, of letters, digits, spaces and .,+-_(), got {name!r}: rename it")
 
 
 @functools.cache
@@ -73,6 +80,16 @@ def check_parameters(given: Mapping[str, Any], hints: Mapping[str, Any], where: 
                 whole, fraction, exponent = number.groups("")
                 message += f". Text is no number: write {whole}{fraction or '.0' * bool(exponent)}{exponent.lower()}"
             raise ParameterError(message) from error
+
+
+def check_injected(names: Mapping[str, Any]) -> None:
+    """Check what papermill has put into a notebook, which it does not do itself: `check_injected(globals())`.
+
+    Raises `ParameterError`: a name that no cell declares by an annotation, or a value of another type.
+    """
+    cells = (cell for cell in names.get("In", ()) if cell.startswith("# Parameters\n"))  # papermill's begin so
+    injected = [name for cell in cells for name in re.findall(r"^(\w+) = ", cell, re.MULTILINE)]
+    check_parameters({name: names[name] for name in injected}, names.get("__annotations__", {}), "this notebook")
 
 
 # --- The record.

@@ -23,6 +23,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from transkd_lite.data.whole import METRICS_FILE, RUN_FILE, DamagedRunError, digest, plain, read_json, verified
+from transkd_lite.training.config import check_plain
 
 __all__ = [
     "Run", "RunLockedError", "caveats", "hash_parameters", "is_finished", "list_runs", "lock_run", "provenance",
@@ -54,7 +55,7 @@ def run_name(kind: str, method: str, seed: int, parameters: Mapping[str, Any]) -
     >>> run_name("student", "none", 0, {"lr": 0.1})
     'student-none-s0-9c9ba942'
     """
-    return f"{kind}-{method}-s{seed}-{hash_parameters(parameters)}"
+    return check_plain(f"{kind}-{method}-s{seed}-{hash_parameters(parameters)}", "a run folder")
 
 
 @contextlib.contextmanager
