@@ -5,6 +5,7 @@ import json
 import re
 import statistics
 from pathlib import Path
+from xml.etree import ElementTree
 
 import nbformat
 import papermill
@@ -134,6 +135,22 @@ def test_links_to_other_notebooks_lead_somewhere(path):
     text = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
     for target in re.findall(r"\]\(([^)#:]+\.ipynb)\)", text):
         assert (path.parent / target).is_file(), target
+
+
+def test_diagrams_stand_alone_are_described_small_and_alike():
+    looks = set()
+    for path in sorted((FOLDER / "figures").glob("*.svg")):
+        name, root = path.name, ElementTree.parse(path).getroot()
+        tags = {element.tag.rpartition("}")[2]: element for element in reversed(list(root.iter()))}
+        assert root.get("viewBox", "").startswith("0 0 760 "), name
+        assert tags["title"].text, name
+        assert len(tags["desc"].text) > 100, name
+        assert not {"script", "foreignObject", "image"} & {*tags}, name
+        links = re.findall(r"""(?:href|src)="([^"]*)"|url\(([^)]*)\)|(@import)""", path.read_text())
+        assert all("".join(link).startswith("#") for link in links), name
+        assert path.stat().st_size < 25_000, name
+        looks.add(tags["style"].text)
+    assert len(looks) == 1
 
 
 @every
