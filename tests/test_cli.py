@@ -142,7 +142,8 @@ def test_runs_are_listed_with_their_state(tmp_path):
         for file in files:
             (tmp_path / name / file).write_text('{"full": {"miou": 0.5}, "state": "running"}')
     lines = call("runs", str(tmp_path)).output.splitlines()
-    assert [line.split()[:2] for line in lines[1:]] == [["one", "finished"], ["two", "interrupted"]]
+    assert [line.split()[:2] for line in lines[1:3]] == [["one", "finished"], ["two", "interrupted"]]
+    assert "of an earlier version, without digests" in lines[3]
     listed = json.loads(call("runs", str(tmp_path), "--json").output)
     assert [run["state"] for run in listed] == ["finished", "interrupted"]
 

@@ -207,7 +207,7 @@ def test_the_number_of_classes_fits_labels_of_8_bits_and_is_no_single_one() -> N
     [
         ("label", np.full((32, 32), 256), r"every label holds whole numbers from 0 to 255; got np.int64\(256\)"),
         ("label", torch.full((32, 32), -1), "whole numbers from 0 to 255"),
-        ("image", np.full((32, 32, 3), 0.5), "every image holds whole numbers from 0 to 255"),
+        ("image", np.full((32, 32, 3), 1.5), "a picture is .* numbers from 0 to 255, or of floats from 0 to 1"),
     ],
 )
 def test_numbers_that_do_not_fit_into_8_bits_do_not_wrap_around(name: str, value: Any, message: str) -> None:

@@ -66,7 +66,7 @@ def test_a_wrong_call_says_what_is_right(call, message: str) -> None:
 def test_images_of_another_shape_are_refused(b0: SegModel) -> None:
     with pytest.raises(ValueError, match=r"must have shape \(N, 3, H, W\).*got \(1, 1, 64, 64\)"):
         b0(torch.rand(1, 1, 64, 64))
-    with pytest.raises(ValueError, match=r"at least 32 pixels, got \(1, 3, 16, 64\)"):
+    with pytest.raises(ValueError, match=r"at least 32, got \(1, 3, 16, 64\)"):
         b0(torch.rand(1, 3, 16, 64))
 
 
