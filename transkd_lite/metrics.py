@@ -9,8 +9,6 @@ predicted is a miss of its true class, in both protocols. Any other number, othe
 classes is refused, and so is what has no score: logits that are not finite, and labels that are all void.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext

@@ -105,7 +105,7 @@ CASES = {  # fault: (which file, what is done to it, what the message says, what
     ),
     "16-bit label": ("trainannot", sixteen_bit, "label 2816 in ", "label"),
     "label of fractions": ("trainannot", halves, "label 0.5 in ", "label"),
-    "transparent label": ("trainannot", transparent, "without transparency, .* but .* mode RGBA", "label"),
+    "transparent label": ("trainannot", transparent, "opaque colours or numbers, .* but .* mode RGBA", "label"),
     "16-bit image": ("train", sixteen_bit, "images have 8 bits a channel", "file"),
     "zeroed image": ("train", zeroed, "cannot be read", "file"),
     "zeroed label": ("trainannot", zeroed, "cannot be read", "file"),

@@ -6,8 +6,6 @@ palette travel in `dataset.info.description`; `label_space` reads them. Every fi
 is handed out, so that a damaged one is an error before training starts (`verify`).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -116,8 +114,7 @@ def folder(root: Path, split: str, *, label_map: Mapping[Any, int] | None = None
     if (root / f"{split}.txt").exists():
         return listing.only(read_list(root / f"{split}.txt"))
     if split not in ("train", "all"):
-        advice = f"make images/{split} and labels/{split}, or list its names in {split}.txt"
-        raise FileNotFoundError(f"{root} has no split {split!r}: {advice}")
+        raise FileNotFoundError(f"{root} has no split {split!r}: make images/{split}, labels/{split} or {split}.txt")
     others = [root / f"{name}.txt" for name in ("val", "test") if split == "train"]
     taken = {key for path in others if path.exists() for key in read_list(path)}
     return listing.only((listing.images.keys() | listing.labels.keys()) - taken)
@@ -177,7 +174,7 @@ def read_classes(path: Path) -> LabelSpace:
 
 def open_dataset(
     name: str, split: str, *, root: str | Path | None = None, size: Size = None, **options: Any
-) -> datasets.Dataset:
+) -> "datasets.Dataset":
     """Open one split of a dataset as a table with the columns image and label.
 
     name: streets, cityscapes, acdc, nyuv2, voc2012, camvid, folder or `hub:<repo id>`.
@@ -220,7 +217,7 @@ def open_folders(
     check: bool = True,
     cache: Literal[True] | str | Path | None = None,
     **options: Any,
-) -> datasets.Dataset:
+) -> "datasets.Dataset":
     """Open a dataset that lies in folders; see `open_dataset`.
 
     Folds follow the order of the samples, so that neighbouring frames of a video stay on one side of a cut.
@@ -267,7 +264,7 @@ def open_hub(
     palette: Sequence[tuple[int, int, int]] | None = None,
     label_map: Mapping[Any, int] | None = None,
     **load_options: Any,
-) -> datasets.Dataset:
+) -> "datasets.Dataset":
     """Open `split` of a repository of the Hugging Face hub, or of a folder that `datasets.load_dataset` reads.
 
     config: which of the repository's configurations, where it has several.
@@ -288,11 +285,12 @@ def open_hub(
     columns = {image_column: "image", label_column: "label"}
     for column in columns:
         if not isinstance(table.features.get(column), datasets.Image):
-            rule = "image_column and label_column name columns of images"
-            raise ValueError(f"{rule}, got {column!r}: name two of {table.features}")
-    table = table.select_columns(list(columns)).rename_columns(columns)
-    for column in columns.values():
+            known = table.features
+            raise ValueError(
+                f"image_column and label_column name columns of images, got {column!r}: name two of {known}"
+            )
         table = table.cast_column(column, datasets.Image(decode=False))
+    table = table.select_columns(list(columns)).rename_columns(columns)
     if faults := survey([table[k] for k in range(min(len(table), 16))], decoder)[2]:
         raise faults[0]
     table.info.description = space.to_json(dataset=f"hub:{repo}", split=split)

@@ -8,12 +8,9 @@ lost sector shows as a run of zeros, which coded pixels never have. Other format
 file's length and header alone.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import re
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +52,7 @@ def target_size(size: Size, width: int, height: int) -> tuple[int, int]:
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
     """The content of a regular file; OSError for a pipe or a socket, whose reader would wait for ever."""
-    if not stat.S_ISREG(os.stat(path).st_mode):
+    if os.path.exists(path) and not os.path.isfile(path):
         raise OSError("it is a folder, pipe, socket or device")
     return Path(path).read_bytes()
 
@@ -73,9 +70,7 @@ def _open(kind: str, name: str, content: bytes | None = None) -> Image.Image:
         if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
             raise OSError("it holds several pictures")
     except Exception as error:  # Pillow has many for a file that is not what it should be
-        reason = f"{type(error).__name__}: {error}"
-        advice = "copy it again from the archive, or save it as PNG"
-        raise DataError(f"{kind} {name} cannot be read ({reason}): {advice}") from None
+        raise DataError(f"{kind} {name} cannot be read ({error!r}): copy it again, or save it as PNG") from None
     stored, mode = how if isinstance(how, str) else how[0], picture.mode
     found = f"{name} is {picture.format} of Pillow's mode {mode} ({stored})"
     if kind == "image" and mode.startswith(("I", "F")):
@@ -86,8 +81,7 @@ def _open(kind: str, name: str, content: bytes | None = None) -> Image.Image:
     halved = ";16" in stored and mode[0] != "I"  # of colours Pillow keeps the upper 8 of 16 bits
     opaque = mode[-1] != "A" or picture.getchannel("A").getextrema() == (255, 255)
     if not exact or halved or not opaque or mode.split(";")[0] not in ("1", "L", "P", "I", "F", "LA", "RGB", "RGBA"):
-        rule = "labels are numbers or colours without transparency, stored exactly"
-        raise DataError(f"{rule}, but {found}: give the file of ids, as grey or palette PNG", "label")
+        raise DataError(f"labels are opaque colours or numbers, stored exactly, but {found}: give a grey PNG", "label")
     # Grey of 2 and 4 bits, and PGM of another highest number, come stretched to 0-255.
     top = how[1] if picture.format == "PPM" and len(how) == 2 else {"L;2": 3, "L;4": 15}.get(stored[:3], 255)
     return picture if top == 255 or mode != "L" else picture.point([round(n * top / 255) for n in range(256)])
@@ -149,9 +143,8 @@ def to_rgb(picture: Any) -> np.ndarray:
             values = np.rint(values * 255.0)
         fits = numeric and values.dtype != np.uint16 and 0 <= low <= high <= 255 and not (values % 1).any()
         if not fits or values.ndim not in (2, 3) or values.shape[2:] not in ((), (1,), (3,), (4,)):
-            rule = "a picture is (H, W) or (H, W, 3 or 4) of numbers from 0 to 255, or of floats from 0 to 1"
             got = f"{values.dtype} {values.shape} from {low} to {high}"
-            raise ValueError(f"{rule}; got {got}: convert it, such as (x / x.max() * 255).astype('uint8')")
+            raise ValueError(f"a picture is (H, W) or (H, W, 3) of 0 to 255, or of floats to 1; got {got}: convert it")
         picture = Image.fromarray(values.astype(np.uint8).reshape(values.shape[: 3 - (values.shape[2:] == (1,))]))
     return np.array(_in_rgb(_upright(picture)))
 
@@ -188,15 +181,11 @@ class Decoder:
         if len(sizes) > 1 or ("label" in names and turned == ["image"] and stored["image"].size in sizes):
             found = " and ".join("{} is {}x{}".format(names[kind], *pictures[kind].size) for kind in names)
             rule = "image and label have one size, and both are turned by an EXIF orientation or neither"
-            advice = "resize the label with nearest neighbour, or save the turned one upright (ImageOps.exif_transpose)"
-            raise DataError(f"{rule}, but {found} (width x height): {advice}", "size")
-        if "image" in names:
-            pictures["image"] = _in_rgb(pictures["image"])
-        if "label" in names:
-            pictures["label"] = Image.fromarray(self._train_ids(pictures["label"], names["label"]))
+            raise DataError(f"{rule}, but {found}: resize the label, or save the turned one upright", "size")
         for kind, picture in pictures.items():
+            whole = _in_rgb(picture) if kind == "image" else Image.fromarray(self._train_ids(picture, names[kind]))
             how = Image.Resampling.BILINEAR if kind == "image" else Image.Resampling.NEAREST
-            pictures[kind] = picture.resize(target_size(self.size, *picture.size), how)
+            pictures[kind] = whole.resize(target_size(self.size, *whole.size), how)
         return row | pictures
 
     def _train_ids(self, label: Image.Image, name: str) -> np.ndarray:
@@ -205,37 +194,36 @@ class Decoder:
         A palette's numbers are its indices; RGB has numbers where its channels are equal. Raises `DataError` where
         neither are classes, or both are and differ.
         """
-        kinds: list[Any]
+        colours: list[Any] = [()]  # nothing but numbers
+        numbers: list[Any]
         if label.mode in ("L", "P"):
             values, palette = np.asarray(label), label.getpalette() or []
-            places = kinds = [value for value, count in enumerate(label.histogram()) if count]
-            colours = [tuple(palette[3 * kind : 3 * kind + 3]) for kind in kinds]
+            places = numbers = [value for value, count in enumerate(label.histogram()) if count]
+            colours = [tuple(palette[3 * value : 3 * value + 3]) for value in numbers]
         else:
             coloured = label.mode in ("RGB", "RGBA", "LA")
             pixels = np.asarray(label.convert("RGBA")).view("<u4")[..., 0] if coloured else np.asarray(label)
-            found, values = np.unique(pixels, return_inverse=True)
-            kinds = found[: VOID + 2].tolist()  # so many cannot all be classes
-            places, colours = list(range(len(kinds))), []
+            kinds, values = np.unique(pixels, return_inverse=True)
+            numbers = kinds[: VOID + 2].tolist()  # so many cannot all be classes
+            places = list(range(len(numbers)))
             if coloured:
-                colours = [tuple(kind.to_bytes(4, "little")[:3]) for kind in kinds]
-                kinds = [colour[0] if len(set(colour)) == 1 else colour for colour in colours]
+                colours = [tuple(pixel.to_bytes(4, "little")[:3]) for pixel in numbers]
+                numbers = [colour[0] if len(set(colour)) == 1 else colour for colour in colours]
         known: dict[Any, int] = dict(self.colours)
-        by_number = [self.table[int(kind)] if kind in range(256) else ILLEGAL for kind in kinds]
+        by_number = [self.table[int(number)] if number in range(256) else ILLEGAL for number in numbers]
         by_colour = [known.get(colour, ILLEGAL) for colour in colours]
-        readings = [reading for reading in (by_number, by_colour) if reading and ILLEGAL not in reading]
+        readings = [reading for reading in (by_number, by_colour) if ILLEGAL not in reading]
         if not readings:
-            reading, hint = by_number, "label_ids=True (labelIds of cityscapes, acdc)"
-            if any(isinstance(kind, tuple) for kind in kinds):
-                reading, hint = by_colour, "the colours of all classes in classes.txt"
-            wrong = [kind for kind, train_id in zip(kinds, reading, strict=True) if train_id == ILLEGAL][-1]
+            drawn = any(isinstance(number, tuple) for number in numbers)
+            train_ids = zip(numbers, by_colour if drawn else by_number, strict=True)
+            wrong = [number for number, train_id in train_ids if train_id == ILLEGAL][-1]
             legal = [value for value in range(VOID) if self.table[value] != ILLEGAL] or [VOID]
-            numbers = f"{legal[0]}-{legal[-1]}" if len(legal) > legal[-1] - legal[0] else str(legal)
-            hint = f"pass {hint} or label_map={{value: train id}} (folder, hub)"
-            raise DataError(f"label {wrong} in {name}: ids are {numbers} and {VOID}; {hint}", "label")
+            ids = f"{legal[0]}-{legal[-1]}" if len(legal) > legal[-1] - legal[0] else str(legal)
+            hint = "pass label_ids=True (labelIds), label_map or the colours of all classes in classes.txt"
+            raise DataError(f"label {wrong} in {name}: ids are {ids} and {VOID}; {hint}", "label")
         if readings[0] != readings[-1]:
-            read = f"{name} holds {by_number} by its numbers and {by_colour} by its colours"
-            advice = "pass label_map={number: train id} (folder, hub) to go by the numbers, or give a grey PNG of ids"
-            raise DataError(f"numbers and colours of a label say the same, but {read}: {advice}", "label")
-        table = np.zeros(max(len(places), 256), dtype=np.uint8)
+            found = f"{name} holds {by_number} by its numbers and {by_colour} by its colours"
+            raise DataError(f"labels are read in one way, but {found}: pass label_map, or give a grey PNG", "label")
+        table = np.zeros(256, dtype=np.uint8)
         table[places] = readings[0]
         return table.take(values)

@@ -3,8 +3,6 @@
 Nothing here imports torch or, at top level, `datasets`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import glob
 import hashlib
@@ -23,14 +21,12 @@ import numpy as np
 
 from transkd_lite.data.decoding import DataError, Decoder, Row, read_bytes
 from transkd_lite.data.labels import ILLEGAL, VOID, lookup_table
-from transkd_lite.data.whole import TEMPORARY
+from transkd_lite.data.whole import TEMPORARY, fingerprint
 
 if TYPE_CHECKING:
     import datasets
 
-__all__ = [
-    "Listing", "cached", "list_files", "place", "read_lines", "read_list", "survey", "verify",
-]  # fmt: skip
+__all__ = ["Listing", "cached", "list_files", "place", "read_lines", "read_list", "survey", "verify"]
 
 
 # --- Finding the files of a dataset on disk and pairing each image with its label.
@@ -68,11 +64,10 @@ class Listing:
             for key in sorted(self.images.keys() & self.labels.keys())
         ]
 
-    def only(self, keys: Collection[str]) -> Listing:
+    def only(self, keys: Collection[str]) -> "Listing":
         """The samples that a split list names; DataError for a name without any file."""
         if missing := set(keys) - self.images.keys() - self.labels.keys():
-            advice = "add the image or remove the line"
-            raise DataError(f"a split list names {min(missing)!r}, but {self.where} lacks it: {advice}")
+            raise DataError(f"a split list names {min(missing)!r}, but {self.where} lacks it: remove the line")
         images, labels = ({k: p for k, p in files.items() if k in keys} for files in (self.images, self.labels))
         return replace(self, images=images, labels=labels)
 
@@ -132,10 +127,7 @@ def list_files(
     folders = {"images": place(root, images), "labels": place(root, labels)}
     for kind, folder in folders.items():
         if not os.path.isdir(folder):
-            advice = "`transkd data fetch` says what to unpack"
-            raise FileNotFoundError(
-                f"{kind} should be in {folder}, but that is no folder, or may not be entered: {advice}"
-            )
+            raise FileNotFoundError(f"{kind} should be in {folder}, but that is no folder: see `transkd data fetch`")
     found = [by_key(folder, ending) for folder, ending in zip(folders.values(), endings, strict=True)]
     ends = [commonprefix([key[::-1] for key in keys])[::-1] for keys in found]  # noqa: RUF071, letters are meant
     ends = [end.removeprefix(commonprefix(ends)) for end in ends]  # noqa: RUF071
@@ -208,9 +200,7 @@ def survey(rows: Sequence[Row], decoder: Decoder) -> tuple[Counter[tuple[int, in
     pixels = np.sum([counts for _, counts in sound] or [[0] * 256], axis=0)
     if pixels[0] and pixels[VOID] and not pixels[1:VOID].any() and decoder.table[:2] == b"\0\1":
         seen = f"all labels of the split, from {rows[0]['label'].get('path')} on, hold 0 and {VOID} alone"
-        advice = (
-            f"pass label_map={{0: 0, {VOID}: 1}} where {VOID} is a class, {{0: 0, {VOID}: {VOID}}} where it is void"
-        )
+        advice = f"pass label_map={{0: 0, {VOID}: 1}}, or {{0: 0, {VOID}: {VOID}}} where {VOID} is void"
         faults.append(DataError(f"labels number their classes 0, 1 …, but {seen}: {advice}", "label"))
     return Counter(size for size, _ in sound), pixels, faults
 
@@ -235,8 +225,8 @@ def verify(rows: Sequence[Row], decoder: Decoder) -> None:
 
 
 def cached(
-    table: datasets.Dataset, rows: Sequence[Row], decoder: Decoder, cache: Literal[True] | str | Path
-) -> datasets.Dataset:
+    table: "datasets.Dataset", rows: Sequence[Row], decoder: Decoder, cache: Literal[True] | str | Path
+) -> "datasets.Dataset":
     """The same samples from an Arrow file, which is made first where none exists whose content is whole.
 
     table: rows of file names; its label space goes along.
@@ -252,16 +242,14 @@ def cached(
             row[kind].save(file, "PPM")
         return {kind: {"bytes": file.getvalue(), "path": None} for kind, file in files.items()}
 
-    def digest(path: Path) -> str:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
     key = _cache_file("arrow", rows, decoder)
     folder = key.parent if cache is True else Path(cache)
     folder.mkdir(parents=True, exist_ok=True)
-    whole = [path for path in folder.glob(f"{key.name}-*.arrow") if path.stem.endswith(digest(path))]
+    whole = [
+        path for path in folder.glob(f"{key.name}-*.arrow") if path.stem.endswith(fingerprint(path)["sha256"][:16])
+    ]
     if not whole:
         aside = folder / f"{TEMPORARY}{os.urandom(16).hex()}.arrow"
         table.with_transform(decoder).map(raw, desc="caching", cache_file_name=str(aside), features=table.features)
-        whole = [aside.replace(folder / f"{key.name}-{digest(aside)}.arrow")]
+        whole = [aside.replace(folder / f"{key.name}-{fingerprint(aside)['sha256'][:16]}.arrow")]
     return datasets.Dataset.from_file(str(whole[0]), info=table.info).with_transform(Decoder(lookup_table(ILLEGAL)))

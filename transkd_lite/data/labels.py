@@ -10,8 +10,6 @@ rule), and the 40 NYUv2 classes of Gupta et al. 2013. NYUv2 has no official pale
 VOC colours 1 to 40.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -66,7 +64,7 @@ class LabelSpace:
         table[: self.num_classes] = self.palette
         return table[np.asarray(label, dtype=np.uint8)]
 
-    def difference(self, other: LabelSpace) -> str:
+    def difference(self, other: "LabelSpace") -> str:
         """The first class that is not the same in both, in words, or "" where all are; colours may differ."""
         pairs = enumerate(zip_longest(self.names, other.names))
         return next((f"class {k} is {a!r} in the one and {b!r} in the other" for k, (a, b) in pairs if a != b), "")
@@ -75,23 +73,19 @@ class LabelSpace:
         """The text that `open_dataset` keeps in `dataset.info.description`; `extra` rides along."""
         return json.dumps({**extra, "label_space": {"names": self.names, "palette": self.palette}})
 
-    @classmethod
-    def from_json(cls, text: str) -> LabelSpace:
-        """Undo `to_json`; raises ValueError when the text holds no label space."""
-        try:
-            fields = json.loads(text)["label_space"]
-            return cls(tuple(fields["names"]), tuple((r, g, b) for r, g, b in fields["palette"]))
-        except (json.JSONDecodeError, KeyError, TypeError):
-            advice = "open data with open_dataset, or set their info.description = LabelSpace(names, palette).to_json()"
-            raise ValueError(f"a description carries no class names: it is {text[:60]!r}; {advice}") from None
 
-
-def label_space(dataset: datasets.Dataset) -> LabelSpace:
+def label_space(dataset: "datasets.Dataset") -> LabelSpace:
     """The label space that `open_dataset` wrote into a dataset; survives select, filter and shuffle.
 
     Raises `ValueError` for a dataset that was not made by `open_dataset`.
     """
-    return LabelSpace.from_json(dataset.info.description)
+    text = dataset.info.description
+    try:
+        fields = json.loads(text)["label_space"]
+        return LabelSpace(tuple(fields["names"]), tuple((r, g, b) for r, g, b in fields["palette"]))
+    except (json.JSONDecodeError, KeyError, TypeError):
+        advice = "open data with open_dataset, or set their info.description = LabelSpace(names, palette).to_json()"
+        raise ValueError(f"a description carries no class names: it is {text[:60]!r}; {advice}") from None
 
 
 def colours(digits: str) -> tuple[Colour, ...]:
@@ -134,12 +128,12 @@ def lookup_table(num_classes: int, ids: Mapping[Any, int] | None = None) -> byte
     return bytes((dict.fromkeys(range(256), ILLEGAL) | {VOID: VOID} | table).values())
 
 
-def require_train_ids(labels: Tensor, num_classes: int, where: str) -> None:
+def require_train_ids(labels: "Tensor", num_classes: int, where: str) -> None:
     """Raise `ValueError` naming the first label that is neither a train id nor void."""
     wrong = labels[(labels < 0) | ((labels >= num_classes) & (labels != VOID))]
     if wrong.numel():
-        rule = f"train ids are 0-{num_classes - 1} and {VOID}; got label {int(wrong[0])} in {where}"
-        raise ValueError(f"{rule}: map the labels to train ids, or give the network more classes")
+        got = f"got label {int(wrong[0])} in {where}"
+        raise ValueError(f"train ids are 0-{num_classes - 1} and {VOID}; {got}: map the labels to train ids")
 
 
 def _space(names: str, palette: tuple[Colour, ...]) -> LabelSpace:

@@ -1,7 +1,5 @@
 """`transkd data check | fetch | prepare`: what a root holds, where its files come from, NYUv2 as folders."""
 
-from __future__ import annotations
-
 import inspect
 import io
 from collections import Counter, defaultdict

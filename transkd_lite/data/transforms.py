@@ -16,15 +16,13 @@ Built on the functional kernels of torchvision v2. Source of `paper`: the publis
 scripts; `standard` follows the usual recipe of SegFormer (Xie et al. 2021).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, get_args
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
@@ -58,8 +56,7 @@ def to_tensors(sample: Any) -> tuple[Tensor, Tensor]:
 def require_labelled(labels: Iterable[Tensor], where: str) -> None:
     """Raise `ValueError` where all labels are void: no loss and no score is defined there. Stops at the first class."""
     if all(bool((label == VOID).all()) for label in labels):
-        advice = "check how the labels are read (label_map)"
-        raise ValueError(f"at least one pixel must have a class; all of {where} are void ({VOID}): {advice}")
+        raise ValueError(f"at least one pixel must have a class; all of {where} are void ({VOID}): check label_map")
 
 
 def resize_labels(labels: Tensor | None, size: Sequence[int]) -> Tensor:
@@ -88,17 +85,9 @@ def normalized(images: Tensor) -> Tensor:
     return F.normalize(images, list(IMAGENET_MEAN), list(IMAGENET_STD))
 
 
-JITTER = (
-    (F.adjust_brightness, 0.7, 1.3),
-    (F.adjust_contrast, 0.7, 1.3),
-    (F.adjust_saturation, 0.7, 1.3),
-    (F.adjust_hue, -0.05, 0.05),
-)
-
-
 def make_transform(
     *, augment: str = "none", crop: tuple[int, int] | None = None, normalize: bool = False
-) -> Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]:
+) -> Callable[[Tensor, Tensor, Generator], tuple[Tensor, Tensor]]:
     """The transform called `augment` (see the module's list): (image, label, generator) -> (image, label).
 
     It takes an image (3, H, W) and a label (H, W), both uint8, and returns them as float32 (3, h, w) and int64 (h, w).
@@ -122,12 +111,7 @@ def make_transform(
 
 
 def _transform(
-    augment: str,
-    crop: tuple[int, int] | None,
-    normalize: bool,
-    image: Tensor,
-    label: Tensor,
-    generator: torch.Generator,
+    augment: str, crop: tuple[int, int] | None, normalize: bool, image: Tensor, label: Tensor, generator: Generator
 ) -> tuple[Tensor, Tensor]:
     if image.dtype != torch.uint8 or label.dtype != torch.uint8 or image.shape != (3, *label.shape):
         got = " and ".join(f"{picture.dtype} {tuple(picture.shape)}" for picture in (image, label))
@@ -161,13 +145,14 @@ def _transform(
         else:
             label = translate(label, right, down, fill=VOID)
     if augment == "standard":
-        for adjust, low, high in JITTER:
-            image = adjust(image, uniform(low, high))
+        for adjust in (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation):
+            image = adjust(image, uniform(0.7, 1.3))
+        image = F.adjust_hue(image, uniform(-0.05, 0.05))
     pixels = F.to_dtype(image, torch.float32, scale=True)
     return (normalized(pixels) if normalize else pixels).contiguous(), label[0].long().contiguous()
 
 
-def is_flipped(generator: torch.Generator) -> bool:
+def is_flipped(generator: Generator) -> bool:
     """Draw whether a picture is flipped; the first thing that the transform "flip" draws."""
     return bool(torch.rand((), generator=generator) < 0.5)
 
@@ -186,9 +171,7 @@ def translate(image: Tensor, right: int, down: int, fill: int, fill_beyond: int 
     return F.crop(moved, max(-down, 0), max(-right, 0), height, width)
 
 
-def _random_crop(
-    image: Tensor, label: Tensor, size: tuple[int, int], generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def _random_crop(image: Tensor, label: Tensor, size: tuple[int, int], generator: Generator) -> tuple[Tensor, Tensor]:
     """A window of `size`, within ten tries one where no class covers over 3/4 of what is labelled (SegFormer)."""
     below, beside = (max(wanted - has, 0) for wanted, has in zip(size, label.shape[-2:], strict=True))
     if below or beside:
