@@ -36,7 +36,7 @@ def profile(tmp_path):
 def notebooks_without_kernels(monkeypatch):
     """Notebooks are "executed" by writing what a run would leave; those of method kd fail if told to."""
 
-    def execute(notebook, target, parameters):
+    def execute(notebook, target, parameters, environment=None):
         if parameters.get("method") == "kd" and parameters["seed"] == execute.fails_for_seed:
             raise NotebookFailed(f"{notebook.name}: cell [3] raised ValueError: not finite")
         if "out_dir" in parameters:

@@ -25,6 +25,8 @@ from transkd_lite.training.folder import caveats, list_runs
 
 __all__ = ["app", "main", "run_table", "score_table"]
 
+PROTOCOLS = ("full", "paper")  # those of `metrics`, which imports torch
+
 # --- What runs have to say: which are finished, a line a run, scores by method and by class. No heavy import.
 
 
@@ -55,7 +57,7 @@ def score_table(outcome: batch.Outcome) -> str:
     scores: dict[tuple[str, str], dict[int, float]] = {}
     whole = [run for run in outcome.runs if run.folder not in outcome.errors]
     for run in whole:
-        miou = batch.miou_of(outcome.root / run.folder)
+        miou = read_json(outcome.root / run.folder / METRICS_FILE).get("full", {}).get("miou")
         if miou is not None and run.experiment is not None:
             method = "teacher" if run.kind == "teacher" else run.experiment.method
             scores.setdefault((method, run.variant), {})[run.experiment.seed] = 100 * miou
@@ -85,8 +87,7 @@ def _align(rows: Sequence[tuple[str, ...]]) -> str:
 
 def _score_line(metrics: Mapping[str, Any]) -> str:
     """`mIoU 41.20 (full), 43.00 (paper)` in percent."""
-    parts = [f"{100 * metrics[name]['miou']:.2f} ({name})" for name in ("full", "paper") if name in metrics]
-    return "mIoU " + ", ".join(parts)
+    return "mIoU " + ", ".join(f"{100 * metrics[name]['miou']:.2f} ({name})" for name in PROTOCOLS)
 
 
 # --- The command, and what its commands share.
@@ -128,7 +129,7 @@ def root(version: Annotated[bool, Option("--version", help="Print the version.")
 
 
 Name = Annotated[str, Argument(metavar="PROFILE", help=f"{', '.join(profile.list_profiles())}, or a .yaml file.")]
-Settings = Annotated[list[str] | None, Option("--set", metavar="KEY=VALUE", help="Replaces a parameter; repeatable.")]
+Settings = Annotated[list[str] | None, Option("--set", metavar="KEY=VALUE", help="Sets a parameter; repeatable.")]
 DataRoot = Annotated[Path | None, Option(help="The dataset's folder.", exists=True, file_okay=False, resolve_path=True)]
 Runs = Annotated[Path, Option("--runs", help="The folder of all run folders.")]
 AsJson = Annotated[bool, Option("--json", help="Print as JSON.")]
@@ -151,9 +152,7 @@ def _parts(text: str) -> list[str]:
 def data_check(
     name: Annotated[str, Argument(help="cityscapes, acdc, nyuv2, voc2012, camvid or folder.")],
     root: Annotated[Path, Option(help="The folder that holds its files.")],
-    settings: Annotated[
-        list[str] | None, Option("--set", metavar="KEY=VALUE", help="An option of the dataset.")
-    ] = None,
+    settings: Settings = None,
 ) -> None:
     """Look into every file of a dataset.
 
@@ -350,14 +349,14 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps(scores, indent=2))
         return
-    data, protocols = scores["data"], [name for name in ("full", "paper") if name in scores]
+    data = scores["data"]
     typer.echo(
         f"{data['dataset']}, split {data['split']}: {data['images']} images, {data['size'][0]} x {data['size'][1]} "
         f"(height x width of the first), {'' if data['normalize'] else 'not '}normalized"
     )
-    rows = [("class", *protocols)]
+    rows = [("class", *PROTOCOLS)]
     for name in scores["full"]["iou"]:
-        found = [scores[protocol]["iou"][name] for protocol in protocols]
+        found = [scores[protocol]["iou"][name] for protocol in PROTOCOLS]
         rows.append((name, *("absent" if iou is None else f"{100 * iou:.2f}" for iou in found)))
     typer.echo(f"{_align(rows)}\n{_score_line(scores)}")
 
@@ -420,7 +419,7 @@ def notebooks(names: Annotated[list[str] | None, Argument(help="Such as 04_cross
 
     Example: transkd notebooks 01_data_and_metrics
     """
-    folder = profile.ROOT / "notebooks"
+    folder = profile.NOTEBOOKS
     paths = [*folder.glob("[0-9][0-9]_*.ipynb"), *folder.glob("solutions/*.ipynb")]
     known = sorted(path.relative_to(folder).with_suffix("").as_posix() for path in paths)
     failed = False

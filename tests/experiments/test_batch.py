@@ -7,6 +7,7 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 from quick import FIXTURES, PARAMETERS
@@ -14,7 +15,7 @@ from quick import FIXTURES, PARAMETERS
 from transkd_lite.cli import run_table, score_table
 from transkd_lite.distill import list_methods
 from transkd_lite.experiments import batch, notebook
-from transkd_lite.experiments.batch import kernel_environment, reproduce
+from transkd_lite.experiments.batch import reproduce
 from transkd_lite.experiments.notebook import NotebookFailed, execute_notebook
 from transkd_lite.experiments.profile import PlannedRun, Profile
 from transkd_lite.training.config import ParameterError
@@ -237,17 +238,20 @@ def test_preflight_refuses_wrong_names_and_missing_data_before_anything_runs(tmp
     assert not list(tmp_path.iterdir())
 
 
-def test_kernels_get_their_threads_and_keep_freed_memory_and_the_environment_is_set_back(monkeypatch):
+def test_kernels_get_their_threads_and_keep_freed_memory_and_this_process_stays_as_it_is(monkeypatch, tmp_path):
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "65536")  # what a Dask worker sets
-    with kernel_environment(2):
-        assert (os.environ["OMP_NUM_THREADS"], os.environ["MKL_NUM_THREADS"]) == ("2", "2")
-        assert int(os.environ["MALLOC_TRIM_THRESHOLD_"]) >= 2**30
+    names = ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "MALLOC_TRIM_THRESHOLD_"]
+    cell = nbformat.v4.new_code_cell(f"import os; print([os.environ[name] for name in {names}])")
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "told.ipynb")
+    assert not batch.execute(PlannedRun("lesson", "told", tmp_path / "told.ipynb", {}), tmp_path, threads=2)
+    told = nbformat.read(tmp_path / "told" / "told.ipynb", 4).cells[0].outputs[0].text
+    assert told == f"{['2', '2', str(2**30)]}\n"
     assert (os.environ["OMP_NUM_THREADS"], os.environ["MALLOC_TRIM_THRESHOLD_"]) == ("5", "65536")
-    assert "MKL_NUM_THREADS" not in os.environ
-    with kernel_environment(None):
-        assert os.environ["OMP_NUM_THREADS"] == "5"
+    given = []
+    monkeypatch.setattr(batch, "execute_notebook", lambda *all: given.append(all[3]) or all[1].write_text("{}"))
+    batch.execute(PlannedRun("lesson", "told", tmp_path / "told.ipynb", {}), tmp_path)
+    assert given == [{"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**25)}]
 
 
 @pytest.mark.slow

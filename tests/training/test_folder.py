@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +13,12 @@ from transkd_lite.data.whole import DamagedRunError, seal, write_json
 from transkd_lite.training.folder import (
     RunLockedError,
     caveats,
-    hash_parameters,
     is_finished,
     list_runs,
     lock_run,
     provenance,
     read_run,
+    run_name,
 )
 
 HOLD = """
@@ -34,9 +35,9 @@ with lock_run(sys.argv[1]):
 def test_the_hash_sees_values_and_nothing_else() -> None:
     base = {"lr": 0.1, "size": (64, 128), "options": {"a": 1, "b": None}}
     same = {"options": {"b": None, "a": 1}, "size": [64, 128], "lr": 0.1}
-    assert hash_parameters(base) == hash_parameters(same)
-    assert len(hash_parameters(base)) == 8
-    assert hash_parameters(base) != hash_parameters({**base, "lr": 0.2})
+    names = [run_name("student", "kd", 3, parameters) for parameters in (base, same, {**base, "lr": 0.2})]
+    assert names[0] == names[1] != names[2]
+    assert re.fullmatch("student-kd-s3-[0-9a-f]{8}", names[0])
 
 
 def test_importing_folders_does_not_import_torch() -> None:

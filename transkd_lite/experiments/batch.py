@@ -8,8 +8,6 @@ nbconvert and torch are imported only when something has to run. Ctrl-C and SIGT
 first (see `stop_kernels`).
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import logging
@@ -20,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import psutil
 
@@ -33,10 +31,7 @@ from transkd_lite.training.config import ParameterError, check_parameters
 from transkd_lite.training.folder import BATCH_FILE, FAILED_FILE, RunLockedError, is_finished, lock_run, provenance
 from transkd_lite.training.interrupts import StopRequest
 
-__all__ = [
-    "ASIDE", "Outcome", "dask_setup", "execute", "execute_all", "is_done", "kernel_environment", "preflight",
-    "progress_line", "render_report", "reproduce", "run_aside", "running_kernels", "stop_kernels",
-]  # fmt: skip
+__all__ = ["Outcome", "dask_setup", "execute", "is_done", "progress_line", "render_report", "reproduce"]
 
 
 @dataclass
@@ -62,17 +57,10 @@ def progress_line(number: int, total: int, root: Path, run: PlannedRun, error: s
     head = f"[{number:>{len(str(total))}}/{total}] {run.title}"
     if error:
         return f"{head} FAILED: {error}"
-    line, wall_s = f"{head} finished", read_json(root / run.folder / METRICS_FILE).get("wall_s")
-    if wall_s is not None:
-        line += f", {wall_s:.0f} s"
-    if (miou := miou_of(root / run.folder)) is not None:
-        line += f", mIoU {100 * miou:.1f} %"
-    return line
-
-
-def miou_of(folder: Path) -> float | None:
-    """The mIoU at label resolution of a finished run."""
-    return read_json(folder / METRICS_FILE).get("full", {}).get("miou")
+    metrics = read_json(root / run.folder / METRICS_FILE)
+    seconds, miou = metrics.get("wall_s"), metrics.get("full", {}).get("miou")
+    head += " finished" + ("" if seconds is None else f", {seconds:.0f} s")
+    return head + ("" if miou is None else f", mIoU {100 * miou:.1f} %")
 
 
 # --- A batch that is asked to stop: the signal reaches the notebooks' kernels, which save, and none outlives
@@ -82,10 +70,8 @@ def miou_of(folder: Path) -> float | None:
 # take a signal for a failure of the notebook. So notebooks are executed in other threads or processes; the main
 # thread hears the signal, interrupts the kernels as a person would, and waits until they are gone.
 
-T = TypeVar("T")
 
-
-def run_aside(work: Callable[[], T], stop: StopRequest) -> T:
+def run_aside(work: Callable[[], Any], stop: StopRequest) -> Any:
     """The result of `work`, called in a thread of its own; after a signal its kernels are stopped."""
     with ThreadPool(1) as pool:  # its thread is a daemon
         result = pool.apply_async(work)
@@ -127,6 +113,10 @@ async def dask_setup(worker: Any) -> None:
 # --- One attempt at a run: what is checked before, and what happens in its folder around the notebook's execution.
 
 ASIDE = "running.ipynb"
+# glibc gives memory back to the system at every large free unless told otherwise, and a Dask worker tells it to do so
+# early: a training step, which frees hundreds of tensors, then spends up to a third of its time on page faults.
+KEPT_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def preflight(pending: Sequence[PlannedRun]) -> None:
@@ -141,21 +131,24 @@ def preflight(pending: Sequence[PlannedRun]) -> None:
 
 
 @contextlib.contextmanager
-def kernel_environment(threads: int | None) -> Iterator[None]:
-    """What a kernel inherits from the process that starts it: freed memory is kept, threads are limited if given."""
-    # glibc gives memory back to the system at every large free unless told otherwise, and a Dask worker tells it to do
-    # so early: a training step, which frees hundreds of tensors, then spends up to a third of its time on page faults.
-    wanted = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
-    if threads is not None:
-        wanted |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
-    before = os.environ.copy()
-    os.environ.update(wanted)
+def executed(target: Path, failed: Path) -> Iterator[Path]:
+    """A path to execute a notebook to: in the end it is called `target`, or `failed` where something was raised.
+
+    Raises `NotebookFailed`, which names `failed`. Of a notebook that was interrupted nothing is kept.
+    """
+    aside = target.with_name(ASIDE)
+    aside.unlink(missing_ok=True)
     try:
-        yield
+        yield aside
+        os.replace(aside, target)
+        failed.unlink(missing_ok=True)
+    except Exception as error:
+        if isinstance(error, NotebookInterrupted) or not aside.is_file():
+            raise
+        os.replace(aside, failed)
+        raise NotebookFailed(f"{error}; see {failed}") from error
     finally:
-        for name in wanted:
-            del os.environ[name]
-        os.environ.update(before)
+        aside.unlink(missing_ok=True)
 
 
 def execute(run: PlannedRun, root: Path, threads: int | None = None, needed: str | None = None) -> str:
@@ -168,35 +161,28 @@ def execute(run: PlannedRun, root: Path, threads: int | None = None, needed: str
     folder = root / run.folder
     if run.needs and (needed or not is_finished(root / run.needs)):
         return f"not started: it needs {run.needs}, which failed"
-    files = (METRICS_FILE, "metrics.withheld.json", ASIDE, FAILED_FILE)
-    metrics, withheld, aside, failed = (folder / name for name in files)
+    metrics, withheld = folder / METRICS_FILE, folder / "metrics.withheld.json"
     with contextlib.suppress(RunLockedError), lock_run(folder, patience_s=60):
         whole.sweep_temporary(folder)  # the kernel of a killed worker may hold the folder a moment longer
     if withheld.exists():
         os.replace(withheld, metrics)
-    aside.unlink(missing_ok=True)
     start = time.perf_counter()
     own = {} if run.experiment is None else {"out_dir": str(folder)}
+    environment = KEPT_MEMORY | dict.fromkeys(THREADS if threads else (), str(threads))
     try:
-        with kernel_environment(threads):
-            execute_notebook(run.notebook, aside, run.parameters | own)
-        if run.experiment is not None and not is_finished(folder):
-            raise NotebookFailed(f"{run.notebook.name} ended without writing {METRICS_FILE} to {folder}")
+        with executed(folder / run.notebook.name, folder / FAILED_FILE) as aside:
+            execute_notebook(run.notebook, aside, run.parameters | own, environment)
+            if run.experiment is not None and not is_finished(folder):
+                raise NotebookFailed(f"{run.notebook.name} ended without writing {METRICS_FILE} to {folder}")
     except Exception as error:
         message, stopped = str(error), isinstance(error, NotebookInterrupted)
         if metrics.exists():
             os.replace(metrics, withheld)
-        if aside.is_file() and not stopped:
-            os.replace(aside, failed)
-            message += f"; see {failed}"
-        aside.unlink(missing_ok=True)
         told = {"state": "interrupted" if stopped else "failed", "error": None if stopped else message}
         with contextlib.suppress(DamagedRunError):  # the next attempt writes it anew
             if not withheld.exists():  # metrics vouch for run.json, which must stay as it is
                 write_json(folder / RUN_FILE, read_json(folder / RUN_FILE) | told)
         return message
-    os.replace(aside, folder / run.notebook.name)
-    failed.unlink(missing_ok=True)
     if run.experiment is None:  # a lesson's result is its notebook; the records are written here, the metrics last
         info = {"kind": run.kind, "notebook": run.notebook.name, "parameters": run.parameters}
         write_json(folder / RUN_FILE, provenance() | info | {"state": "finished", "error": None})
@@ -355,15 +341,6 @@ def render_report(profile: Profile, root: Path) -> Path:
     if profile.parameters.get("data_root"):
         parameters["data_root"] = str(profile.parameters["data_root"])
     check_parameters(parameters, read_signature(notebook)[0], notebook.name)
-    aside, target, failed = (root / name for name in (ASIDE, "report.ipynb", "report.failed.ipynb"))
-    try:
+    with executed(root / "report.ipynb", root / "report.failed.ipynb") as aside:
         execute_notebook(notebook, aside, parameters)
-    except NotebookInterrupted:
-        aside.unlink(missing_ok=True)
-        raise
-    except NotebookFailed as error:
-        os.replace(aside, failed)
-        raise NotebookFailed(f"{error}; see {failed}") from error
-    os.replace(aside, target)
-    failed.unlink(missing_ok=True)
-    return whole.atomic_write(root / "report.html", to_html(target))
+    return whole.atomic_write(root / "report.html", to_html(root / "report.ipynb"))

@@ -172,7 +172,7 @@ class Experiment(TrainConfig):
     @property
     def run_id(self) -> str:
         """Eight hexadecimal digits of the identity."""
-        return runs.hash_parameters(self.identity())
+        return self.folder_name().rpartition("-")[2]
 
     def folder_name(self, kind: str = "student") -> str:
         """`<kind>-<method>-s<seed>-<hash>`, the name of this run's folder."""
@@ -243,7 +243,8 @@ class Experiment(TrainConfig):
         """
         import torch
 
-        from transkd_lite.models.weights import create_model, load_model
+        from transkd_lite.models.output import restore
+        from transkd_lite.models.weights import create_model, files_of, read_metadata
 
         torch.manual_seed(self.seed)
         pretrained = find_file(self.pretrained) if self.pretrained else None
@@ -251,7 +252,8 @@ class Experiment(TrainConfig):
         student = create_model(self.network, num_classes, pretrained=pretrained, reset_head=reset)
         if self.steps == 0:
             with contextlib.suppress(ValueError, OSError):  # of another library: nothing is said of its classes
-                student.label_space = load_model(str(pretrained)).label_space
+                (file,) = files_of(str(pretrained))
+                student.label_space = restore(read_metadata(file), file)[1]
         return student
 
     def build(

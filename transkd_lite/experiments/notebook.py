@@ -8,6 +8,7 @@ import logging
 import re
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,12 @@ def to_html(notebook: Path) -> str:
 _STARTS = 3  # kernels that start at the same moment can race for a port: such a start is repeated
 
 
-def execute_notebook(notebook: Path, target: Path, parameters: dict[str, Any]) -> None:
+def execute_notebook(
+    notebook: Path, target: Path, parameters: dict[str, Any], environment: Mapping[str, str] | None = None
+) -> None:
     """Execute a notebook with papermill, strictly, into `target`.
 
+    environment: variables that its kernel gets, besides those of this process.
     Raises `NotebookInterrupted`: a cell was interrupted, as a batch that is stopped does.
     Raises `NotebookFailed`: a cell raised, the kernel died, or a cell was left out (`sys.exit()` ends a notebook
         early).
@@ -61,7 +65,7 @@ def execute_notebook(notebook: Path, target: Path, parameters: dict[str, Any]) -
     class OwnKernel(AsyncKernelManager):
         """The interpreter of this process, whichever other one the user's Jupyter calls python3."""
 
-        kernel_spec = KernelSpec(**get_kernel_dict())
+        kernel_spec = KernelSpec(**get_kernel_dict(), env=dict(environment or {}))
 
     paths = [str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, target)]  # papermill formats them
     # It warns about every parameter that is annotated `int | None`; names and types were checked before.

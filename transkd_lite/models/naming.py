@@ -1,11 +1,10 @@
 """What a tensor is called elsewhere and here: tables of names, and the search for a network in a checkpoint.
 
-A table has a row for each layer and a column for each naming scheme, the first of them this library's. A table's first
-row says what a block is called, which `B` stands for below. # is a number, @ the number of a stage where it is counted
-from 1, and - a layer that the scheme does not have; what follows (weight, bias …) is called alike everywhere.
+A table has a row for each layer and a column for each naming scheme, the first of them this library's. Rows that begin
+with a capital letter say what a block (B) and a patch embedding (P) are called, for which the letter stands in the
+others. # is a number, @ the number of a stage where it is counted from 1, and - a layer that the scheme does not have,
+or calls as this library does; what follows (weight, bias …) is called alike everywhere.
 """
-
-from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
@@ -24,52 +23,38 @@ Tensors = dict[str, Tensor]
 _INSERTED = re.compile(r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _PART = r"(?:segformer\.|backbone\.|decode_head\.)??"  # how whole networks of others call encoder and head
 
-# The TransKD authors and NVIDIA (mit_b*.pth, trained SegFormers), and mmsegmentation.
+# The TransKD authors and NVIDIA (mit_b*.pth, trained SegFormers); mmsegmentation; files of Hugging Face's transformers;
+# and `state_dict()` since transformers 5.
 _SEGFORMER = """
-stages.#.blocks.#          block@.#             layers.#.1.#
-stages.#.patch_embed.proj  patch_embed@.proj    layers.#.0.projection
-stages.#.patch_embed.norm  patch_embed@.norm    layers.#.0.norm
-B.attn.qkv                 -                    B.attn.attn.in_proj
-B.attn.proj                B.attn.proj          B.attn.attn.out_proj
-B.mlp.fc1                  B.mlp.fc1            B.ffn.layers.0
-B.mlp.dwconv               B.mlp.dwconv.dwconv  B.ffn.layers.1
-B.mlp.fc2                  B.mlp.fc2            B.ffn.layers.4
-stages.#.norm              norm@                layers.#.2
-head.projections.#         linear_c@.proj       convs.#.conv
-head.projection_norms.#    -                    convs.#.bn
-head.fuse                  linear_fuse.conv     -
-head.fuse_reversed         -                    fusion_conv.conv
-head.norm                  linear_fuse.bn       fusion_conv.bn
-head.classifier            linear_pred          conv_seg
-"""
-
-# Files of Hugging Face's transformers, and `state_dict()` since transformers 5.
-_TRANSFORMERS = """
-stages.#.blocks.#          segformer.encoder.block.#.#                      stages.#.blocks.#
-stages.#.patch_embed.proj  segformer.encoder.patch_embeddings.#.proj        stages.#.patch_embeddings.proj
-stages.#.patch_embed.norm  segformer.encoder.patch_embeddings.#.layer_norm  stages.#.patch_embeddings.layer_norm
-B.norm1                    B.layer_norm_1             B.layernorm_before
-B.norm2                    B.layer_norm_2             B.layernorm_after
-B.attn.q                   B.attention.self.query     B.attention.q_proj
-B.attn.k                   B.attention.self.key       B.attention.k_proj
-B.attn.v                   B.attention.self.value     B.attention.v_proj
-B.attn.sr                  B.attention.self.sr          B.attention.sequence_reduction.sequence_reduction
-B.attn.norm                B.attention.self.layer_norm  B.attention.sequence_reduction.layer_norm
-B.attn.proj                B.attention.output.dense   B.attention.o_proj
-B.mlp.fc1                  B.mlp.dense1               B.mlp.fc1
-B.mlp.dwconv               B.mlp.dwconv.dwconv        B.mlp.dwconv.dwconv
-B.mlp.fc2                  B.mlp.dense2               B.mlp.fc2
-stages.#.norm              segformer.encoder.layer_norm.#                   stages.#.layer_norm
-head.projections.#         decode_head.linear_c.#.proj                      decode_head.linear_projections.#.proj
-head.fuse                  decode_head.linear_fuse                          decode_head.linear_fuse
-head.norm                  decode_head.batch_norm                           decode_head.batch_norm
-head.classifier            decode_head.classifier                           decode_head.classifier
+B  stages.#.blocks.#     block@.#      layers.#.1.#  segformer.encoder.block.#.#           stages.#.blocks.#
+P  stages.#.patch_embed  patch_embed@  layers.#.0    segformer.encoder.patch_embeddings.#  stages.#.patch_embeddings
+P.proj                   -                   P.projection         -                              -
+P.norm                   -                   -                    P.layer_norm                   P.layer_norm
+B.norm1                  -                   -                    B.layer_norm_1                 B.layernorm_before
+B.norm2                  -                   -                    B.layer_norm_2                 B.layernorm_after
+B.attn.qkv               -                   B.attn.attn.in_proj  -                              -
+B.attn.q                 -                   -                    B.attention.self.query         B.attention.q_proj
+B.attn.k                 -                   -                    B.attention.self.key           B.attention.k_proj
+B.attn.v                 -                   -                    B.attention.self.value         B.attention.v_proj
+B.attn.sr    -  -  B.attention.self.sr          B.attention.sequence_reduction.sequence_reduction
+B.attn.norm  -  -  B.attention.self.layer_norm  B.attention.sequence_reduction.layer_norm
+B.attn.proj              -                   B.attn.attn.out_proj  B.attention.output.dense      B.attention.o_proj
+B.mlp.fc1                -                   B.ffn.layers.0       B.mlp.dense1                   -
+B.mlp.dwconv             B.mlp.dwconv.dwconv  B.ffn.layers.1      B.mlp.dwconv.dwconv            B.mlp.dwconv.dwconv
+B.mlp.fc2                -                   B.ffn.layers.4       B.mlp.dense2                   -
+stages.#.norm            norm@               layers.#.2           segformer.encoder.layer_norm.#  stages.#.layer_norm
+head.projections.#  linear_c@.proj  convs.#.conv  decode_head.linear_c.#.proj  decode_head.linear_projections.#.proj
+head.projection_norms.#  -                   convs.#.bn           -                              -
+head.fuse                linear_fuse.conv    -                    decode_head.linear_fuse        decode_head.linear_fuse
+head.fuse_reversed       -                   fusion_conv.conv     -                              -
+head.norm                linear_fuse.bn      fusion_conv.bn       decode_head.batch_norm         decode_head.batch_norm
+head.classifier          linear_pred         conv_seg             decode_head.classifier         decode_head.classifier
 """
 
 # The authors and PVTv2's own files, and timm's (last two rows), which keep the first patch embedding apart and call the
 # others `downsample`. Between two convolutions of a scale head stands an upsampling without weights.
 _PVT = """
-backbone.stages.#.blocks.#    block@.#
+B  backbone.stages.#.blocks.#  block@.#
 B.mlp.dwconv                  B.mlp.dwconv.dwconv
 backbone.patch_embed          patch_embed1
 backbone.stages.#.downsample  patch_embed@
@@ -85,7 +70,7 @@ backbone.patch_embed          patch_embed
 """
 
 _LVT = """
-stages.#.blocks.#  backbone.#.1.#
+B  stages.#.blocks.#  backbone.#.1.#
 B.attn.values      B.attn.weight
 B.attn.atrous      B.attn.ds
 B.mlp.dwconv       B.mlp.depconv
@@ -96,9 +81,11 @@ stages.#           backbone.#.0
 def _rules(table: str, old: int, new: int = 0) -> Rules:
     """Patterns and templates from one column of a table to another; the first pattern that matches decides."""
     rows = [line.split() for line in table.strip().splitlines()]
+    letters = {row[0]: row[1:] for row in rows if row[0].isupper()}
+    layers = [row for row in rows if row[0] not in letters and "-" not in (row[old], row[new])]
     rules: Rules = []
-    for row in rows[1:] + rows[:1]:
-        pattern, template = (row[column].replace("B", rows[0][column]) for column in (old, new))
+    for row in [*layers, *letters.values()]:
+        pattern, template = (re.sub("[A-Z]", lambda m, i=i: letters[m[0]][i], row[i]) for i in (old, new))
         pattern = re.escape(pattern.removeprefix("segformer."))
         for stage in range(4) if "@" in pattern else (0,):
             counted = template.replace("#", str(stage), 1) if "@" in pattern else template
@@ -113,8 +100,8 @@ _SCHEMES: dict[str, dict[str, Rules]] = {
     "segformer": {
         "stages.0.patch_embed.proj.weight": [],
         "layers.0.0.projection.weight": _rules(_SEGFORMER, 2),
-        "encoder.patch_embeddings.0.proj.weight": _rules(_TRANSFORMERS, 1),
-        "stages.0.patch_embeddings.proj.weight": _rules(_TRANSFORMERS, 2),
+        "encoder.patch_embeddings.0.proj.weight": _rules(_SEGFORMER, 3),
+        "stages.0.patch_embeddings.proj.weight": _rules(_SEGFORMER, 4),
         "patch_embed1.proj.weight": _rules(_SEGFORMER, 1),
     },
     "pvt": {sign: _rules(_PVT, 1) for sign in ("stages.0.blocks.0.attn.q.weight", "patch_embed1.proj.weight")},
@@ -196,7 +183,7 @@ def to_huggingface(tensors: Mapping[str, Tensor]) -> Tensors:
     for name in [name for name in apart if ".attn.kv." in name]:  # two layers there
         keys, values = apart.pop(name).chunk(2)
         apart |= {name.replace(".kv.", ".k."): keys, name.replace(".kv.", ".v."): values}
-    return rename(apart, _rules(_TRANSFORMERS, 0, 1))
+    return rename(apart, _rules(_SEGFORMER, 0, 3))
 
 
 def rename(tensors: Mapping[str, Tensor], rules: Rules) -> Tensors:

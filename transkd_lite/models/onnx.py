@@ -10,8 +10,6 @@ The metadata entry "transkd_lite" is JSON: `spec` and, where it is known, `label
 `input`, `normalize` (mean and std, or null), `output` and `folded_head`. `OnnxModel` reads such files and runs them.
 """
 
-from __future__ import annotations
-
 import copy
 import logging
 import os

@@ -2,8 +2,6 @@
 files, and Hugging Face's naming. Heavy libraries are imported only where a network needs them.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import inspect

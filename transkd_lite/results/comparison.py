@@ -6,8 +6,6 @@ the interval of the mean difference is Student's (n - 1 degrees of freedom): wid
 stands beside it (`statistics` says what each is worth).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from itertools import combinations
 from pathlib import Path

@@ -13,8 +13,6 @@ Sources: Efron and Tibshirani 1993 (bootstrap); Vargha and Delaney 2000 (probabi
 Friedman 1937, Nemenyi 1963 and Demsar 2006, *Statistical comparisons of classifiers over multiple data sets* (ranks).
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any, NamedTuple
 

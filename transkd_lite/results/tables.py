@@ -4,8 +4,6 @@ One row a run and protocol. The tables in `data/results` are made here and read 
 report comes from the same columns, whether the runs lie on this disk or not.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ two are kept, and a file whose content does not have the digest of its name is p
 warning.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json
@@ -125,7 +123,7 @@ class RunFolder:
             shutil.rmtree(self.checkpoints, ignore_errors=True)
         return pd.read_csv(verified(self.path / HISTORY_FILE)), run.metrics
 
-    def save(self, trainer: Trainer) -> None:
+    def save(self, trainer: "Trainer") -> None:
         """Keep the trainer's state as the newest checkpoint, and its history.
 
         Raises `OSError` naming the file if it cannot be written; the checkpoints before it stay.
@@ -143,7 +141,7 @@ class RunFolder:
             old.unlink(missing_ok=True)
         self._write_history(trainer)
 
-    def finish(self, student: SegModel, trainer: Trainer, metrics: Mapping[str, Any]) -> None:
+    def finish(self, student: SegModel, trainer: "Trainer", metrics: Mapping[str, Any]) -> None:
         """The student, the history, then the metrics: a folder with metrics.json has all the rest."""
         if not self.writes:
             return
@@ -157,6 +155,6 @@ class RunFolder:
         whole.seal(self.path, metrics)
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
-    def _write_history(self, trainer: Trainer) -> None:
+    def _write_history(self, trainer: "Trainer") -> None:
         names = None if trainer.history else ["step", "epoch", "lr", "loss", "ce", "images_per_s"]
         atomic_write(self.path / HISTORY_FILE, pd.DataFrame(trainer.history, columns=names).to_csv(index=False))

@@ -205,6 +205,11 @@ class TrainConfig:
                 f"got {len(weights)}"
             )
 
+    @property
+    def num_states(self) -> float:
+        """In how many states a sample reaches the networks: 1 as it is, 2 where only flips are drawn; or infinity."""
+        return math.inf if self.crop is not None else {"none": 1, "flip": 2}.get(self.augment, math.inf)
+
     def num_steps(self, num_samples: int) -> int:
         """Optimiser steps of the whole run over a dataset of num_samples images."""
         if self.steps is not None:

@@ -4,8 +4,6 @@ A folder that has `metrics.json` is finished, and that file vouches for the othe
 imports torch: a finished batch is recognised at once.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -26,8 +24,7 @@ from transkd_lite.data.whole import METRICS_FILE, RUN_FILE, DamagedRunError, dig
 from transkd_lite.training.config import check_plain
 
 __all__ = [
-    "Run", "RunLockedError", "caveats", "hash_parameters", "is_finished", "list_runs", "lock_run", "provenance",
-    "read_run", "run_name",
+    "Run", "RunLockedError", "caveats", "is_finished", "list_runs", "lock_run", "provenance", "read_run", "run_name",
 ]  # fmt: skip
 
 BATCH_FILE = "batch.json"  # in a batch's folder: the run folders that belong to it
@@ -39,23 +36,16 @@ class RunLockedError(RuntimeError):
     """Another live process works in this run folder."""
 
 
-def hash_parameters(parameters: Mapping[str, Any]) -> str:
-    """Eight hexadecimal digits of the parameters; the order of keys, and list or tuple, make no difference.
-
-    >>> hash_parameters({"lr": 0.1, "size": (1, 2)}) == hash_parameters({"size": [1, 2], "lr": 0.1})
-    True
-    """
-    text = json.dumps(parameters, sort_keys=True, separators=(",", ":"), default=plain)
-    return digest(text.encode())[:8]
-
-
 def run_name(kind: str, method: str, seed: int, parameters: Mapping[str, Any]) -> str:
     """The name of a run folder, `<kind>-<method>-s<seed>-<hash of the parameters>`.
+
+    The hash has eight hexadecimal digits; the order of keys, and list or tuple, make no difference.
 
     >>> run_name("student", "none", 0, {"lr": 0.1})
     'student-none-s0-9c9ba942'
     """
-    return check_plain(f"{kind}-{method}-s{seed}-{hash_parameters(parameters)}", "a run folder")
+    text = json.dumps(parameters, sort_keys=True, separators=(",", ":"), default=plain)
+    return check_plain(f"{kind}-{method}-s{seed}-{digest(text.encode())[:8]}", "a run folder")
 
 
 @contextlib.contextmanager

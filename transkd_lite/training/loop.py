@@ -5,12 +5,9 @@ finds the device and the other processes. With `out_dir` the run leaves a folder
 finishes it with `metrics.json`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import functools
-import math
 import os
 import sys
 import time
@@ -215,8 +212,7 @@ def fit(
         if accelerator.num_processes > 1:
             borrowed.enter_context(SyncedBatchNorm())
         borrowed.enter_context(folded_heads(student, teacher))
-        states = {"none": 1, "flip": 2}.get(config.augment, math.inf) if config.crop is None else math.inf
-        again = num_steps * config.batch_size > len(store) * states  # some samples come twice in the same state
+        again = num_steps * config.batch_size > len(store) * config.num_states  # samples come twice in the same state
         if teacher is not None and config.teacher_cache == "auto" and again and config.batch_size > 1:
             cache = TeacherCache(teacher, store, config, method.reads, accelerator.device)
             borrowed.callback(cache.close)
@@ -228,7 +224,7 @@ def fit(
         loader = batches(
             store, make_transform(augment=config.augment, crop=config.crop, normalize=config.normalize),
             batch_size=config.batch_size, seed=config.seed, steps=range(resumed_from, num_steps),
-            workers=config.workers, pin_memory=accelerator.device.type == "cuda", flips=states == 2,
+            workers=config.workers, pin_memory=accelerator.device.type == "cuda", flips=config.num_states == 2,
             rank=accelerator.process_index, world_size=accelerator.num_processes,
         )  # fmt: skip
         trainer.modules.train()

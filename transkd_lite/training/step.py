@@ -5,8 +5,7 @@ module, the step is what DistributedDataParallel wraps, so the student's and the
 reduced together.
 """
 
-from __future__ import annotations
-
+import inspect
 import json
 import math
 import os
@@ -120,27 +119,16 @@ class SyncedBatchNorm(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """What a call of one of PyTorch's functions gives."""
-        kwargs = kwargs or {}
-        if func is F.batch_norm:
-            return self._batch_norm(*args, **kwargs)
-        return func(*args, **kwargs)
-
-    def _batch_norm(
-        self,
-        input: Tensor,
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
-        training: bool = False,
-        momentum: float = 0.1,
-        eps: float = 1e-5,
-    ) -> Tensor:
+        if func is not F.batch_norm:
+            return func(*args, **(kwargs or {}))
+        call = inspect.signature(func).bind(*args, **(kwargs or {}))
+        call.apply_defaults()
+        x, running_mean, running_var, weight, bias, training, momentum, eps = call.args
         if not training:
-            return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
-        dims = [d for d in range(input.dim()) if d != 1]
-        shape = [1, -1] + [1] * (input.dim() - 2)
-        wide = input.float()
+            return func(*call.args)
+        dims = [d for d in range(x.dim()) if d != 1]
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        wide = x.float()
         count = wide.numel() / wide.shape[1] * dist.get_world_size()
         mean = all_reduce(wide.sum(dims)) / count
         centred = wide - mean.view(shape)
@@ -153,7 +141,7 @@ class SyncedBatchNorm(TorchFunctionMode):
         y = centred * torch.rsqrt(variance + eps).view(shape)
         if weight is not None and bias is not None:
             y = y * weight.view(shape) + bias.view(shape)
-        return y.to(input.dtype)
+        return y.to(x.dtype)
 
 
 # --- What a run is at a step: everything that it needs to go on, and nothing else.

@@ -5,8 +5,6 @@ The stream of samples is endless and is a pure function of the seed: position p 
 a run can go on from any step with nothing but the step number, whatever the number of workers or processes.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any

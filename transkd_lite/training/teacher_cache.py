@@ -7,8 +7,6 @@ folder, where other runs with the same teacher and pictures find them. A run wit
 rounding, since the teacher sees other mini-batches.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import itertools
@@ -61,7 +59,7 @@ class TeacherCache:
         self.reads = [name for name in self.zeros if name in reads]
         self.widths = [self.zeros[name].nbytes for name in self.reads]
         # A key's answers are one row of bytes.
-        self.answered = torch.zeros(len(store) * (2 if config.augment == "flip" else 1), dtype=torch.bool)
+        self.answered = torch.zeros(len(store) * int(config.num_states), dtype=torch.bool)
         self.size = (len(self.answered), sum(self.widths))
         self.num_bytes = self.size[0] * self.size[1]
         self.file = Path()
