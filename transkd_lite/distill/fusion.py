@@ -14,8 +14,6 @@ In the authors' files index 0 of `skfs` / `abfs` is the deepest stage, `stages[3
 `reduce`, `conv2` `expand`, `fc` `squeeze`, `fc1` `bare_squeeze`, `fcs` `heads` and `att_conv.0` `gate`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -9,8 +9,6 @@ its competitors, each with its source. Labels are train ids below the number of 
 nowhere.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 from functools import partial

@@ -85,7 +85,9 @@ def _rules(table: str, old: int, new: int = 0) -> Rules:
     layers = [row for row in rows if row[0] not in letters and "-" not in (row[old], row[new])]
     rules: Rules = []
     for row in [*layers, *letters.values()]:
-        pattern, template = (re.sub("[A-Z]", lambda m, i=i: letters[m[0]][i], row[i]) for i in (old, new))
+        pattern, template = row[old], row[new]
+        for letter, spelled in letters.items():
+            pattern, template = pattern.replace(letter, spelled[old]), template.replace(letter, spelled[new])
         pattern = re.escape(pattern.removeprefix("segformer."))
         for stage in range(4) if "@" in pattern else (0,):
             counted = template.replace("#", str(stage), 1) if "@" in pattern else template

@@ -3,8 +3,6 @@
 Source: this project's own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -50,7 +48,7 @@ def open_streets(
     num: int | None = None,
     seed: int = 0,
     conditions: Sequence[str] | str | None = None,
-) -> datasets.Dataset:
+) -> "datasets.Dataset":
     """Open `num` scenes as a table with the columns image, label and condition.
 
     split: train, val or test.
