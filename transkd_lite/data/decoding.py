@@ -143,8 +143,8 @@ def to_rgb(picture: Any) -> np.ndarray:
             values = np.rint(values * 255.0)
         fits = numeric and values.dtype != np.uint16 and 0 <= low <= high <= 255 and not (values % 1).any()
         if not fits or values.ndim not in (2, 3) or values.shape[2:] not in ((), (1,), (3,), (4,)):
-            got = f"{values.dtype} {values.shape} from {low} to {high}"
-            raise ValueError(f"a picture is (H, W) or (H, W, 3) of 0 to 255, or of floats to 1; got {got}: convert it")
+            rule = "a picture is (H, W) or (H, W, 3 or 4) of numbers from 0 to 255, or of floats from 0 to 1"
+            raise ValueError(f"{rule}; got {values.dtype} {values.shape} from {low} to {high}: convert it")
         picture = Image.fromarray(values.astype(np.uint8).reshape(values.shape[: 3 - (values.shape[2:] == (1,))]))
     return np.array(_in_rgb(_upright(picture)))
 
