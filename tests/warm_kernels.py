@@ -75,6 +75,8 @@ def run(command: list[str]) -> int:
         os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # as a kernel sets it
         for name in IMPORTED:
             importlib.import_module(name)
+        # Imported outside of a kernel, pandas takes the process for a terminal, and prints wide tables otherwise.
+        sys.modules["pandas"].set_option("display.max_columns", 20)
         # The one thread there is by now belongs to pyarrow's jemalloc, which is made for being forked.
         warnings.filterwarnings("ignore", r"This process .* is multi-threaded", DeprecationWarning)
         kernels: list[int] = []
