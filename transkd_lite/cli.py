@@ -25,8 +25,6 @@ from transkd_lite.training.folder import caveats, list_runs
 
 __all__ = ["app", "main", "run_table", "score_table"]
 
-PROTOCOLS = ("full", "paper")  # those of `metrics`, which imports torch
-
 # --- What runs have to say: which are finished, a line a run, scores by method and by class. No heavy import.
 
 
@@ -87,6 +85,8 @@ def _align(rows: Sequence[tuple[str, ...]]) -> str:
 
 def _score_line(metrics: Mapping[str, Any]) -> str:
     """`mIoU 41.20 (full), 43.00 (paper)` in percent."""
+    from transkd_lite.metrics import PROTOCOLS
+
     return "mIoU " + ", ".join(f"{100 * metrics[name]['miou']:.2f} ({name})" for name in PROTOCOLS)
 
 
@@ -343,6 +343,8 @@ def evaluate(
 
     transkd evaluate data/weights/streets-segformer_b1.safetensors --set val_images=50
     """
+    from transkd_lite.metrics import PROTOCOLS
+
     values = _settings(settings, data_root)
     experiment.Experiment.from_dict(values)
     scores = experiment.evaluate_run(source, values, split)

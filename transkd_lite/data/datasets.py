@@ -195,8 +195,8 @@ def open_dataset(
     Raises: ValueError for an unknown name or split, TypeError for an unknown option, FileNotFoundError for a missing
         root, folder or list, DataError (a ValueError) for a file that breaks a rule. Each names file or parameter.
     """
-    sides = (32, 32) if size is None else (size, size) if isinstance(size, int) else size
-    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+    sides = (size, size) if isinstance(size, int) else size
+    if sides is not None and not (len(sides) == 2 and all(isinstance(side, int) and side > 0 for side in sides)):
         raise ValueError(f"size is None, the shorter side or (height, width), got {size!r}: try (180, 240)")
     if name == "streets":
         from transkd_lite.data.streets.dataset import open_streets

@@ -21,7 +21,7 @@ import numpy as np
 
 from transkd_lite.data.decoding import DataError, Decoder, Row, read_bytes
 from transkd_lite.data.labels import ILLEGAL, VOID, lookup_table
-from transkd_lite.data.whole import TEMPORARY, fingerprint
+from transkd_lite.data.whole import TEMPORARY, fingerprint, user_cache
 
 if TYPE_CHECKING:
     import datasets
@@ -165,16 +165,14 @@ def read_list(path: Path) -> set[str]:
 
 
 def _cache_file(kind: str, rows: Iterable[Row], decoder: Decoder) -> Path:
-    """A file name in `TRANSKD_CACHE`, or the user's cache folder, for what `decoder` made of these files."""
-    import pooch
-
+    """A file name in the user's cache for what `decoder` made of these files."""
     digest = hashlib.sha256(repr(decoder).encode())
     for path in (row[kind]["path"] for row in rows for kind in ("image", "label")):
         digest.update(os.fsencode(os.path.abspath(path)))
         with contextlib.suppress(OSError):  # a missing file has a fingerprint too; reading it is what fails
             state = os.stat(path)
             digest.update(f"{state.st_size} {state.st_mtime_ns}".encode())
-    return Path(os.environ.get("TRANSKD_CACHE") or pooch.os_cache("transkd_lite")) / kind / digest.hexdigest()[:16]
+    return user_cache(kind) / digest.hexdigest()[:16]
 
 
 def survey(rows: Sequence[Row], decoder: Decoder) -> tuple[Counter[tuple[int, int]], np.ndarray, list[DataError]]:

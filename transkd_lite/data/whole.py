@@ -16,7 +16,7 @@ from typing import Any
 
 __all__ = [
     "DamagedRunError", "atomic_write", "digest", "fingerprint", "plain", "read_json", "seal", "sweep_temporary",
-    "verified", "write_json",
+    "user_cache", "verified", "write_json",
 ]  # fmt: skip
 
 RUN_FILE, METRICS_FILE, HISTORY_FILE, STUDENT_FILE = ("run.json", "metrics.json", "history.csv", "student.safetensors")
@@ -55,6 +55,13 @@ def sweep_temporary(*folders: Path) -> None:
     """Remove what a killed writer left in these folders, but not below them (call it only under their lock)."""
     for path in [path for folder in folders for path in folder.glob(f"{TEMPORARY}*") if path.is_file()]:
         path.unlink(missing_ok=True)
+
+
+def user_cache(kind: str) -> Path:
+    """The folder of one kind of what can be made again: in `TRANSKD_CACHE`, or else in the user's cache folder."""
+    import pooch
+
+    return Path(os.environ.get("TRANSKD_CACHE") or pooch.os_cache("transkd_lite")) / kind
 
 
 def digest(content: bytes | memoryview) -> str:

@@ -326,12 +326,13 @@ def save_half(folder: str | Path, target: str | Path, *, profile: str) -> Path:
     """Save a finished run's network in half precision for shipping, with how it was made in its metadata."""
     import torch
 
+    from transkd_lite.metrics import PROTOCOLS
     from transkd_lite.models.weights import load_model, save_model
 
     run = runs.read_run(folder)
     kept = ("parameters", "versions", "device", "precision", "commit", "dirty", "started", "wall_s")
     made = {"command": f"transkd train {profile}", **{name: run.info.get(name) for name in kept}}
-    made["miou"] = {name: run.metrics[name]["miou"] for name in ("full", "paper") if name in run.metrics}
+    made["miou"] = {name: run.metrics[name]["miou"] for name in PROTOCOLS if name in run.metrics}
     return save_model(load_model(Path(folder) / STUDENT_FILE), target, dtype=torch.float16, provenance=made)
 
 

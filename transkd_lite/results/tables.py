@@ -236,8 +236,8 @@ def _finished(root: str | os.PathLike[str]) -> list[Run]:
     """The finished runs of the current batch (its `batch.json` names them), the student alone before the others."""
     named = read_json(Path(root) / BATCH_FILE).get("runs")
     listed = [run for run in list_runs(root) if named is None or run.name in named]
-    for note in (run.note for run in listed if run.state == "damaged"):
-        raise DamagedRunError(note)
+    if damaged := [run.note for run in listed if run.state == "damaged"]:
+        raise DamagedRunError(damaged[0])
     runs = [run for run in listed if run.state == "finished"]
     return sorted(runs, key=lambda run: run.info.get("parameters", {}).get("method", "none") != "none")
 

@@ -17,13 +17,12 @@ import warnings
 from collections.abc import Collection
 from pathlib import Path
 
-import pooch
 import psutil
 import torch
 from torch import Tensor
 
 from transkd_lite.data.transforms import make_transform
-from transkd_lite.data.whole import TEMPORARY, digest
+from transkd_lite.data.whole import TEMPORARY, digest, user_cache
 from transkd_lite.metrics import autocast
 from transkd_lite.models.output import SegModel, SegOutput
 from transkd_lite.training.config import TrainConfig
@@ -75,13 +74,13 @@ class TeacherCache:
             pictures = (store[index][0] for index in range(len(store)))
             for tensor in itertools.chain(teacher.state_dict().values(), pictures):
                 key.update(_as_bytes(tensor.cpu().reshape(1, -1)).numpy().data)
-            home = Path(os.environ.get("TRANSKD_CACHE") or pooch.os_cache("transkd_lite"))
+            folder = user_cache("teacher")
             try:
-                self._open_file(home / "teacher", key.hexdigest()[:16])
+                self._open_file(folder, key.hexdigest()[:16])
             except OSError as error:
                 self.place = ""
                 warnings.warn(
-                    f"no room for {self.num_bytes / 2**20:.0f} MB of the teacher's answers in {home / 'teacher'} "
+                    f"no room for {self.num_bytes / 2**20:.0f} MB of the teacher's answers in {folder} "
                     f"({error}): the teacher computes in every step; make room, or set TRANSKD_CACHE to another folder",
                     stacklevel=4,
                 )
