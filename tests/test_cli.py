@@ -48,7 +48,7 @@ def notebooks_without_kernels(monkeypatch):
 
     execute.fails_for_seed = None
     monkeypatch.setattr(batch, "execute_notebook", execute)
-    monkeypatch.setattr(batch, "to_html", lambda notebook: "<html>report</html>")
+    monkeypatch.setattr(batch, "to_html", lambda notebook, title: "<html>report</html>")
     monkeypatch.setattr(batch, "preflight", lambda pending: None)
     return execute
 

@@ -2,9 +2,11 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from transkd_lite.data.labels import LabelSpace
 from transkd_lite.data.whole import write_json
 from transkd_lite.results import comparison, tables
 
@@ -107,13 +109,13 @@ def test_tables_can_be_saved_and_read_where_the_runs_are_not(tmp_path, monkeypat
 def test_the_verdict_says_whether_zero_is_left_out(table):
     differences = comparison.paired_differences(table)
     text = comparison.verdict(table, differences, 0.6)
-    assert "**none** 32.0 ± 2.0. The teacher reaches 60.0.\n\n- The 95% interval" in text
-    assert "difference to **none**, in points, contains zero, so that luck is not ruled out: **kd** +2.0 (-0.5" in text
+    assert text.startswith("- Not distinguishable from none (points, 95% interval): **kd** +2.0 (-0.5 to +4.5).\n\n")
+    assert text.endswith("**none** 32.0 ± 2.0. The teacher reaches 60.0.")
     sure = differences.assign(low=0.01)
-    assert "leaves out zero: **kd** +2.0 (+1.0 to +4.5)." in comparison.verdict(table, sure, None)
+    assert "beyond chance (points, 95% interval): **kd** +2.0 (+1.0 to +4.5)." in comparison.verdict(table, sure, None)
     single = table[table["seed"] == 0]
     text = comparison.verdict(single, comparison.paired_differences(single), None)
-    assert "on one seed, which says nothing about chance: **kd** +1.0." in text
+    assert text.startswith("- One seed, which says nothing about chance, beside none (points): **kd** +1.0.")
 
 
 def test_the_papers_rows_say_what_was_not_run(table):
@@ -204,10 +206,9 @@ def test_many_differences_become_two_lists(table):
     many = pd.concat([table, *more])
     text = comparison.verdict(many, comparison.paired_differences(many), None)
     lines = text.splitlines()
-    assert lines[-2].startswith("- The 95% interval")
-    assert "leaves out zero" in lines[-2]
-    assert lines[-2].index("**m4** +42.0") < lines[-2].index("**m1** +12.0")
-    assert "**kd** +2.0 (-0.5 to +4.5)" in lines[-1]
+    assert lines[0].startswith("- Differs from none beyond chance")
+    assert lines[0].index("**m4** +42.0") < lines[0].index("**m1** +12.0")
+    assert "**kd** +2.0 (-0.5 to +4.5)" in lines[1]
 
 
 def budgets(table):
@@ -226,3 +227,11 @@ def test_gains_by_budget(table):
     without = budgets(table).query("method == 'kd' or steps == 300")
     assert comparison.budget_gains({"grid": without})["steps"].tolist() == [300]
     assert comparison.budget_gains({}).empty
+
+
+def test_scenes_are_scored_one_by_one():
+    space = LabelSpace(("road", "sky"), ((128, 64, 128), (70, 130, 180)))
+    label = np.array([[0, 0], [1, 255]], np.uint8)
+    rows = {"label": [label, label], "kd": [np.array([[0, 1], [1, 1]], np.uint8), np.array([[0, 0], [1, 0]], np.uint8)]}
+    scores = comparison.scene_scores(comparison.Gallery([None, None], rows, space))
+    assert scores["kd"].tolist() == [0.5, 1.0]  # road 1 of 2, sky 1 of 2; void does not count

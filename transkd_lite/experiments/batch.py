@@ -343,4 +343,5 @@ def render_report(profile: Profile, root: Path) -> Path:
     check_parameters(parameters, read_signature(notebook)[0], notebook.name)
     with executed(root / "report.ipynb", root / "report.failed.ipynb") as aside:
         execute_notebook(notebook, aside, parameters)
-    return whole.atomic_write(root / "report.html", to_html(root / "report.ipynb"))
+    title = f"{profile.name}: {profile.about}" if profile.about else profile.name
+    return whole.atomic_write(root / "report.html", to_html(root / "report.ipynb", title))

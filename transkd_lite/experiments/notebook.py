@@ -5,7 +5,6 @@ papermill is imported only when something has to run.
 
 import json
 import logging
-import re
 import tempfile
 import time
 from collections.abc import Mapping
@@ -27,18 +26,28 @@ class NotebookInterrupted(NotebookFailed):
     """A notebook was asked to stop."""
 
 
-def to_html(notebook: Path) -> str:
-    """A notebook as one HTML page that asks nothing of the network, without code and cells tagged `notebook-only`."""
-    from nbconvert import HTMLExporter
-    from nbconvert.preprocessors import TagRemovePreprocessor
+def to_html(notebook: Path, title: str) -> str:
+    """A notebook as a page: one file that asks nothing of the network, without code and `notebook-only` cells.
 
+    What follows the cell tagged `details` is folded. Text whose code, up to the next text, showed nothing is left out.
+    """
+    import nbformat
+    from nbconvert import HTMLExporter
+
+    page = nbformat.read(notebook, as_version=4)
+    sections: list[list[Any]] = [[]]
+    for cell in page.cells:
+        if cell.cell_type == "markdown":
+            sections.append([])
+        if "notebook-only" not in cell.metadata.get("tags", []):
+            sections[-1].append(cell)
+    shown = [cells for cells in sections if len(cells) == 1 or any(cell.get("outputs") for cell in cells)]
+    page.cells = [cell for cells in shown for cell in cells]
     exporter = HTMLExporter(
-        exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True, embed_images=True
-    )
-    exporter.register_preprocessor(TagRemovePreprocessor(remove_cell_tags={"notebook-only"}), enabled=True)
-    body, _ = exporter.from_filename(str(notebook))
-    # What is left are loaders of MathJax, Mermaid and RequireJS from elsewhere; a report is text, tables and pictures.
-    return re.sub(r"<script\b.*?</script>", "", body, flags=re.DOTALL)
+        template_name="report", extra_template_basedirs=[str(Path(__file__).parent)], embed_images=True,
+        exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True,
+    )  # fmt: skip
+    return exporter.from_notebook_node(page, {"metadata": {"name": title}})[0]
 
 
 # --- A notebook through papermill, strictly: every cell must run, or it is a failure that says where.

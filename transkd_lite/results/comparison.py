@@ -13,21 +13,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from transkd_lite.data.labels import LabelSpace, label_space
+from transkd_lite.data.labels import VOID, LabelSpace, label_space
 from transkd_lite.data.whole import STUDENT_FILE, atomic_write, fingerprint, verified
 from transkd_lite.experiments.experiment import Experiment
-from transkd_lite.metrics import evaluate_by, predict
+from transkd_lite.metrics import SegMetrics, evaluate_by, predict
 from transkd_lite.models.weights import load_model
 from transkd_lite.results import statistics, tables
 from transkd_lite.training.folder import read_run
 
 __all__ = [
     "Gallery", "beside_the_paper", "best_first", "budget_gains", "claims", "class_gains", "gains_by",
-    "load_gallery", "paired_differences", "per_class", "published", "save_results", "score_blocks",
-    "score_conditions", "score_curves", "summary", "time_to_reach", "verdict",
+    "load_gallery", "paired_differences", "per_class", "published", "save_results", "scene_scores",
+    "score_blocks", "score_conditions", "score_curves", "summary", "time_to_reach", "verdict",
 ]  # fmt: skip
 
 
@@ -125,27 +126,28 @@ def budget_gains(batches: Mapping[str, pd.DataFrame], baseline: str = "none") ->
 
 
 def verdict(table: pd.DataFrame, differences: pd.DataFrame, teacher: float | None) -> str:
-    """What the runs say in Markdown: means, then each difference, largest first, by whether it excludes zero."""
+    """What the runs say in Markdown: each difference, largest first, by whether it excludes zero, then the means."""
+    rows = differences.sort_values("mean", ascending=False)
+    sure, known = statistics.excludes_zero(rows["low"], rows["high"]), rows["low"].notna()
+    found = {
+        "Differs from {} beyond chance": rows[sure],
+        "Not distinguishable from {}": rows[~sure & known],
+        "One seed, which says nothing about chance, beside {}": rows[~known],
+    }
+    lines = []
+    for head, part in found.items():
+        for base, own in part.groupby("baseline"):
+            gains = []
+            for row in own.itertuples():
+                reach = f" ({100 * row.low:+.1f} to {100 * row.high:+.1f})" if row.pairs > 1 else ""
+                gains.append(f"**{row.method}** {100 * row.mean:+.1f}{reach}")
+            unit = "points, 95% interval" if known.any() else "points"
+            lines.append(f"- {head.format(base)} ({unit}): {', '.join(gains)}.")
     means = []
     for row in summary(table).itertuples():
         means.append(f"**{row.Index}** {100 * row.mean:.1f}" + (f" ± {100 * row.sd:.1f}" if row.runs > 1 else ""))
     text = f"mIoU in %, mean ± standard deviation over seeds: {'; '.join(means)}."
-    lines = [text if teacher is None else f"{text} The teacher reaches {100 * teacher:.1f}.", ""]
-    rows = differences.sort_values("mean", ascending=False)
-    sure, known = statistics.excludes_zero(rows["low"], rows["high"]), rows["low"].notna()
-    told = {
-        "leaves out zero": rows[sure],
-        "contains zero, so that luck is not ruled out": rows[~sure & known],
-        "is not known on one seed, which says nothing about chance": rows[~known],
-    }
-    for head, part in told.items():
-        gains = []
-        for row in part.itertuples():
-            reach = f" ({100 * row.low:+.1f} to {100 * row.high:+.1f})" if row.pairs > 1 else ""
-            gains.append(f"**{row.method}** {100 * row.mean:+.1f}{reach}")
-        for base in part["baseline"].unique():
-            lines.append(f"- The 95% interval of the difference to **{base}**, in points, {head}: {', '.join(gains)}.")
-    return "\n".join(lines).strip()
+    return "\n".join([*lines, "", text if teacher is None else f"{text} The teacher reaches {100 * teacher:.1f}."])
 
 
 # --- The published numbers, and ours beside them: never mixed, each cell with its origin.
@@ -319,6 +321,20 @@ def load_gallery(batch: tables.Batch, num_images: int = 5, data_root: str | None
     for name, path in networks.items():
         maps[name] = predict(load_model(path), images, normalize=experiment.normalize)
     return Gallery(images, maps, label_space(data))
+
+
+def scene_scores(gallery: Gallery) -> pd.DataFrame:
+    """mIoU in [0, 1] of every network (columns) on every picture alone (rows), over the classes that are there."""
+    from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+    num = gallery.space.num_classes
+    scores: dict[str, list[float]] = {name: [] for name in gallery.rows if name != "label"}
+    for name, found in scores.items():
+        for predicted, label in zip(gallery.rows[name], gallery.rows["label"], strict=True):
+            pair = torch.tensor(predicted), torch.tensor(label)
+            confusion = multiclass_confusion_matrix(*pair, num, ignore_index=VOID)
+            found.append(SegMetrics(confusion, torch.zeros(num)).miou)
+    return pd.DataFrame(scores)
 
 
 def save_results(root: Path, folder: Path) -> list[Path]:

@@ -18,8 +18,8 @@ from transkd_lite.metrics import PROTOCOLS
 from transkd_lite.training.folder import BATCH_FILE, Run, list_runs
 
 __all__ = [
-    "DATA", "TOLD_APART", "Batch", "cells", "default_table", "label_history", "label_variants", "load_batch",
-    "origin", "read_table", "results_table", "shipped_tables", "students", "teachers", "training_curves",
+    "DATA", "TOLD_APART", "Batch", "cells", "default_table", "in_words", "label_history", "label_variants",
+    "load_batch", "origin", "read_table", "results_table", "shipped_tables", "students", "teachers", "training_curves",
 ]  # fmt: skip
 
 # --- Which rows of a table may be compared, and what to call variants of one method.
@@ -168,6 +168,18 @@ def shipped_tables() -> pd.DataFrame:
             counts = {"methods": rows["method"].nunique(), "seeds": rows["seed"].nunique(), "runs": len(rows)}
             lines.append({"table": path.stem, **counts, **words})
     return pd.DataFrame(lines, columns=["table", "dataset", "methods", "seeds", "runs", "commit", "torch", "device"])
+
+
+WORDS = {
+    "mean": "difference, points", "low": "95% from", "high": "to", "boot_low": "bootstrap from", "boot_high": "to ",
+    "p_holm": "p, corrected", "superiority": "chance that one run is better", "sd": "standard deviation",
+}  # fmt: skip
+
+
+def in_words(table: pd.DataFrame, **words: str) -> pd.DataFrame:
+    """A table for people: its columns' and its index's names in words, those of `words` in others."""
+    named = {name: (WORDS | words).get(name, str(name).replace("_", " ")) for name in table.columns}
+    return table.rename(columns=named)
 
 
 def origin(table: pd.DataFrame) -> pd.DataFrame:
