@@ -141,7 +141,10 @@ def test_runs_are_listed_with_their_state(tmp_path):
         (tmp_path / name).mkdir()
         for file in files:
             (tmp_path / name / file).write_text('{"full": {"miou": 0.5}, "state": "running"}')
+    (tmp_path / "two" / "checkpoint").mkdir()
+    (tmp_path / "two" / "checkpoint" / "progress.json").write_text('{"step": 50, "steps": 1200, "left_s": 9}')
     lines = call("runs", str(tmp_path)).output.splitlines()
+    assert "50 of 1200" in lines[2]
     assert [line.split()[:2] for line in lines[1:3]] == [["one", "finished"], ["two", "interrupted"]]
     assert "of an earlier version, without digests" in lines[3]
     listed = json.loads(call("runs", str(tmp_path), "--json").output)

@@ -9,7 +9,7 @@ import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,21 +30,18 @@ __all__ = ["app", "main", "run_table", "score_table"]
 
 def run_table(outcome: batch.Outcome) -> str:
     """One line a run: folder, state, mIoU in percent, seconds."""
-    rows = []
+    rows = [("run", "state", "mIoU %", "seconds")]
     for run in outcome.runs:
         failed = run.folder in outcome.errors
         state = "FAILED" if failed else "finished" if batch.is_done(outcome.root, run) else "missing"
-        rows.append((run.title, state, {} if failed else read_json(outcome.root / run.folder / METRICS_FILE)))
-    return _states(rows)
-
-
-def _states(runs: Iterable[tuple[str, str, Mapping[str, Any]]]) -> str:
-    """A line for each name, state and metrics."""
-    rows: list[tuple[str, ...]] = [("run", "state", "mIoU %", "seconds")]
-    for name, state, metrics in runs:
-        miou, wall = metrics.get("full", {}).get("miou"), metrics.get("wall_s")
-        rows.append((name, state, *("-" if v is None else f"{v:.1f}" for v in (miou and 100 * miou, wall))))
+        rows.append((run.title, state, *_scores({} if failed else read_json(outcome.root / run.folder / METRICS_FILE))))
     return _align(rows)
+
+
+def _scores(metrics: Mapping[str, Any]) -> tuple[str, str]:
+    """mIoU in percent and seconds of a run, or "-"."""
+    miou, wall = metrics.get("full", {}).get("miou"), metrics.get("wall_s")
+    return "-" if miou is None else f"{100 * miou:.1f}", "-" if wall is None else f"{wall:.1f}"
 
 
 def score_table(outcome: batch.Outcome) -> str:
@@ -406,9 +403,14 @@ def list_run_folders(
         listed = [{**run.metrics, "run": str(run.folder), "state": run.state, "note": run.note} for run in found]
         typer.echo(json.dumps(listed, indent=2))
     elif found:
-        rows = ((str(run.folder.relative_to(runs)), run.state, run.metrics) for run in found)
+        rows: list[tuple[str, ...]] = [("run", "state", "mIoU %", "seconds", "step", "precision", "begun")]
+        for run in found:
+            at = run.progress or {"step": run.metrics.get("steps", "-")}
+            step = f"{at['step']} of {at['steps']}" if "steps" in at else str(at["step"])
+            told = (str(run.info.get(name) or "-")[:16].replace("T", " ") for name in ("precision", "started"))
+            rows.append((str(run.folder.relative_to(runs)), run.state, *_scores(run.metrics), step, *told))
         notes = (f"{run.name} ({run.state}): {run.note}" for run in found if run.note)
-        typer.echo("\n".join([_states(rows), *notes]))
+        typer.echo("\n".join([_align(rows), *notes]))
     else:
         raise ParameterError(f"no run folder below {runs}: pass the folder that reproduce or train wrote to")
 

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from tqdm.auto import tqdm
 
 from transkd_lite.data.decoding import to_rgb
 from transkd_lite.data.labels import VOID, LabelSpace, label_space, require_train_ids
@@ -140,7 +141,7 @@ def evaluate(
     """Score a network on a dataset of {"image", "label"}; under several processes each takes a share.
 
     num_classes: K of data that carry no label space; by default the network's. normalize: as in training.
-    The network comes back in the mode (training or not) in which it was.
+    The network comes back in the mode (training or not) in which it was. A bar appears when it takes over five seconds.
     Raises `ValueError` for an unknown protocol or precision, and where there is no score: see `require_scorable`, a
     label that is no train id, logits that are not finite, or labels that are all void at the logits' size.
     """
@@ -156,7 +157,8 @@ def evaluate(
         # The last class is void as a prediction. It sums over processes in compute(); labels are checked here, with an
         # error that names the label.
         matrix: Any = MulticlassConfusionMatrix(num_classes + 1, ignore_index=VOID, validate_args=False).to(device)
-        for images, labels in _batches(data, batch_size, normalize):
+        shown = tqdm(_batches(data, batch_size, normalize), "score", -(-len(data) // batch_size), delay=5, leave=False)
+        for images, labels in shown:
             require_train_ids(labels, num_classes, "the data")
             images, labels = images.to(device), labels.to(device)
             with autocast(device, resolve_precision(precision, device)):

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -323,3 +324,17 @@ def test_outputs_are_stored_in_place_only_when_every_cell_has_run(tmp_path):
         refresh_notebook(bad)
     assert bad.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["exits_early.ipynb", "lesson.ipynb"]
+
+
+def test_a_run_that_is_running_gives_signs_of_life(tmp_path):
+    runs = [PlannedRun("student", name, Path("08.ipynb"), {}) for name in ("one", "two")]
+    for name in ("one", "two"):
+        (tmp_path / name / "checkpoint").mkdir(parents=True)
+        (tmp_path / name / "checkpoint" / "progress.json").write_text(
+            '{"step": 5, "steps": 90, "left_s": 150, "loss": 2}'
+        )
+    os.utime(tmp_path / "two" / "checkpoint" / "progress.json", (0, 0))  # it was stopped long ago
+    told, heard = [], threading.Event()
+    with batch.signs_of_life(tmp_path, runs, lambda line: (told.append(line), heard.set()), every_s=0.01):
+        assert heard.wait(20)
+    assert set(told) == {"  one: step 5 of 90, loss 2, 2 min left"}

@@ -45,7 +45,7 @@ def test_a_shipped_table_of_photographs_is_read_like_that_of_the_scenes(name, tm
     execute_notebook(FOLDER / f"{name}.ipynb", out, {"table": "camvid-cpu"})
     text = out.read_text()
     assert "camvid-cpu (shipped tables)" in text
-    assert "one budget: 21" in text or "as they are" in text and "21 runs" in text
+    assert "one budget: 21" in text or ("as they are" in text and "21 runs" in text)
 
 
 def test_a_table_of_one_network_is_reported_without_comparisons(tmp_path):

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from transkd_lite.data.whole import DamagedRunError
+from transkd_lite.data.whole import DamagedRunError, read_json
 from transkd_lite.distill import create_method
 from transkd_lite.distill.losses import resize_labels
 from transkd_lite.metrics import match_sizes, resolve_precision
@@ -21,7 +21,7 @@ from transkd_lite.training import checkpoint, loop
 from transkd_lite.training.checkpoint import RunFolder, list_checkpoints
 from transkd_lite.training.config import TrainConfig
 from transkd_lite.training.folder import read_run
-from transkd_lite.training.loop import fit
+from transkd_lite.training.loop import fit, show_progress
 from transkd_lite.training.step import NonFiniteLossError, TrainStep, cross_entropy
 from transkd_lite.training.stream import SampleStore, batches
 
@@ -344,3 +344,12 @@ def test_a_score_between_two_logging_intervals_gets_a_row_of_its_own() -> None:
     history = fit(student(), scenes(), config=config, val_data=scenes(2)).history
     assert history["step"].tolist() == [1, 2, 3, 4]
     assert history["val_miou"].notna().tolist() == [True, True, True, False]
+
+
+def test_progress_is_told_to_those_who_look_from_outside(tmp_path: Path) -> None:
+    with show_progress(20, 10, "none", file=tmp_path / "checkpoint" / "progress.json") as show:
+        show(11)
+        assert read_json(tmp_path / "checkpoint" / "progress.json")["step"] == 11
+        show(20, loss=1.5)
+    at = read_json(tmp_path / "checkpoint" / "progress.json")
+    assert at == {"step": 20, "steps": 20, "left_s": 0, "loss": 1.5}

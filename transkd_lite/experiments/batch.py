@@ -13,6 +13,7 @@ import functools
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +29,15 @@ from transkd_lite.experiments.experiment import read_signature
 from transkd_lite.experiments.notebook import NotebookFailed, NotebookInterrupted, execute_notebook, to_html
 from transkd_lite.experiments.profile import PlannedRun, Profile, plan
 from transkd_lite.training.config import ParameterError, check_parameters
-from transkd_lite.training.folder import BATCH_FILE, FAILED_FILE, RunLockedError, is_finished, lock_run, provenance
+from transkd_lite.training.folder import (
+    BATCH_FILE,
+    FAILED_FILE,
+    PROGRESS_FILE,
+    RunLockedError,
+    is_finished,
+    lock_run,
+    provenance,
+)  # fmt: skip
 from transkd_lite.training.interrupts import StopRequest
 
 __all__ = ["Outcome", "dask_setup", "execute", "is_done", "progress_line", "render_report", "reproduce"]
@@ -61,6 +70,32 @@ def progress_line(number: int, total: int, root: Path, run: PlannedRun, error: s
     seconds, miou = metrics.get("wall_s"), metrics.get("full", {}).get("miou")
     head += " finished" + ("" if seconds is None else f", {seconds:.0f} s")
     return head + ("" if miou is None else f", mIoU {100 * miou:.1f} %")
+
+
+@contextlib.contextmanager
+def signs_of_life(
+    root: Path, runs: Sequence[PlannedRun], echo: Callable[[str], None], every_s: float = 60
+) -> Iterator[None]:
+    """Once a minute a line for each run that is running: step, loss, minutes left."""
+    over = threading.Event()
+
+    def tell() -> None:
+        while not over.wait(every_s):
+            for run in runs:
+                file = root / run.folder / "checkpoint" / PROGRESS_FILE
+                with contextlib.suppress(OSError, DamagedRunError):
+                    if time.time() - file.stat().st_mtime < 60:  # of none that was stopped
+                        at = read_json(file)
+                        left = f"{at['left_s'] / 60:.0f} min left"
+                        echo(f"  {run.title}: step {at['step']} of {at['steps']}, loss {at.get('loss', 0):.3g}, {left}")
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        over.set()
+        teller.join()
 
 
 # --- A batch that is asked to stop: the signal reaches the notebooks' kernels, which save, and none outlives
@@ -285,7 +320,7 @@ def reproduce(
             whole.verified(path)
         except DamagedRunError as damage:
             outcome.errors[path.parent.name] = str(damage)
-    with lock_run(root), StopRequest() as stop:
+    with lock_run(root), StopRequest() as stop, signs_of_life(root, pending, echo):
         whole.sweep_temporary(root)
         if pending:
             echo(f"{len(pending)} of {len(outcome.runs)} runs to do in {root}")

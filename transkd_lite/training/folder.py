@@ -29,6 +29,7 @@ __all__ = [
 
 BATCH_FILE = "batch.json"  # in a batch's folder: the run folders that belong to it
 FAILED_FILE = "failed.ipynb"  # in a run's folder: the notebook of its last attempt, where that failed
+PROGRESS_FILE = "progress.json"  # in `checkpoint/`, which a finished run has no more: step, steps, loss, left_s
 _LOCK_FILE = ".lock"
 
 
@@ -78,6 +79,7 @@ class Run:
     """One run folder as it is on disk.
 
     state: finished, running, interrupted, failed, or damaged (in a list of runs).
+    progress: of an unfinished one step, steps, loss and left_s (seconds to go), as last told.
     note: what is damaged; of a finished run which files are gone, or that an earlier version wrote it, without digests.
     """
 
@@ -86,6 +88,7 @@ class Run:
     info: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     note: str = ""
+    progress: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -122,7 +125,7 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
     if ended and not any(folder.glob("metrics.*")):  # a batch withholds those of a run whose notebook failed after it
         what = f"is missing, though {RUN_FILE} says that the run is finished"
         raise DamagedRunError(f"{folder / METRICS_FILE} {what}: give the command that made the run again")
-    return Run(folder, state, info)
+    return Run(folder, state, info, progress=read_json(folder / "checkpoint" / PROGRESS_FILE))
 
 
 def list_runs(root: str | os.PathLike[str]) -> list[Run]:

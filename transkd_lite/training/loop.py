@@ -8,6 +8,7 @@ finishes it with `metrics.json`.
 import contextlib
 import dataclasses
 import functools
+import math
 import os
 import sys
 import time
@@ -22,12 +23,13 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from tqdm.auto import tqdm
 
 from transkd_lite.data.transforms import make_transform
+from transkd_lite.data.whole import write_json
 from transkd_lite.metrics import PROTOCOLS, evaluate, match_classes, require_scorable, resolve_precision
 from transkd_lite.models.head import folded_heads
 from transkd_lite.models.output import SegModel
 from transkd_lite.training.checkpoint import RunFolder
 from transkd_lite.training.config import TrainConfig, check_name
-from transkd_lite.training.folder import is_finished, lock_run
+from transkd_lite.training.folder import PROGRESS_FILE, is_finished, lock_run
 from transkd_lite.training.interrupts import StopRequest
 from transkd_lite.training.step import SyncedBatchNorm, Trainer
 from transkd_lite.training.stream import SampleStore, UnreadableSampleError, batches
@@ -81,18 +83,19 @@ def peak_mb(device: torch.device) -> float | None:
 
 @contextlib.contextmanager
 def show_progress(
-    total: int, start: int = 0, mode: str = "auto", title: str = "train"
+    total: int, start: int = 0, mode: str = "auto", title: str = "train", file: Path | None = None
 ) -> Iterator[Callable[..., None]]:
     """A tqdm bar in a terminal or notebook, otherwise a line at most every 15 s; yields show(step, **numbers).
 
+    file: where the same is written for others to read, as often.
     mode: "auto", "bar", "lines" or "none". "auto" asks the environment variable TRANSKD_PROGRESS first (a
     batch sets it to "lines"), then whether standard error is a terminal or the code runs in a notebook.
     """
     if check_name(mode, ("auto", "bar", "lines", "none"), "progress") == "auto":
         watched = sys.stderr.isatty() or type(sys.stdout).__module__.startswith("ipykernel")
         mode = os.environ.get("TRANSKD_PROGRESS", "") or ("bar" if watched else "lines")
-    last_line = time.monotonic()
-    bar = tqdm(total=total, initial=start, desc=title, unit="step") if mode == "bar" else None
+    begun, last_line = time.monotonic(), -math.inf
+    bar = tqdm(total=total, initial=start, desc=title, unit="step", miniters=1) if mode == "bar" else None
 
     def show(step: int, **numbers: float) -> None:
         nonlocal last_line
@@ -100,10 +103,16 @@ def show_progress(
         if bar is not None:
             bar.set_postfix_str(text, refresh=False)
             bar.update(step - bar.n)
-        elif mode == "lines" and (step >= total or time.monotonic() - last_line > 15):
-            last_line = time.monotonic()
-            sys.stdout.write(f"{title}: step {step}/{total}, {text}\n")
-            sys.stdout.flush()
+        now = time.monotonic()
+        if step >= total or now - last_line > 15:
+            last_line = now
+            if mode == "lines":
+                sys.stdout.write(f"{title}: step {step}/{total}{text and f', {text}'}\n")
+                sys.stdout.flush()
+            if file is not None:
+                left_s = round((now - begun) / (step - start) * (total - step))
+                with contextlib.suppress(OSError):  # a full disk must not cost the run
+                    write_json(file, {"step": step, "steps": total, "left_s": left_s, **numbers})
 
     with bar or contextlib.nullcontext():
         yield show
@@ -220,7 +229,9 @@ def fit(
         stop = borrowed.enter_context(StopRequest())
         title = student.spec.name if method is None else f"{student.spec.name} + {method.name}"
         mode = progress if accelerator.is_main_process and num_steps else "none"
-        show = borrowed.enter_context(show_progress(num_steps, resumed_from, mode, title))
+        told_in = folder.checkpoints / PROGRESS_FILE if folder.writes else None
+        show = borrowed.enter_context(show_progress(num_steps, resumed_from, mode, title, told_in))
+        numbers: dict[str, float] = {}
         loader = batches(
             store, make_transform(augment=config.augment, crop=config.crop, normalize=config.normalize),
             batch_size=config.batch_size, seed=config.seed, steps=range(resumed_from, num_steps),
@@ -238,7 +249,8 @@ def fit(
                     row = trainer.log()
                     if scoring:
                         row["val_miou"] = score(protocol="full").miou
-                    show(trainer.step, loss=row["loss"], images_per_s=row["images_per_s"])
+                    numbers = {"loss": row["loss"], "images_per_s": row["images_per_s"]}
+                show(trainer.step, **numbers)
                 stopping = trainer.stops(stop)
                 if stopping or trainer.is_due(config.checkpoint_every):
                     folder.save(trainer)
