@@ -1,9 +1,12 @@
 """What a user installs is said once: pyproject.toml, environment.yml and requirements.lock agree."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -54,3 +57,29 @@ def test_unknown_name_lists_the_valid_ones():
 def test_no_module_hides_a_public_name():
     modules = {path.stem for path in (ROOT / "transkd_lite").iterdir()}
     assert not modules & set(tk.__all__)
+
+
+def test_a_wheel_brings_the_course_along(tmp_path):
+    source, installed = tmp_path / "source", tmp_path / "installed"
+    for name in ("transkd_lite", "notebooks", "data"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    wheel = ["wheel", str(source), "--no-deps", "--no-build-isolation", "-q", "-w", str(tmp_path)]
+    subprocess.run([sys.executable, "-m", "pip", *wheel], check=True)
+    zipfile.ZipFile(next(tmp_path.glob("*.whl"))).extractall(installed)
+    course = installed / "transkd_lite" / "course"
+    for path in (*ROOT.glob("notebooks/**/*.*"), *ROOT.glob("data/**/*.*"), *ROOT.glob("transkd_lite/**/*.py")):
+        if path.is_file() and not {"book", ".ipynb_checkpoints"} & set(path.parts):
+            place = installed if path.suffix == ".py" else course
+            assert (place / path.relative_to(ROOT)).is_file(), path
+    environment = os.environ | {"PYTHONPATH": str(installed)}
+
+    def run(*arguments):
+        command = [sys.executable, "-m", "transkd_lite.cli", *arguments]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    assert "demo, " in run("reproduce", "--help").stdout
+    assert (run("notebooks").returncode, run("notebooks", "--copy", "mine").returncode) == (2, 0)
+    assert (tmp_path / "mine" / "profiles" / "demo.yaml").is_file()
+    assert run("notebooks", "--copy", "mine").returncode == 2

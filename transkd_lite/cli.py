@@ -6,6 +6,7 @@ Every command imports what is heavy when it is called, so that `--help` and a fi
 import io
 import json
 import os
+import shutil
 import statistics
 import sys
 import tempfile
@@ -416,14 +417,28 @@ def list_run_folders(
 
 
 @app.command()
-def notebooks(names: Annotated[list[str] | None, Argument(help="Such as 04_cross_selective_fusion.")] = None) -> None:
+def notebooks(
+    names: Annotated[list[str] | None, Argument(help="Such as 04_cross_selective_fusion.")] = None,
+    copy: Annotated[Path | None, Option(metavar="DIR", help="Copy the course there instead.")] = None,
+) -> None:
     """Execute the notebooks, store outputs in place.
 
     All, or those that are named, from their default parameters; a notebook that fails is left as it was.
 
-    Example: transkd notebooks 01_data_and_metrics
+    Examples:
+
+    transkd notebooks 01_data_and_metrics
+
+    transkd notebooks --copy course
     """
     folder = profile.NOTEBOOKS
+    if copy is not None:
+        if copy.exists():
+            raise ParameterError(f"--copy writes a new folder, and {copy} exists: name another")
+        typer.echo(f"Copied: {shutil.copytree(folder, copy)}. Open it with: jupyter lab {copy}")
+        return
+    if folder != Path(__file__).resolve().parents[1] / "notebooks":
+        raise ParameterError("outputs are stored in a clone of the project; for notebooks of your own give --copy DIR")
     paths = [*folder.glob("[0-9][0-9]_*.ipynb"), *folder.glob("solutions/*.ipynb")]
     known = sorted(path.relative_to(folder).with_suffix("").as_posix() for path in paths)
     failed = False

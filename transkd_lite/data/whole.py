@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
-    "DamagedRunError", "atomic_write", "digest", "fingerprint", "plain", "read_json", "seal", "sweep_temporary",
-    "user_cache", "verified", "write_json",
+    "COURSE", "DamagedRunError", "atomic_write", "digest", "fingerprint", "plain", "read_json", "seal",
+    "sweep_temporary", "user_cache", "verified", "write_json",
 ]  # fmt: skip
 
+_CLONE = Path(__file__).resolve().parents[2]
+# What holds notebooks/ and data/: the clone, or else what was installed with the package.
+COURSE = _CLONE if (_CLONE / "notebooks" / "profiles").is_dir() else _CLONE / "transkd_lite" / "course"
 RUN_FILE, METRICS_FILE, HISTORY_FILE, STUDENT_FILE = ("run.json", "metrics.json", "history.csv", "student.safetensors")
 VOUCHED = (STUDENT_FILE, HISTORY_FILE, RUN_FILE)  # files for which the metrics of a finished run vouch
 TEMPORARY = ".tmp-"  # how the name of every file begins that is not whole yet

@@ -17,7 +17,7 @@ from annotated_types import Ge
 
 from transkd_lite.data.datasets import LAYOUTS, open_dataset
 from transkd_lite.data.labels import CITYSCAPES_CLASS_WEIGHTS, LabelSpace, label_space
-from transkd_lite.data.whole import RUN_FILE, STUDENT_FILE, digest, read_json, verified
+from transkd_lite.data.whole import COURSE, RUN_FILE, STUDENT_FILE, digest, read_json, verified
 from transkd_lite.training import config as kinds
 from transkd_lite.training import folder as runs
 from transkd_lite.training.config import ParameterError, TrainConfig, check_injected, check_name, check_plain
@@ -74,13 +74,13 @@ def _type(annotation: ast.expr) -> Any:
 
 
 def find_file(source: str) -> str:
-    """A file as given, or under the repository's root; "timm" and "hub:<repo id>" come back unchanged.
+    """A file as given, or one of the course (data/weights/…); "timm" and "hub:<repo id>" come back unchanged.
 
     Raises `ParameterError` where there is no such file.
     """
     if source == "timm" or source.startswith("hub:"):
         return source
-    for path in (Path(source), Path(__file__).resolve().parents[2] / source):
+    for path in (Path(source), COURSE / source):
         if path.is_file():
             return str(path)
     raise ParameterError(f"no file of weights {source}: check the path, or train it (see `transkd train --help`)")

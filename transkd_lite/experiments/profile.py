@@ -12,13 +12,14 @@ from typing import Any
 
 import yaml
 
+from transkd_lite.data.whole import COURSE
 from transkd_lite.experiments.experiment import Experiment, read_signature
 from transkd_lite.training.config import ParameterError, check_name, check_parameters, check_plain
 from transkd_lite.training.folder import run_name
 
 __all__ = ["NOTEBOOKS", "PlannedRun", "Profile", "list_profiles", "load_profile", "parse_settings", "plan", "shrink"]
 
-NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
+NOTEBOOKS = COURSE / "notebooks"
 _SECTIONS: dict[str, Any] = {
     "name": str, "about": str, "kind": str, "notebooks": str, "lessons": list[str | dict[str, dict[str, Any]]],
     "parameters": dict, "teacher": dict, "students": dict, "report": str | None,

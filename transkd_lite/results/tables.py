@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from transkd_lite.data.whole import HISTORY_FILE, DamagedRunError, read_json, verified
+from transkd_lite.data.whole import COURSE, HISTORY_FILE, DamagedRunError, read_json, verified
 from transkd_lite.metrics import PROTOCOLS
 from transkd_lite.training.folder import BATCH_FILE, Run, list_runs
 
@@ -103,7 +103,7 @@ def label_history(history: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
 
 # --- Tables of measured results: made from run folders, saved, and read back by name.
 
-DATA = Path(__file__).resolve().parents[2] / "data"
+DATA = COURSE / "data"
 _CURVES = ("step", "loss", "ce", "method", "seed", "run")
 _COLUMNS = (
     *("dataset", "protocol", "teacher", "student", "method", "options", "train_images", "seed", "steps", "batch_size"),
