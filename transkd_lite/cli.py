@@ -382,7 +382,7 @@ def report(
         raise ParameterError(f"no batch in {root}: run `transkd reproduce {name}` first")
     if chosen.report is None and tables is None:
         raise ParameterError(f"profile {name} has no report; --tables DIR saves its tables")
-    for path in save_results(root, tables) if tables is not None else ():
+    for path in save_results(root, tables, str(data_root) if data_root else None) if tables is not None else ():
         typer.echo(f"Saved: {path}")
     if chosen.report is not None:
         typer.echo(f"Report: {batch.render_report(chosen, root)}")

@@ -28,7 +28,7 @@ from transkd_lite.training.folder import read_run
 __all__ = [
     "Gallery", "beside_the_paper", "best_first", "budget_gains", "claims", "class_gains", "gains_by",
     "load_gallery", "paired_differences", "per_class", "published", "save_results", "scene_scores",
-    "score_blocks", "score_conditions", "score_curves", "summary", "time_to_reach", "verdict",
+    "score_blocks", "score_conditions", "score_curves", "strip", "summary", "time_to_reach", "verdict",
 ]  # fmt: skip
 
 
@@ -282,11 +282,14 @@ def score_conditions(
 
 # --- What a batch looks like: the same validation images segmented by its networks, and the files that stay of it.
 
-SHIPPED = {"teacher": "streets-segformer_b1", "transkd-base": "streets-segformer_b0-transkd-base"}
+SHIPPED = {"transkd-base": "streets-segformer_b0-transkd-base", "teacher": "streets-segformer_b1"}
 
 
 class Gallery(NamedTuple):
-    """N pictures uint8 (H, W, 3), their label space, and for "label" and each network N maps (H, W) of train ids."""
+    """N pictures uint8 (H, W, 3), their label space, and N maps (H, W) of train ids for each row.
+
+    The rows: "label", the students from the lowest mean score to the highest, "teacher".
+    """
 
     images: list[Any]
     rows: dict[str, list[NDArray[np.uint8]]]
@@ -303,10 +306,9 @@ def load_gallery(batch: tables.Batch, num_images: int = 5, data_root: str | None
     """
     first, networks = batch.table.iloc[0], {}
     if batch.root is not None:
-        rows = batch.table.sort_values("seed", kind="stable")
-        named = pd.concat([tables.teachers(rows).assign(method="teacher"), tables.students(rows)])
-        lowest = named.drop_duplicates("method").itertuples()
-        networks = {row.method: batch.root / row.run / STUDENT_FILE for row in lowest}
+        rows = best_first(tables.students(batch.table.sort_values("seed", kind="stable"))).drop_duplicates("method")
+        named = pd.concat([rows[::-1], tables.teachers(batch.table).assign(method="teacher")[:1]])
+        networks = {row.method: batch.root / row.run / STUDENT_FILE for row in named.itertuples()}
         parameters = read_run(batch.root / first["run"]).info["parameters"]
     elif first["dataset"] == "streets":
         networks = {name: tables.DATA / "weights" / f"{file}.safetensors" for name, file in SHIPPED.items()}
@@ -323,6 +325,11 @@ def load_gallery(batch: tables.Batch, num_images: int = 5, data_root: str | None
     return Gallery(images, maps, label_space(data))
 
 
+def strip(gallery: Gallery) -> dict[str, Any]:
+    """The first scene as pictures (H, W, 3) for `plots.maps`: image, label, every prediction in the gallery's order."""
+    return {"image": gallery.images[0]} | {k: gallery.space.colorize(v[0]) for k, v in gallery.rows.items()}
+
+
 def scene_scores(gallery: Gallery) -> pd.DataFrame:
     """mIoU in [0, 1] of every network (columns) on every picture alone (rows), over the classes that are there."""
     from torchmetrics.functional.classification import multiclass_confusion_matrix
@@ -337,16 +344,16 @@ def scene_scores(gallery: Gallery) -> pd.DataFrame:
     return pd.DataFrame(scores)
 
 
-def save_results(root: Path, folder: Path) -> list[Path]:
+def save_results(root: Path, folder: Path, data_root: str | None = None) -> list[Path]:
     """Save what stays of the batch of a folder of runs: files of `folder` that begin with its name.
 
     .csv and _history.csv, which `tables.load_batch` reads where the run folders are not; _networks.csv, which names the
-    trained networks, which are not shipped, with size and checksum; the figure of the scores as .png; and for streets,
-    whose validation scenes need no files, _conditions.csv.
+    trained networks, which are not shipped, with size and checksum; the figure of the scores as .png; the first scene
+    segmented by every network as _strip.png; for streets, whose validation scenes need no files, _conditions.csv.
     """
     from transkd_lite import plots
 
-    batch = tables.load_batch(root)
+    batch, gallery = tables.load_batch(root), load_gallery(tables.load_batch(root), 1, data_root)
     runs, best = best_first(tables.label_variants(tables.students(batch.table))), tables.teachers(batch.table)["miou"]
     networks = [root / run / STUDENT_FILE for run in batch.table["run"].unique()]
     sums = [(p.parent.name, p.name, *fingerprint(verified(p)).values()) for p in networks if p.is_file()]
@@ -357,6 +364,8 @@ def save_results(root: Path, folder: Path) -> list[Path]:
         "_networks.csv": pd.DataFrame(sums, columns=["run", "file", "bytes", "sha256"]).to_csv(index=False),
         ".png": plots.to_png(figure),
     }
+    if gallery is not None:
+        files["_strip.png"] = plots.to_png(plots.maps(strip(gallery), columns=3))
     if batch.table["dataset"].iloc[0] == "streets" and len(scores := score_conditions(batch)):
         files["_conditions.csv"] = scores.to_csv(index=False)
     return [atomic_write(folder / f"{batch.name}{end}", content) for end, content in files.items()]
