@@ -98,7 +98,7 @@ def test_a_batch_without_a_report_still_saves_its_tables(tmp_path, monkeypatch):
     path = tmp_path / "quick.yaml"
     path.write_text(yaml.safe_dump({**PROFILE, "report": None}))
     (tmp_path / "runs" / PROFILE["name"]).mkdir(parents=True)
-    monkeypatch.setattr(comparison, "save_results", lambda root, folder: [folder / f"{root.name}.csv"])
+    monkeypatch.setattr(comparison, "save_results", lambda root, folder, data_root: [folder / f"{root.name}.csv"])
     command = ["report", str(path), "--runs", str(tmp_path / "runs")]
     assert "has no report; --tables DIR" in " ".join(call(*command).output.split())
     saved = call(*command, "--tables", str(tmp_path))
