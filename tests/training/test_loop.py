@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from transkd_lite.data.whole import DamagedRunError, read_json
 from transkd_lite.distill import create_method
@@ -344,6 +346,13 @@ def test_a_score_between_two_logging_intervals_gets_a_row_of_its_own() -> None:
     history = fit(student(), scenes(), config=config, val_data=scenes(2)).history
     assert history["step"].tolist() == [1, 2, 3, 4]
     assert history["val_miou"].notna().tolist() == [True, True, True, False]
+
+
+def test_an_accelerator_with_other_settings_is_named(monkeypatch) -> None:
+    monkeypatch.setattr(AcceleratorState, "_shared_state", {})
+    Accelerator(cpu=True, mixed_precision="bf16")
+    with pytest.raises(ValueError, match=r"without mixed precision.*restart the kernel"):
+        fit(student(), scenes(), config=TrainConfig(**QUICK))
 
 
 def test_progress_is_told_to_those_who_look_from_outside(tmp_path: Path) -> None:

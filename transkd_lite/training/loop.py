@@ -171,7 +171,11 @@ def fit(
     unused = DistributedDataParallelKwargs(find_unused_parameters=method is not None)
     # Without a GPU accelerate joins other processes only if it is told to use the CPU.
     cpu = config.device == "cpu" or not torch.accelerator.is_available()
-    accelerator = Accelerator(mixed_precision="no", cpu=cpu, kwargs_handlers=[unused])
+    try:
+        accelerator = Accelerator(mixed_precision="no", cpu=cpu, kwargs_handlers=[unused])
+    except ValueError as error:  # its settings are those of the process
+        what = "fit needs the Accelerator without mixed precision, and this process made one with it before"
+        raise ValueError(f"{what}: restart the kernel, or give mixed_precision='no' there") from error
     own_space = getattr(student, "label_space", None)
     untrained = config.steps == 0  # its classes are still those of its own weights
     num_classes, space = match_classes(student.spec.num_classes, own_space if untrained else None, train_data)
