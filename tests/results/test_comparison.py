@@ -2,6 +2,7 @@
 
 import json
 
+import datasets
 import numpy as np
 import pandas as pd
 import pytest
@@ -235,3 +236,21 @@ def test_scenes_are_scored_one_by_one():
     rows = {"label": [label, label], "kd": [np.array([[0, 1], [1, 1]], np.uint8), np.array([[0, 0], [1, 0]], np.uint8)]}
     scores = comparison.scene_scores(comparison.Gallery([None, None], rows, space))
     assert scores["kd"].tolist() == [0.5, 1.0]  # road 1 of 2, sky 1 of 2; void does not count
+
+
+def test_the_ends_of_the_scale_need_no_network():
+    space = LabelSpace(("road", "sky"), ((128, 64, 128), (70, 130, 180)))
+
+    def labels(*maps):
+        return datasets.Dataset.from_list(
+            [{"label": each.tolist()} for each in maps], info=datasets.DatasetInfo(description=space.to_json())
+        )
+
+    above = np.repeat(np.uint8([[1], [1], [1], [1], [0], [0], [0], [0]]), 8, axis=1)
+    below = 1 - above  # seen once, where `above` is seen twice
+    pole = above.copy()
+    pole[:, 3] = 0  # one pixel wide: it is missing at a quarter of the size
+    found = comparison.reference_scores(labels(above, above, below), labels(pole))
+    # The pole hits sky 4 times: road 32 of 36, sky 28 of 32.
+    assert found == {"blind": pytest.approx((32 / 36 + 28 / 32) / 2), "oracle": pytest.approx((32 / 36 + 28 / 32) / 2)}
+    assert list(comparison.reference_scores(labels(above, above[:4]), labels(above))) == ["oracle"]

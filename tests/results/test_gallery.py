@@ -49,7 +49,7 @@ def test_teachers_and_students_share_the_table(batch):
 
 def test_what_stays_of_a_batch_includes_its_scores_by_condition_and_the_checksums_of_its_networks(batch, tmp_path):
     saved = comparison.save_results(batch.root, tmp_path / "kept")
-    ends = (".csv", "_history.csv", "_networks.csv", ".png", "_strip.png", "_conditions.csv")
+    ends = (".csv", "_history.csv", "_networks.csv", "_references.csv", ".png", "_strip.png", "_conditions.csv")
     assert [path.name for path in saved] == [f"{batch.name}{end}" for end in ends]
     assert all(path.is_file() for path in saved)
     networks = pd.read_csv(saved[2]).set_index("run")

@@ -18,17 +18,19 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from transkd_lite.data.labels import VOID, LabelSpace, label_space
+from transkd_lite.data.transforms import resize_labels
 from transkd_lite.data.whole import STUDENT_FILE, atomic_write, fingerprint, verified
 from transkd_lite.experiments.experiment import Experiment
-from transkd_lite.metrics import SegMetrics, evaluate_by, predict
+from transkd_lite.metrics import SegMetrics, evaluate_by, match_sizes, predict
 from transkd_lite.models.weights import load_model
 from transkd_lite.results import statistics, tables
 from transkd_lite.training.folder import read_run
 
 __all__ = [
     "Gallery", "beside_the_paper", "best_first", "budget_gains", "claims", "class_gains", "gains_by",
-    "load_gallery", "paired_differences", "per_class", "published", "save_results", "scene_scores",
-    "score_blocks", "score_conditions", "score_curves", "strip", "summary", "time_to_reach", "verdict",
+    "load_gallery", "load_references", "paired_differences", "per_class", "published", "reference_scores",
+    "save_results", "scene_scores", "score_blocks", "score_conditions", "score_curves", "strip", "summary",
+    "time_to_reach", "verdict",
 ]  # fmt: skip
 
 
@@ -344,11 +346,54 @@ def scene_scores(gallery: Gallery) -> pd.DataFrame:
     return pd.DataFrame(scores)
 
 
+def reference_scores(train: Any, val: Any) -> dict[str, float]:
+    """mIoU in [0, 1], protocol "full", of answers that no network gives: the ends of every scale.
+
+    blind: one map for all images, at each position the class that is most frequent there in the labels of `train`; left
+        out where these differ in size.
+    oracle: the true label at a quarter of its size, enlarged again as a network's logits are.
+    train, val: data sets of one label space.
+    """
+    from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+    num = label_space(val).num_classes
+
+    def quarter(sample: Any) -> torch.Tensor:
+        label = torch.tensor(np.asarray(sample["label"]))[None]
+        small = resize_labels(label, [-(-side // 4) for side in label.shape[1:]])
+        return (small == torch.arange(num)[:, None, None]).float()[None]
+
+    seen = [quarter(sample) for sample in train]
+    blind = (torch.stack(seen).sum(0) + 1e-3).log() if len({maps.shape for maps in seen}) == 1 else None
+    confusion = {name: torch.zeros(num, num) for name in ("blind", "oracle")}
+    for sample in val:
+        label = torch.tensor(np.asarray(sample["label"]))[None].long()
+        for name, logits in (("blind", blind), ("oracle", quarter(sample))):
+            if logits is not None:
+                answer = match_sizes(logits, label, "full")[0].argmax(1)
+                confusion[name] += multiclass_confusion_matrix(answer, label, num, ignore_index=VOID)
+    return {k: SegMetrics(v, torch.zeros(num)).miou for k, v in confusion.items() if k == "oracle" or blind is not None}
+
+
+def load_references(batch: tables.Batch, data_root: str | None = None) -> dict[str, float]:
+    """`reference_scores` of a batch's data: for a shipped table those that were saved with it, none where it has none.
+
+    data_root: where the data set of a folder of runs lies, for those that need it.
+    """
+    if batch.root is None:
+        saved = tables.read_table(f"results/{batch.name.partition(' ')[0]}_references", ("name", "miou"))
+        return dict(zip(saved["name"], saved["miou"], strict=True))
+    parameters = read_run(batch.root / tables.students(batch.table)["run"].iloc[0]).info["parameters"]
+    alone = {**parameters, "method": "none", "options": {}, "teacher": None, "data_root": data_root}
+    return reference_scores(*Experiment.from_dict(alone).open_data())
+
+
 def save_results(root: Path, folder: Path, data_root: str | None = None) -> list[Path]:
     """Save what stays of the batch of a folder of runs: files of `folder` that begin with its name.
 
     .csv and _history.csv, which `tables.load_batch` reads where the run folders are not; _networks.csv, which names the
-    trained networks, which are not shipped, with size and checksum; the figure of the scores as .png; the first scene
+    trained networks, which are not shipped, with size and checksum; _references.csv, the
+    scores of no network; the figure of the scores as .png; the first scene
     segmented by every network as _strip.png; for streets, whose validation scenes need no files, _conditions.csv.
     """
     from transkd_lite import plots
@@ -357,11 +402,13 @@ def save_results(root: Path, folder: Path, data_root: str | None = None) -> list
     runs, best = best_first(tables.label_variants(tables.students(batch.table))), tables.teachers(batch.table)["miou"]
     networks = [root / run / STUDENT_FILE for run in batch.table["run"].unique()]
     sums = [(p.parent.name, p.name, *fingerprint(verified(p)).values()) for p in networks if p.is_file()]
-    figure = plots.methods(runs, reference={} if best.empty else {"teacher": best.iloc[0]})
+    references = load_references(batch, data_root)
+    figure = plots.methods(runs, reference=references | ({} if best.empty else {"teacher": best.iloc[0]}))
     files: dict[str, str | bytes] = {
         ".csv": batch.table.to_csv(index=False),
         "_history.csv": batch.history.to_csv(index=False, float_format="%.6g"),
         "_networks.csv": pd.DataFrame(sums, columns=["run", "file", "bytes", "sha256"]).to_csv(index=False),
+        "_references.csv": pd.Series(references, name="miou").rename_axis("name").to_csv(),
         ".png": plots.to_png(figure),
     }
     if gallery is not None:
