@@ -63,9 +63,9 @@ def overlay(image: ArrayLike, label: ArrayLike, space: LabelSpace, *, opacity: f
     The letters grow with the picture, so that they can be read where it is shown on the width of a telephone; beside a
     picture of fewer than 240 pixels the sheet is wider than the picture.
     """
-    image, label = np.asarray(image), np.asarray(label)
-    painted = np.where((label < space.num_classes)[..., None], opacity, 0) * (space.colorize(label) - 1.0 * image)
-    picture = Image.fromarray(np.rint(image + painted).astype(np.uint8))
+    label, picture = np.asarray(label), Image.fromarray(np.asarray(image, np.uint8))
+    painted = Image.blend(picture, Image.fromarray(space.colorize(label)), opacity)
+    picture.paste(painted, mask=Image.fromarray(np.uint8(255) * (label < space.num_classes)))
     em = max(10, min(picture.width, 3 * picture.height) // 34)  # the height of a line of letters
     font, width = ImageFont.truetype(findfont("DejaVu Sans"), em), max(picture.width, 24 * em)
     names = {k: fill(space.names[k], 13) for k in np.unique(label).tolist() if k < space.num_classes}
@@ -78,7 +78,7 @@ def overlay(image: ArrayLike, label: ArrayLike, space: LabelSpace, *, opacity: f
     for row, height in zip(rows, heights, strict=True):
         for left, k in zip(range(em // 2, width, width // columns), row, strict=False):
             draw.rectangle((left, top, left + em, top + em), space.palette[k], "grey")
-            draw.multiline_text((left + 1.5 * em, top), names[k], "black", font)
+            draw.multiline_text((left + 1.5 * em, top), names[k], "black", font, spacing=em // 4)
         top += height
     return sheet
 
