@@ -66,7 +66,7 @@ def test_a_run_folder_is_taken_with_its_parameters(weights, tmp_path, no_exporte
 def test_a_size_in_which_no_scene_is_drawn_is_compared_on_smaller_ones(weights, tmp_path, no_exporter):
     done = call(weights, tmp_path / "student.onnx", "--size", 64, 4096, "--opset", 18)
     assert done.exit_code == 0, done.output
-    assert "parity on 4 scenes of 64x2048" in done.output
+    assert "parity on 4 scenes of 64x1024" in done.output
     assert no_exporter.options["opset"] == 18
 
 

@@ -206,7 +206,7 @@ def data_prepare(
     typer.echo(f"NYUv2 is in {prepare_nyuv2(labeled, mapping, splits, root)}")
 
 
-NUM_SCENES, LARGEST = 4, 2048  # what an exported file is compared on, and the longest side in which that is drawn
+NUM_SCENES, LARGEST = 4, 1024  # what an exported file is compared on: its memory grows with their size
 
 
 @app.command()

@@ -78,7 +78,7 @@ def export_onnx(
     proto = _traced(model, size, fold_head, {0: "batch", 2: "height", 3: "width"} if free else {0: "batch"}, opset)
     (written,) = (entry.version for entry in proto.opset_import if not entry.domain)
     if written != opset:  # what it cannot convert it leaves as it is
-        raise ValueError(f"opset must be one that the exporter writes, such as 17 to 23; {opset} came as {written}")
+        raise ValueError(f"opset must be one that the exporter writes, such as 18 to 23; {opset} came as {written}")
     # The exporter's notes are a megabyte of stack traces with the paths of this machine.
     graph = proto.graph
     parts = [*graph.node, *graph.value_info, *graph.initializer, *graph.input, *graph.output]
