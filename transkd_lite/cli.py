@@ -250,7 +250,7 @@ def export(
 @app.command()
 def predict(
     source: Annotated[Path, Argument(metavar="NETWORK", help="A run folder, a file of weights, or an .onnx file.")],
-    pictures: Annotated[Path, Argument(help="A picture, an animation, or a folder.", exists=True, resolve_path=True)],
+    pictures: Annotated[Path, Argument(metavar="PICTURES", help="One, or a folder.", exists=True, resolve_path=True)],
     out: Annotated[Path, Option(help="The folder to write to.", resolve_path=True)],
     size: Annotated[tuple[int, int] | None, Option(metavar="H W", help="Of the network's input.")] = None,
     overwrite: Annotated[bool, Option("--overwrite", help="Replace what an earlier call has written.")] = False,

@@ -287,8 +287,7 @@ def predict(model: SegModel, images: Any, *, normalize: bool = True, size: Size 
     Raises `ValueError`: something that is no picture, logits that are not finite, or more of them than the 255 classes
         that a map of 8 bits can tell from void (a network on its own may have any number).
     """
-    maps, space = [], getattr(model, "label_space", None)
-    num_classes = space.num_classes if space else VOID
+    maps, num_classes = [], getattr(getattr(model, "label_space", None), "num_classes", VOID)
     with evaluating(model) as device:
         for image in _each(images):
             picture = fromarray(to_rgb(image))

@@ -86,7 +86,7 @@ def export_onnx(
         del holder.metadata_props[:]
         holder.doc_string = ""
     constants = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD} if normalize else None
-    form = {"input": INPUT, "output": OUTPUT, "folded_head": fold_head, "normalize": constants}
+    form = {"input": INPUT, "normalize": constants, "output": OUTPUT, "folded_head": fold_head}
     about = describe(model.spec, space, **form, parameters={**(parameters or {}), "normalize": normalize})
     for key, value in about.items():
         proto.metadata_props.add(key=key, value=value)

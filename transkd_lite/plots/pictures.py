@@ -15,9 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from transkd_lite.data.labels import VOID, LabelSpace
 from transkd_lite.plots.style import legend_below, literal, new_axes
 
-__all__ = [
-    "error_map", "label_legend", "label_map", "label_maps", "maps", "overlay", "principal_colours", "segmentations",
-]  # fmt: skip
+__all__ = ["error_map", "label_legend", "label_maps", "maps", "overlay", "principal_colours", "segmentations"]
 
 RIGHT_COLOUR, WRONG_COLOUR, VOID_COLOUR = np.array([(222,) * 3, (178, 24, 43), (40,) * 3], np.uint8)
 SHEET_WIDTH, CELL_WIDTH, TALLEST = 7.5, 2.2, 3.5  # inches: a sheet, a cell of `maps`, the most that a map may be high
