@@ -151,7 +151,9 @@ def test_runs_are_listed_with_their_state(tmp_path):
     assert [run["state"] for run in listed] == ["finished", "interrupted"]
 
 
-@pytest.mark.parametrize("name", ["reproduce", "train", "evaluate", "report", "runs", "notebooks", "describe"])
+@pytest.mark.parametrize(
+    "name", ["reproduce", "train", "evaluate", "predict", "report", "runs", "notebooks", "describe"]
+)
 def test_every_command_has_an_example(name):
     assert f"transkd {name}" in " ".join(call(name, "--help").output.split())
 

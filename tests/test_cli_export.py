@@ -29,7 +29,7 @@ def no_exporter(monkeypatch):
     """The exporter's ten seconds are spared: a file is written, and the comparison is what a test sets."""
 
     def write(model, path, size, **options):
-        write.options = options
+        write.options, write.model = options, model
         path.write_text("graph")
         return path
 
@@ -47,6 +47,8 @@ def test_weights_become_a_file_that_agrees(weights, tmp_path):
     about = OnnxModel(tmp_path / "new" / "student.onnx").metadata
     assert about["normalize"] is None
     assert about["label_space"]["names"][:2] == ["road", "sidewalk"]
+    assert about["parameters"] == {"dataset": "streets", "normalize": False}
+    assert tk.load_model(tmp_path / "new" / "student.onnx").label_space.names[0] == "road"
 
 
 def test_a_run_folder_is_taken_with_its_parameters(weights, tmp_path, no_exporter):
@@ -56,7 +58,16 @@ def test_a_run_folder_is_taken_with_its_parameters(weights, tmp_path, no_exporte
     (folder / "run.json").write_text(json.dumps({"parameters": {"dataset": "camvid", "normalize": True}}))
     done = call(folder, tmp_path / "student.onnx", "--size", 64, 64, "--plain-head")
     assert done.exit_code == 0, done.output
-    assert no_exporter.options == {"space": None, "normalize": True, "fold_head": False}  # 19 logits: not CamVid's
+    made = {"dataset": "camvid", "normalize": True}
+    assert no_exporter.options == {"normalize": True, "fold_head": False, "opset": 20, "parameters": made}
+    assert no_exporter.model.label_space is None  # 19 logits: not CamVid's
+
+
+def test_a_size_in_which_no_scene_is_drawn_is_compared_on_smaller_ones(weights, tmp_path, no_exporter):
+    done = call(weights, tmp_path / "student.onnx", "--size", 64, 4096, "--opset", 18)
+    assert done.exit_code == 0, done.output
+    assert "parity on 4 scenes of 64x1024" in done.output
+    assert no_exporter.options["opset"] == 18
 
 
 def test_a_file_that_differs_is_not_kept(weights, tmp_path, no_exporter, monkeypatch):

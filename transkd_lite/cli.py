@@ -204,7 +204,7 @@ def data_prepare(
     typer.echo(f"NYUv2 is in {prepare_nyuv2(labeled, mapping, splits, root)}")
 
 
-NUM_SCENES = 4  # that an exported file is compared on: a few thousand positions each
+NUM_SCENES, LARGEST = 4, 1024  # what an exported file is compared on: its memory grows with their size
 
 
 @app.command()
@@ -213,6 +213,7 @@ def export(
     target: Annotated[Path, Argument(metavar="TARGET", help="The file to write: *.onnx")],
     size: Annotated[tuple[int, int], Option(metavar="H W", help="Of the example; others work too.")] = (512, 1024),
     plain_head: Annotated[bool, Option("--plain-head", help="Keep the published head: more work.")] = False,
+    opset: Annotated[int, Option(help="The version of ONNX's operators.")] = 20,
 ) -> None:
     """Write a trained network as an ONNX file.
 
@@ -220,31 +221,92 @@ def export(
 
     Example: transkd export data/weights/streets-segformer_b0-transkd-base.safetensors student.onnx --size 64 128
     """
-    from transkd_lite.data.datasets import LAYOUTS, open_dataset
-    from transkd_lite.data.labels import CITYSCAPES
+    from transkd_lite.data.datasets import open_dataset
     from transkd_lite.metrics import as_batch
     from transkd_lite.models.onnx import export_onnx, parity
 
     model, made = experiment.read_weights(source)
-    normalize, dataset = bool(made.get("normalize", True)), str(made.get("dataset"))
-    # The classes of a file that does not name them: those of the training's data set, where it has fixed ones.
-    fixed = CITYSCAPES if dataset == "streets" else getattr(LAYOUTS.get(dataset), "space", None)
-    space = model.label_space or (fixed if fixed and fixed.num_classes == model.spec.num_classes else None)
+    normalize = bool(made.get("normalize", True))
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as aside:
-        options: dict[str, Any] = {"space": space, "normalize": normalize, "fold_head": not plain_head}
+        options: dict[str, Any] = {"normalize": normalize, "fold_head": not plain_head, "opset": opset}
         try:
-            file = export_onnx(model, Path(aside) / target.name, size, **options)
-        except ValueError as error:  # a name or a size
+            file = export_onnx(model, Path(aside) / target.name, size, parameters=made, **options)
+        except ValueError as error:  # a name, a size or an opset
             raise ParameterError(str(error)) from error
-        scenes = open_dataset("streets", "val", num=NUM_SCENES, size=size)["image"]
+        height, width = (min(side, LARGEST) for side in size)
+        scenes = open_dataset("streets", "val", num=NUM_SCENES, size=(height, width))["image"]
         found = parity(model, file, as_batch(scenes, normalize=normalize))
         if not found.holds:
             raise RuntimeError(f"{target} was not written: ONNX Runtime disagrees with the network: {found}")
         atomic_write(target, file.read_bytes())
     typer.echo(f"{model.spec.name}, {model.spec.num_classes} classes, from {source}")
     typer.echo(f"wrote {target} ({target.stat().st_size / 1e6:.1f} MB)")
-    typer.echo(f"parity on {NUM_SCENES} scenes of {size[0]}x{size[1]}: {found}")
+    typer.echo(f"parity on {NUM_SCENES} scenes of {height}x{width}: {found}")
+
+
+@app.command()
+def predict(
+    source: Annotated[Path, Argument(metavar="NETWORK", help="A run folder, a file of weights, or an .onnx file.")],
+    pictures: Annotated[Path, Argument(metavar="PICTURES", help="One, or a folder.", exists=True, resolve_path=True)],
+    out: Annotated[Path, Option(help="The folder to write to.", resolve_path=True)],
+    size: Annotated[tuple[int, int] | None, Option(metavar="H W", help="Of the network's input.")] = None,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace what an earlier call has written.")] = False,
+) -> None:
+    """Segment pictures: label maps, and overlays with a legend.
+
+    OUT/labels has a PNG for each picture: its pixels are class numbers (255 is void), in the colours of the classes.
+    OUT/overlays has the picture under these colours, with their names below. Both have the picture's own size. A folder
+    is searched with all folders in it, which OUT then has too. Every frame of an animation (GIF, WebP, PNG) counts, as
+    NAME/00000.png and so on. The network is given pictures of the size of its training, where that is known, of --size
+    H W, or with --size 0 0 each picture as it is.
+
+    Example: transkd predict data/weights/streets128-segformer_b1.safetensors photographs --out segmented
+    """
+    from transkd_lite.data.decoding import read_frames
+    from transkd_lite.data.files import SUFFIXES, is_hidden
+    from transkd_lite.data.labels import LabelSpace, voc_palette
+
+    kinds = [out / "labels", out / "overlays"]
+    root, found = (pictures, sorted(pictures.rglob("*"))) if pictures.is_dir() else (pictures.parent, [pictures])
+    found = [path for path in found if path.suffix.lower() in SUFFIXES and not {*kinds} & {*path.parents}]
+    names = [name for path in found if not any(map(is_hidden, (name := path.relative_to(root)).parts))]
+    if not names:
+        advice = "of a video make a folder of pictures: ffmpeg -i VIDEO FOLDER/%05d.png"
+        raise ParameterError(f"pictures end with {', '.join(SUFFIXES)}; {pictures} has none: {advice}")
+    stems = [str(name.with_suffix("")) for name in names]
+    if len({stem.lower() for stem in stems}) < len(stems):  # a.jpg beside a.png
+        stems = [str(name) for name in names]
+    targets = [kind / target for kind in kinds for target in (*(f"{stem}.png" for stem in stems), *map(str, names))]
+    if not overwrite and (there := [target for target in targets if target.exists()]):
+        raise ParameterError(f"{there[0]} is there already: choose another --out, or add --overwrite")
+    from transkd_lite.metrics import predict as segment  # heavy, like all below
+    from transkd_lite.plots.pictures import label_map, overlay
+
+    model, made = experiment.read_weights(source)
+    given = {"height": None, "width": None} | {k: made[k] for k in ("height", "width", "normalize") if k in made}
+    given |= {} if size is None else {"height": size[0] or None, "width": size[1] or None}
+    seen = experiment.Experiment.from_dict(given)
+    numbers = tuple(map(str, range(model.spec.num_classes)))
+    space = model.label_space or LabelSpace(numbers, voc_palette(len(numbers) + 1)[1:])
+    failed = 0
+    for name, stem in zip(names, stems, strict=True):
+        try:
+            frames = read_frames(root / name)
+            for number, frame in enumerate(frames):
+                target = f"{name}/{number:05d}.png" if len(frames) > 1 else f"{stem}.png"
+                (label,) = segment(model, frame, normalize=seen.normalize, size=seen.size)
+                for kind, drawn in zip(kinds, (label_map(label, space), overlay(frame, label, space)), strict=True):
+                    drawn.save(content := io.BytesIO(), "PNG")
+                    atomic_write(kind / target, content.getvalue())
+                shares = sorted(((label == k).mean(), word) for k, word in enumerate(space.names))[:-4:-1]
+                typer.echo(f"{target}: {', '.join(f'{word} {share:.0%}' for share, word in shares if share)}")
+        except (ValueError, OSError) as error:
+            failed += 1
+            typer.echo(f"FAILED {root / name}: {error}", err=True)
+    at = f"{seen.height} x {seen.width} (height x width)" if seen.size else "their own size"
+    typer.echo(f"{len(names) - failed} of {len(names)} are in {out}; the network was given them at {at}")
+    raise typer.Exit(bool(failed))
 
 
 # --- Runs and batches.

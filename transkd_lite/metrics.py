@@ -21,12 +21,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL.Image import Image
+from PIL.Image import Image, Resampling, fromarray
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 
-from transkd_lite.data.decoding import to_rgb
+from transkd_lite.data.decoding import Size, target_size, to_rgb
 from transkd_lite.data.labels import VOID, LabelSpace, label_space, require_train_ids
 from transkd_lite.data.transforms import make_transform, normalized, require_labelled, resize_labels, to_tensors
 from transkd_lite.models.output import SegModel
@@ -275,25 +275,32 @@ def _require_finite(logits: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def predict(model: SegModel, images: Any, *, normalize: bool = True) -> list[NDArray[np.uint8]]:
+def predict(model: SegModel, images: Any, *, normalize: bool = True, size: Size = None) -> list[NDArray[np.uint8]]:
     """Segment pictures, each at its own size, with logits upsampled to it (bilinear).
 
     model: the network; it runs where it is, and comes back in the mode in which it was.
     images: one picture or several, see `as_batch`. A photograph is turned upright by its EXIF orientation, and its map
         with it.
     normalize: as in training, see `as_batch`.
-    Returns one map (H, W) of train ids for each picture.
+    size: what the network is given, as in `open_dataset`: (height, width), the shorter side, or None for the picture
+        as it is. The map has the picture's own size in each case.
+    Returns one map (H, W) of train ids for each picture; void, where the network has a logit for it beyond the classes
+        of its `label_space`, is 255.
     Raises `ValueError`: something that is no picture, logits that are not finite, or more of them than the 255 classes
         that a map of 8 bits can tell from void (a network on its own may have any number).
     """
-    maps = []
+    maps, num_classes = [], getattr(getattr(model, "label_space", None), "num_classes", VOID)
     with evaluating(model) as device:
         for image in _each(images):
-            batch = as_batch([image], normalize=normalize).to(device)
+            picture = fromarray(to_rgb(image))
+            resized = picture.resize(target_size(size, *picture.size), Resampling.BILINEAR)
+            batch = as_batch(resized, normalize=normalize).to(device)
             logits = _require_finite(model(batch).logits.float())
             if logits.shape[1] > VOID:
                 rule = f"label maps are uint8, with {VOID} for void, so predict takes up to {VOID} logits"
                 raise ValueError(f"{rule}; got {logits.shape[1]}: take the argmax of the network's own")
-            logits = F.interpolate(logits, size=batch.shape[2:], mode="bilinear")
-            maps.append(logits.argmax(1)[0].to(torch.uint8).cpu().numpy())
+            logits = F.interpolate(logits, size=picture.size[::-1], mode="bilinear")
+            label = logits.argmax(1)[0].to(torch.uint8).cpu().numpy()
+            label[label >= num_classes] = VOID
+            maps.append(label)
     return maps

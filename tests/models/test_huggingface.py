@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
+from transkd_lite.data.labels import LabelSpace
+from transkd_lite.data.whole import write_json
 from transkd_lite.models import create_model, load_model, save_huggingface, save_model
 
 NAMES = [f"name {i}" for i in range(7)]
@@ -34,6 +37,59 @@ def test_transformers_opens_what_we_write_and_we_open_what_it_writes(tmp_path: P
     back = create_model("segformer_b0", 7, pretrained=tmp_path / "theirs").eval()
     for name, tensor in back.state_dict().items():
         assert torch.equal(tensor, ours.state_dict()[name]), name
+
+
+def finished(folder: Path, seed: int, scores: tuple[float, float], **more: Any) -> Path:
+    """A finished run of a student, as far as it is read here."""
+    parameters = {
+        "dataset": "streets", "network": "segformer_b0", "method": "kd", "teacher": "run:teacher", "seed": seed,
+        "height": 64, "width": 96, "normalize": False, **more,
+    }  # fmt: skip
+    model = create_model("segformer_b0", 7)
+    model.label_space = LabelSpace(tuple(NAMES), tuple((k, 0, 0) for k in range(7)))
+    save_model(model, folder / "student.safetensors")
+    write_json(folder / "run.json", {"parameters": parameters})
+    write_json(folder / "metrics.json", {p: {"miou": s} for p, s in zip(("full", "paper"), scores, strict=True)})
+    return folder
+
+
+def test_a_run_is_saved_with_its_card_and_opens_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = finished(tmp_path / "one", 1, (0.25, 0.3))
+    finished(tmp_path / "two", 0, (0.2, 0.21))
+    finished(tmp_path / "longer", 2, (0.9, 0.9), steps=7)
+    save_model(create_model("segformer_b2", 7), tmp_path / "teacher" / "student.safetensors")
+    card = (save_huggingface(run, tmp_path / "hub") / "README.md").read_text()
+    assert "distilled from teacher (segformer_b2) by kd, on the data set streets" in card
+    assert "| 0 | 20.00 | 21.00 |\n| 1 | 25.00 | 30.00 |\n\n" in card
+    assert "These weights are those of seed 1." in card
+    assert "90.00" not in card, "that of another experiment"
+    assert card.startswith("---\nlicense: unknown # fill in")
+    (tmp_path / "hub" / "README.md").write_text("filled in")
+    save_huggingface(run, tmp_path / "hub")
+    assert (tmp_path / "hub" / "README.md").read_text() == "filled in"
+
+    transformers = pytest.importorskip("transformers")
+    monkeypatch.setattr("socket.socket.connect", lambda *arguments: pytest.fail("asked the network"))
+    theirs = transformers.AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "hub")
+    assert [theirs.config.id2label[k] for k in range(7)] == NAMES
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "hub")
+    prepared = processor(Image.new("RGB", (50, 40), (255, 0, 51)), return_tensors="pt")["pixel_values"]
+    assert prepared.shape == (1, 3, 64, 96)
+    assert prepared[0, :, 0, 0].tolist() == pytest.approx([1.0, 0.0, 0.2])
+
+
+def test_what_a_run_does_not_tell_is_not_claimed(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    model = create_model("segformer_b0", 7)
+    save_model(model, folder / "student.safetensors")
+    card = (save_huggingface(folder, tmp_path / "bare") / "README.md").read_text()
+    assert "A segformer_b0 for semantic segmentation, trained, on the data set not recorded." in card
+    made = {"parameters": {"method": "none", "dataset": "camvid", "seed": 3}, "miou": {"full": 0.5, "paper": 0.25}}
+    weights = save_model(model, tmp_path / "w.safetensors", provenance=made)
+    card = (save_huggingface(weights, tmp_path / "weights") / "README.md").read_text()
+    assert "trained alone, on the data set camvid" in card
+    assert "| 3 | 50.00 | 25.00 |" in card
+    assert not (save_huggingface(model, tmp_path / "model") / "README.md").exists()
 
 
 def test_a_folder_of_hugging_face_is_read_without_transformers(tmp_path: Path) -> None:

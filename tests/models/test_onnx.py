@@ -110,8 +110,9 @@ def test_a_distilled_student_exports_to_the_same_operators(student, tmp_path):
 @pytest.mark.parametrize("name", ["pvt_v2_b0", "lvt", "timm:convnextv2_atto"])
 def test_every_family_can_be_exported(name, tmp_path):
     model = shallow(name, 5)
-    path = tk.export_onnx(model, tmp_path / "model.onnx", (64, 96))
+    path = tk.export_onnx(model, tmp_path / "model.onnx", (64, 96), opset=18 if name == "lvt" else 21)
     assert parity(model, path, torch.randn(1, 3, 128, 64)).holds
+    assert onnx.load(path).opset_import[0].version == (18 if name == "lvt" else 21)
 
 
 @pytest.mark.slow
@@ -139,6 +140,18 @@ def test_a_head_with_norms_between_its_maps_is_left_alone(tmp_path):
     model = shallow(SMALL, 5, decoder_channels=32, normed_projections=True)
     path = tk.export_onnx(model, tmp_path / "a.onnx", (64, 64), dynamic=False)
     assert parity(model, path, torch.randn(1, 3, 64, 64)).holds
+
+
+def test_an_opset_that_the_exporter_does_not_write_is_refused(student, tmp_path, monkeypatch):
+    """It leaves a graph as it is where it cannot convert it."""
+    left = onnx.helper.make_model(onnx.GraphProto(), opset_imports=[onnx.helper.make_opsetid("", 18)])
+    monkeypatch.setattr(export, "_traced", lambda *arguments: left)
+    with pytest.raises(ValueError, match="opset must be one that the exporter writes, such as 18 to 23; 15 came as 18"):
+        tk.export_onnx(student, tmp_path / "a.onnx", (64, 64), opset=15)
+    assert not (tmp_path / "a.onnx").exists()
+    path = tk.export_onnx(student, tmp_path / "a.onnx", (64, 64), opset=18, normalize=False, parameters={"height": 64})
+    (kept,) = (json.loads(entry.value) for entry in onnx.load(path).metadata_props)
+    assert kept["parameters"] == {"height": 64, "normalize": False}
 
 
 @pytest.mark.parametrize("name", ["student.pt", "student", "onnx"])

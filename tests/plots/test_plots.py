@@ -51,6 +51,33 @@ def test_errors_have_two_tones_and_void_a_third():
     assert (right.tolist(), wrong.tolist(), void.tolist()) == ([222] * 3, [178, 24, 43], [40] * 3)
 
 
+@pytest.mark.parametrize("width", [64, 390, 4000])
+def test_an_overlay_is_the_picture_in_the_colours_of_its_classes_over_a_legend_of_those(width):
+    image = np.full((width // 2, width, 3), 100, np.uint8)
+    label = np.zeros((width // 2, width), np.uint8)
+    label[:, width // 2 :], label[0] = 2, 255
+    sheet = plots.overlay(image, label, SPACE)
+    assert (sheet.getpixel((0, 0)), sheet.getpixel((0, 1))) == ((100, 100, 100), (114, 82, 114))
+    assert sheet.getpixel((width - 1, 1)) == (103, 121, 67)
+    assert (image == 100).all()
+    legend = np.asarray(sheet)[width // 2 :]
+    shown = {k for k, colour in enumerate(SPACE.palette) if (legend == colour).all(-1).any()}
+    assert shown == {0, 2}, "what does not occur is not in the legend"
+    dark = np.flatnonzero((legend < 60).all(-1).any(1))  # the rows of the letters, which are black
+    assert len(dark) > sheet.width / 60, "a line of letters is at least 6 pixels high on a telephone of 390"
+
+
+def test_a_legend_holds_long_names_and_many_classes():
+    names = [f"class number {k} of the ones with very long names" for k in range(19)]
+    space = LabelSpace(tuple(names), tuple((250 - k, 10 * k, 60) for k in range(19)))
+    label = np.arange(19, dtype=np.uint8).repeat(20)[None].repeat(200, 0)
+    sheet = np.asarray(plots.overlay(np.zeros((200, 380, 3)), label, space))
+    found = [np.argwhere((sheet[200:] == colour).all(-1)) for colour in space.palette]
+    assert min(map(len, found)) >= 81, "each class has its field"
+    assert (sheet[200:, -2:] == 255).all(), "no name is cut off at the edge"
+    assert (sheet[-2:] == 255).all()
+
+
 def test_principal_colours_of_two_maps_share_a_basis():
     rng = np.random.default_rng(0)
     feature = rng.standard_normal((8, 6, 10))

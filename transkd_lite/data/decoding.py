@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, ImageSequence
 from PIL.JpegImagePlugin import JpegImageFile
 
 from transkd_lite.data.labels import ILLEGAL, VOID, Colour
 
-__all__ = ["DataError", "Decoder", "Row", "Size", "read_bytes", "target_size", "to_rgb"]
+__all__ = ["DataError", "Decoder", "Row", "Size", "read_bytes", "read_frames", "target_size", "to_rgb"]
 
 Row = dict[str, Any]
 Size = int | tuple[int, int] | None  # the shorter side, or (height, width), or as the file is
@@ -147,6 +147,20 @@ def to_rgb(picture: Any) -> np.ndarray:
             raise ValueError(f"{rule}; got {values.dtype} {values.shape} from {low} to {high}: convert it")
         picture = Image.fromarray(values.astype(np.uint8).reshape(values.shape[: 3 - (values.shape[2:] == (1,))]))
     return np.array(_in_rgb(_upright(picture)))
+
+
+def read_frames(path: str | os.PathLike[str]) -> list[np.ndarray]:
+    """The pictures of a file as `to_rgb` gives them: one, or every frame of an animation.
+
+    Raises `DataError` for a file that cannot be read.
+    """
+    try:
+        with Image.open(path) as picture:
+            animated = getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO"
+            frames = list(map(to_rgb, ImageSequence.Iterator(picture))) if animated else []
+    except Exception as error:  # Pillow has many
+        raise DataError(f"image {path} cannot be read ({error!r}): copy it again, or save it as PNG") from None
+    return frames or [to_rgb(path)]
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ __all__ = ["Listing", "cached", "list_files", "place", "read_lines", "read_list"
 
 # --- Finding the files of a dataset on disk and pairing each image with its label.
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif", ".apng", ".ppm", ".pgm")
 # Files that may lie beside pictures; any other is taken for one, and refused where Pillow cannot read it.
 NOTES = ("", ".txt", ".md", ".json", ".csv", ".xml", ".yaml", ".yml", ".html", ".log", ".db", ".ini", ".mat", ".zip")
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, Self, Union
 from annotated_types import Ge
 
 from transkd_lite.data.datasets import LAYOUTS, open_dataset
-from transkd_lite.data.labels import CITYSCAPES_CLASS_WEIGHTS, LabelSpace, label_space
+from transkd_lite.data.labels import CITYSCAPES, CITYSCAPES_CLASS_WEIGHTS, LabelSpace, label_space
 from transkd_lite.data.whole import COURSE, RUN_FILE, STUDENT_FILE, digest, read_json, verified
 from transkd_lite.training import config as kinds
 from transkd_lite.training import folder as runs
@@ -337,8 +337,10 @@ def save_half(folder: str | Path, target: str | Path, *, profile: str) -> Path:
 
 
 def read_weights(source: str | Path) -> "tuple[SegModel, dict[str, Any]]":
-    """The network of a finished run folder or a file of weights, and the parameters of its training as far as known.
+    """The network of a finished run folder, a file of weights or an ONNX file, and its training's parameters.
 
+    Those are as far as they are known; a network whose file does not name its classes gets the names of the data set of
+    its training, where that has fixed ones.
     Raises `ParameterError`: there is no such file. Raises `DamagedRunError`: one is not as its finished run left it.
     """
     from transkd_lite.models.weights import load_model, read_metadata
@@ -346,11 +348,17 @@ def read_weights(source: str | Path) -> "tuple[SegModel, dict[str, Any]]":
     source = Path(source)
     file = verified(source / STUDENT_FILE if source.is_dir() else source)
     if not file.is_file():
-        raise ParameterError(f"no weights at {file}: pass a finished run folder or a .safetensors file")
-    match read_json(verified(source / RUN_FILE)) or read_metadata(file).get("provenance"):
+        raise ParameterError(f"no weights at {file}: pass a finished run folder, a .safetensors or an .onnx file")
+    model = load_model(file)
+    made = read_json(verified(source / RUN_FILE)) or read_metadata(file).get("provenance")
+    match made or getattr(model, "metadata", None):  # that of an ONNX file
         case {"parameters": dict(parameters)}:
-            return load_model(file), parameters
-    return load_model(file), {}
+            dataset = str(parameters.get("dataset"))
+            space = CITYSCAPES if dataset == "streets" else getattr(LAYOUTS.get(dataset), "space", None)
+            if space and space.num_classes == model.spec.num_classes:
+                model.label_space = model.label_space or space
+            return model, parameters
+    return model, {}
 
 
 def evaluate_run(source: str | Path, settings: Mapping[str, Any], split: str = "val") -> dict[str, Any]:

@@ -1,20 +1,21 @@
 """A network as an ONNX file: `export_onnx`. What is exported is the student alone, all that a deployment needs.
 
-One file, opset 20: input `images` (N, 3, H, W) float32, output `logits` (N, K, H/4, W/4, rounded up). Upsampling and
+One file: input `images` (N, 3, H, W) float32, output `logits` (N, K, H/4, W/4, rounded up). Upsampling and
 argmax stay outside: they depend on what is wanted (the label's size, probabilities, a mask), and logits at a quarter
 of the size are a sixteenth of the data to hand over. Batch, height and width are free; backbones built for one image
 size keep that size. The all-MLP head is folded first, its weights multiplied out for good (see `AllMLPHead` for the
 mathematics): the same function, a fraction of the work.
 
 The metadata entry "transkd_lite" is JSON: `spec` and, where it is known, `label_space`, as in files of weights, and
-`input`, `normalize` (mean and std, or null), `output` and `folded_head`. `OnnxModel` reads such files and runs them.
+`input`, `normalize` (mean and std, or null), `output`, `folded_head` and the `parameters` of the training. `OnnxModel`
+reads such files and runs them.
 """
 
 import copy
 import logging
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
@@ -31,7 +32,6 @@ from transkd_lite.models.output import SegModel, SegOutput, describe, recorded, 
 
 __all__ = ["OnnxModel", "Parity", "export_onnx", "parity"]
 
-OPSET = 20
 INPUT = "images: float32 (N, 3, H, W), RGB in [0, 1], then normalized"
 OUTPUT = "logits: float32 (N, K, H/4, W/4) before any softmax, sizes rounded up"
 SMALLEST = 64  # pixels: below, stage 4 of the example is one token wide, which the exporter takes for a law
@@ -47,6 +47,8 @@ def export_onnx(
     normalize: bool = True,
     fold_head: bool = True,
     dynamic: bool = True,
+    opset: int = 20,
+    parameters: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a network's logits as one ONNX file, whole or not at all, and return its path.
 
@@ -59,8 +61,10 @@ def export_onnx(
         the metadata, not computed in the graph: use `as_batch(images, normalize=…)`.
     fold_head: multiply the linear maps of an all-MLP head out before the upsampling.
     dynamic: leave height and width free; otherwise only the batch is (quicker to export).
+    opset: the version of ONNX's operators; an older runtime needs a lower one.
+    parameters: how the network was trained, anything that JSON can hold, kept in the metadata.
     Raises `ValueError`: a path that does not end in `.onnx`, a size that is no pair of whole numbers from 64 on, a
-        label space of another number of classes.
+        label space of another number of classes, an opset that the exporter does not write.
     Raises `RuntimeError`: the exporter cannot take this network.
     """
     path, space = Path(path), space or model.label_space
@@ -71,7 +75,10 @@ def export_onnx(
     if space is not None and space.num_classes > model.spec.num_classes:
         raise ValueError(f"space names {space.num_classes} classes, but {model.spec.name} has {model.spec.num_classes}")
     free = dynamic and getattr(model, "image_size", None) is None  # some timm backbones know one size only
-    proto = _traced(model, size, fold_head, {0: "batch", 2: "height", 3: "width"} if free else {0: "batch"})
+    proto = _traced(model, size, fold_head, {0: "batch", 2: "height", 3: "width"} if free else {0: "batch"}, opset)
+    (written,) = (entry.version for entry in proto.opset_import if not entry.domain)
+    if written != opset:  # what it cannot convert it leaves as it is
+        raise ValueError(f"opset must be one that the exporter writes, such as 18 to 23; {opset} came as {written}")
     # The exporter's notes are a megabyte of stack traces with the paths of this machine.
     graph = proto.graph
     parts = [*graph.node, *graph.value_info, *graph.initializer, *graph.input, *graph.output]
@@ -79,7 +86,8 @@ def export_onnx(
         del holder.metadata_props[:]
         holder.doc_string = ""
     constants = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD} if normalize else None
-    about = describe(model.spec, space, input=INPUT, normalize=constants, output=OUTPUT, folded_head=fold_head)
+    form = {"input": INPUT, "normalize": constants, "output": OUTPUT, "folded_head": fold_head}
+    about = describe(model.spec, space, **form, parameters={**(parameters or {}), "normalize": normalize})
     for key, value in about.items():
         proto.metadata_props.add(key=key, value=value)
     return atomic_write(path, proto.SerializeToString())
@@ -91,17 +99,16 @@ class _Logits(nn.Module):
     def __init__(self, model: SegModel, fold: bool) -> None:
         super().__init__()
         self.model = copy.deepcopy(model).cpu().float()
-        for module in list(self.modules()):
-            head = getattr(module, "head", None)
-            if fold and isinstance(head, AllMLPHead) and head.projection_norms is None:
-                module.head = FoldedHead(head)
+        head = getattr(self.model, "head", None)
+        if fold and isinstance(head, AllMLPHead) and head.projection_norms is None:
+            self.model.head = FoldedHead(head)
         self.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.model(images).logits
 
 
-def _traced(model: SegModel, size: Sequence[int], fold: bool, axes: dict[int, str]) -> Any:
+def _traced(model: SegModel, size: Sequence[int], fold: bool, axes: dict[int, str], opset: int) -> Any:
     """The exporter's graph with those axes free, without its warnings, log records and prints."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
@@ -109,7 +116,7 @@ def _traced(model: SegModel, size: Sequence[int], fold: bool, axes: dict[int, st
         with torch.no_grad(), warnings.catch_warnings(action="ignore"), redirect_stderr(StringIO()):
             # Two images: a batch of one would be taken for a law as well.
             program: Any = torch.onnx.export(
-                _Logits(model, fold), (torch.zeros(2, 3, *size),), dynamo=True, opset_version=OPSET, verbose=False,
+                _Logits(model, fold), (torch.zeros(2, 3, *size),), dynamo=True, opset_version=opset, verbose=False,
                 input_names=["images"], output_names=["logits"], dynamic_shapes={"images": axes},
             )  # fmt: skip
         found = program.model_proto.graph.input[0].type.tensor_type.shape.dim
@@ -135,8 +142,8 @@ class OnnxModel(SegModel):
     path: a file of `export_onnx`, or one quantised from it.
     threads: cores to use; None for ONNX Runtime's choice, all of them.
 
-    Raises FileNotFoundError, and ValueError where the file is not one of this library. ONNX Runtime refuses images of
-    another size than a file was made for.
+    Raises FileNotFoundError, and ValueError where the file is not one of this library, or for images of another size
+    than it was made for.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, threads: int | None = None) -> None:
@@ -153,11 +160,17 @@ class OnnxModel(SegModel):
             raise ValueError(f"{path} is not an ONNX file that can run ({error}): export it again") from error
         self.metadata = recorded(self.session.get_modelmeta().custom_metadata_map)
         self.spec, self.label_space = restore(self.metadata, path)
+        # Files of an earlier version keep none.
+        self.metadata.setdefault("parameters", {"normalize": self.metadata.get("normalize", True) is not None})
         # It says where images belong: on the CPU.
         self.placement = nn.Parameter(torch.empty(0), requires_grad=False)
 
     def forward(self, images: Tensor) -> SegOutput:
-        (logits,) = self.session.run(["logits"], {"images": images.detach().cpu().float().numpy()})
+        try:
+            (logits,) = self.session.run(["logits"], {"images": images.detach().cpu().float().numpy()})
+        except Exception as error:  # ONNX Runtime has many
+            takes, got = self.session.get_inputs()[0].shape, list(images.shape)
+            raise ValueError(f"images for this ONNX file have the shape {takes}, got {got}: resize them") from error
         return SegOutput(torch.from_numpy(logits), (), ())
 
 

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
+from string import Template
 from typing import Any, Literal, get_type_hints
 
 import torch
@@ -21,7 +22,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
-from transkd_lite.data.whole import atomic_write, verified
+from transkd_lite.data.whole import METRICS_FILE, RUN_FILE, STUDENT_FILE, atomic_write, read_json, verified
 from transkd_lite.models import segformer
 from transkd_lite.models.lvt import LVT
 from transkd_lite.models.naming import family_of, find_network, plain_name, to_huggingface, to_own_names
@@ -323,8 +324,12 @@ def save_model(
 def load_model(path: str | Path, *, device: str | torch.device = "cpu") -> SegModel:
     """Read what `save_model` wrote: a network in evaluation mode, its weights in float32, with its `label_space`.
 
+    path: the file, a run folder, or a file of `export_onnx`, whose network ONNX Runtime computes on the CPU.
+
     Raises FileNotFoundError, and ValueError where the file is not whole or carries no spec.
     """
+    if Path(path).suffix == ".onnx":
+        return import_module("transkd_lite.models.onnx").OnnxModel(path)
     (file,) = files_of(path)
     spec, space = restore(read_metadata(file), file)
     _class_of(spec.name, spec.options)  # a file chooses among the options of its network, and nothing else
@@ -360,18 +365,26 @@ def read_config(name: str, path: Path) -> dict[str, Any]:
     return {"num_heads": config.get("num_attention_heads", NUM_HEADS), "norm_eps": eps}
 
 
-def save_huggingface(model: nn.Module, folder: str | Path, *, class_names: Sequence[str] | None = None) -> Path:
-    """Write config.json and model.safetensors into `folder`. Returns it.
+def save_huggingface(
+    model: nn.Module | str | Path, folder: str | Path, *, class_names: Sequence[str] | None = None
+) -> Path:
+    """Write config.json and model.safetensors into `folder`, and of a run also its model card. Returns the folder.
 
-    class_names: one a class, in train-id order; "class_0" … where they are not given.
+    model: a network, or the path of a finished run folder or of weights. Then README.md says what was distilled from
+        what, on which data and with which scores; its licence is to be filled in, so one that is there already stays.
+    class_names: one a class, in train-id order; where they are not given those of the network's `label_space`, or
+        "class_0" …
 
-    Raises ValueError for networks that transformers has no SegFormer for and for a wrong number of names.
+    Raises ValueError for networks that transformers has no SegFormer for and for a wrong number of names, and what
+    `load_model` raises.
     """
+    source, model = model, model if isinstance(model, nn.Module) else load_model(model)
     model = bare_network(model)
     spec = model.spec
     if not isinstance(model, SegFormer) or model.head.projection_norms is not None:
         raise ValueError(f"{spec.name} is no SegFormer with linear projections in its head, which transformers has")
-    names = list(class_names or (f"class_{i}" for i in range(spec.num_classes)))
+    known = model.label_space.names if model.label_space else ()
+    names = list(class_names or [*known, *(f"class_{i}" for i in range(len(known), spec.num_classes))])
     if len(names) != spec.num_classes:
         raise ValueError(f"class_names must have {spec.num_classes} entries, got {len(names)}")
     config = {
@@ -393,4 +406,32 @@ def save_huggingface(model: nn.Module, folder: str | Path, *, class_names: Seque
     }
     write_tensors(Path(folder) / "model.safetensors", to_huggingface(model.state_dict()), {"format": "pt"})
     atomic_write(Path(folder) / "config.json", json.dumps(config, indent=2) + "\n")
+    if not isinstance(source, nn.Module):
+        _describe_run(Path(source).resolve(), spec.name, Path(folder))
     return Path(folder)
+
+
+def _describe_run(source: Path, network: str, folder: Path) -> None:
+    """Write how pictures are prepared for a run's network, and its model card unless there is one already."""
+    made = read_json(source / RUN_FILE) or read_metadata(source).get("provenance", {})
+    told = made.get("parameters", {})
+    size = {side: told.get(side) for side in ("height", "width")}
+    prepared = {"do_resize": all(size.values()), "size": size, "do_normalize": told.get("normalize", True)}
+    processor = {"image_processor_type": "SegformerImageProcessor", **prepared}
+    atomic_write(folder / "preprocessor_config.json", json.dumps(processor, indent=2) + "\n")
+    scores = {told.get("seed"): [made.get("miou", {}).get(protocol) for protocol in ("full", "paper")]}
+    for file in source.parent.glob(f"*/{METRICS_FILE}"):  # this run, and those beside it that differ in the seed alone
+        other, found = read_json(file.with_name(RUN_FILE)).get("parameters", {}), read_json(file)
+        if other | {"seed": 0} == told | {"seed": 0}:
+            scores[other.get("seed")] = [found.get(protocol, {}).get("miou") for protocol in ("full", "paper")]
+    rows = [f"| {seed} | {100 * a:.2f} | {100 * b:.2f} |" for seed, (a, b) in sorted(scores.items()) if a and b]
+    teacher = str(told.get("teacher")).removeprefix("run:")
+    files = [file for file in (source.parent / teacher / STUDENT_FILE, Path(teacher)) if file.is_file()]
+    teacher += f" ({read_metadata(files[0])['spec']['name']})" if files else ""
+    method, how = told.get("method"), f"distilled from {teacher} by {told.get('method')}"
+    how = {"none": "trained alone", None: "trained"}.get(method, how)
+    words = {name: told.get(name, "not recorded") for name in ("dataset", "seed")} | {"network": network, "how": how}
+    words |= {"rows": "\n".join(rows), "parameters": json.dumps(told, indent=2)}
+    card = Template(Path(__file__).with_name("card.md").read_text(encoding="utf-8")).substitute(words)
+    if not (folder / "README.md").exists():
+        atomic_write(folder / "README.md", card)

@@ -1,18 +1,21 @@
 """Pictures: label maps in the data set's palette, errors in two tones, features in colours, scalars in cividis."""
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont
 from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image, ImageDraw, ImageFont
 
 from transkd_lite.data.labels import VOID, LabelSpace
 from transkd_lite.plots.style import legend_below, literal, new_axes
 
-__all__ = ["error_map", "label_legend", "label_maps", "maps", "principal_colours", "segmentations"]
+__all__ = ["error_map", "label_legend", "label_maps", "maps", "overlay", "principal_colours", "segmentations"]
 
 RIGHT_COLOUR, WRONG_COLOUR, VOID_COLOUR = np.array([(222,) * 3, (178, 24, 43), (40,) * 3], np.uint8)
 SHEET_WIDTH, CELL_WIDTH, TALLEST = 7.5, 2.2, 3.5  # inches: a sheet, a cell of `maps`, the most that a map may be high
@@ -40,6 +43,42 @@ def principal_colours(feature: ArrayLike, basis: ArrayLike | None = None) -> NDA
     unit = np.clip(((flat - centre) @ components - low) / np.maximum(high - low, 1e-6), 0, 1)
     unit = np.pad(unit, ((0, 0), (0, 3 - unit.shape[1])))
     return np.uint8(255 * unit).reshape(*feature.shape[1:], 3)
+
+
+def label_map(label: ArrayLike, space: LabelSpace) -> Image.Image:
+    """A label map (H, W) as a picture with a palette: the indices are the train ids, the colours those of `space`."""
+    picture = Image.fromarray(np.asarray(label, np.uint8))
+    picture.putpalette(space.colorize(np.arange(256)).tobytes())
+    return picture
+
+
+def overlay(image: ArrayLike, label: ArrayLike, space: LabelSpace, *, opacity: float = 0.5) -> Image.Image:
+    """A picture at its own size under the colours of its classes, and below it a legend of those that occur.
+
+    image, label: uint8 (H, W, 3), and (H, W) of train ids; where it is void the picture is left as it is.
+    opacity: of the colours, 0 to 1.
+
+    The letters grow with the picture, so that they can be read where it is shown on the width of a telephone; beside a
+    picture of fewer than 240 pixels the sheet is wider than the picture.
+    """
+    label, picture = np.asarray(label), Image.fromarray(np.asarray(image, np.uint8))
+    painted = Image.blend(picture, Image.fromarray(space.colorize(label)), opacity)
+    picture.paste(painted, mask=Image.fromarray(np.uint8(255) * (label < space.num_classes)))
+    em = max(10, min(picture.width, 3 * picture.height) // 34)  # the height of a line of letters
+    font, width = ImageFont.truetype(findfont("DejaVu Sans"), em), max(picture.width, 24 * em)
+    names = {k: fill(space.names[k], 13) for k in np.unique(label).tolist() if k < space.num_classes}
+    columns = width // (11 * em)
+    rows = [list(names)[first : first + columns] for first in range(0, len(names), columns)]
+    heights = [int(1.3 * em) * max(names[k].count("\n") + 1 for k in row) + em // 4 for row in rows]
+    sheet = Image.new("RGB", (width, picture.height + em // 2 + sum(heights)), "white")
+    sheet.paste(picture)
+    draw, top = ImageDraw.Draw(sheet), picture.height + em // 2
+    for row, height in zip(rows, heights, strict=True):
+        for left, k in zip(range(em // 2, width, width // columns), row, strict=False):
+            draw.rectangle((left, top, left + em, top + em), space.palette[k], "grey")
+            draw.multiline_text((left + 1.5 * em, top), names[k], "black", font, spacing=em // 4)
+        top += height
+    return sheet
 
 
 def label_legend(fig: Figure, space: LabelSpace, present: Sequence[int]) -> None:
