@@ -6,6 +6,7 @@ Every command imports what is heavy when it is called, so that `--help` and a fi
 import io
 import json
 import os
+import shlex
 import statistics
 import sys
 import tempfile
@@ -21,7 +22,7 @@ from transkd_lite import __version__
 from transkd_lite.data.whole import METRICS_FILE, RUN_FILE, atomic_write, read_json
 from transkd_lite.experiments import batch, experiment, notebook, profile
 from transkd_lite.training.config import ParameterError, check_name
-from transkd_lite.training.folder import caveats, list_runs
+from transkd_lite.training.folder import caveats, is_finished, list_runs
 
 __all__ = ["app", "main", "run_table", "score_table"]
 
@@ -146,6 +147,37 @@ def _parts(text: str) -> list[str]:
 
 
 # --- Datasets and files.
+
+
+@app.command()
+def new(
+    folder: Annotated[Path, Argument(metavar="DIR", help="A folder for the profile and its runs; made where missing.")],
+    data: Annotated[Path, Option(help="The folder of the images and labels.", exists=True, file_okay=False)],
+    settings: Settings = None,
+) -> None:
+    """Write a profile for your own images.
+
+    Looks at the folder as `data check` does, and writes what to train on what, for how long.
+
+    Examples:
+
+    transkd new cracks --data ../photographs
+
+    transkd new masks --data ../masks --set "label_map={0: 0, 255: 1}"
+    """
+    from transkd_lite.data.tools import find_dataset
+    from transkd_lite.experiments.preflight import new_profile
+
+    options = profile.parse_settings(settings or [])
+    found = find_dataset(data, **options)
+    typer.echo(str(found).rpartition("\n")[0])
+    if any(split.problems for split in found.splits) or not found.splits[0].num_images:
+        raise ParameterError("no profile was written: mend what is listed above, and try again")
+    path, told = new_profile(folder, found, options)
+    typer.echo("\n".join([f"\nwrote {path}, with these settings:", path.read_text(encoding="utf-8"), *told]))
+    typer.echo(f"\nNext:\n  cd {shlex.quote(str(folder))}")
+    for arguments in (f"reproduce {path.name} --smoke", f"reproduce {path.name}"):
+        typer.echo(f"  transkd {arguments}")
 
 
 @data_app.command("check")
@@ -289,6 +321,9 @@ def reproduce(
     if outcome.report is not None and outcome.report.is_file():
         stale = " (of an earlier batch)" if "report" in outcome.errors else ""
         typer.echo(f"\nReport: {outcome.report}{stale}")
+    scores = {folder: read_json(folder / METRICS_FILE).get("full", {}) for folder in outcome.root.glob("student-*")}
+    if best := max(scores, key=lambda folder: scores[folder].get("miou") or 0, default=None):
+        typer.echo(f"Best student as a file: transkd export {shlex.quote(str(best))} student.onnx")
     for folder, error in outcome.errors.items():
         typer.echo(f"FAILED {folder}: {error}", err=True)
     raise typer.Exit(bool(outcome.errors))
@@ -302,25 +337,42 @@ def train(
     runs: Runs = Path("runs"),
     out: Annotated[Path | None, Option(help="The run folder (default: one named by the parameters).")] = None,
     save: Annotated[Path | None, Option(help="Also save the network here, in half precision.")] = None,
+    teacher: Annotated[bool, Option("--teacher", help="The profile's teacher, not its student.")] = False,
 ) -> None:
     """Train one network from a profile's parameters.
 
     Goes on where an earlier call was stopped.
 
-    Example: transkd train streets-teacher --save data/weights/streets-segformer_b1.safetensors
+    Examples:
+
+    transkd train streets-teacher --save data/weights/streets-segformer_b1.safetensors
+
+    transkd train camvid --teacher --data-root ../CamVid
     """
-    chosen = profile.load_profile(name, _settings(settings, data_root))
-    run = chosen.experiment(chosen.kind)
-    run.check_names()
-    run.check_data()
-    folder = out or runs / chosen.name / run.folder_name(chosen.kind)
+    given = _settings(settings, data_root)
+    chosen = profile.load_profile(name, given)
+    if teacher and chosen.teacher is None:
+        raise ParameterError(f"profile {chosen.name} has no section teacher: leave out --teacher, or write one")
+    kind = "teacher" if teacher else chosen.kind
+    run = chosen.experiment(kind)
+    other = "students." if teacher else "teacher."
+    if ignored := [f"--set {key}" for key in given if key.startswith(other)]:
+        ignored.append(f"since {kind} is trained")
+    elif run.teacher and run.method == "none":
+        ignored = [f"teacher {run.teacher}", "since method none has none (--set method=transkd-base)"]
+    if ignored:
+        raise ParameterError(f"every setting counts, but this would be ignored: {', '.join(ignored)}")
+    folder = out or runs / chosen.name / run.folder_name(kind)
     if os.environ.get("RANK", "0") != "0":  # of torchrun's processes one speaks and saves
         experiment.run_experiment(run, folder)
         return
+    if not is_finished(folder):
+        planned = profile.PlannedRun(kind, folder.name, profile.NOTEBOOKS, {}, None, run)
+        typer.echo("\n".join(batch.preflight([planned], folder.parent)[0]))
     typer.echo(f"{run.network}, method {run.method}, into {folder}")
     typer.echo(_score_line(experiment.run_experiment(run, folder)))
     if save is not None:
-        experiment.save_half(folder, save, profile=chosen.name)
+        experiment.save_half(folder, save, profile=f"{chosen.name} --teacher" if teacher else chosen.name)
         typer.echo(f"saved {save} ({save.stat().st_size / 1e6:.1f} MB)")
 
 

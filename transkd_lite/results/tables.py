@@ -112,6 +112,7 @@ _COLUMNS = (
 )
 # Parameters of a run that have a column of their own, or do not say how it was trained.
 _KNOWN = {*TOLD_APART, "network", "method", "options", "seed", "epochs", "device", "deterministic", "compile"}
+_KNOWN |= {"data_root"}
 
 
 @dataclass(frozen=True)
