@@ -6,6 +6,7 @@ Every command imports what is heavy when it is called, so that `--help` and a fi
 import io
 import json
 import os
+import shlex
 import shutil
 import statistics
 import sys
@@ -22,7 +23,7 @@ from transkd_lite import __version__
 from transkd_lite.data.whole import METRICS_FILE, RUN_FILE, atomic_write, read_json
 from transkd_lite.experiments import batch, experiment, notebook, profile
 from transkd_lite.training.config import ParameterError, check_name
-from transkd_lite.training.folder import caveats, list_runs
+from transkd_lite.training.folder import caveats, is_finished, list_runs
 
 __all__ = ["app", "main", "run_table", "score_table"]
 
@@ -146,6 +147,43 @@ def _parts(text: str) -> list[str]:
 # --- Datasets and files.
 
 
+def _report(name: str, root: Path, options: Mapping[str, Any]) -> Any:
+    """What `check_dataset` finds."""
+    from transkd_lite.data.datasets import LAYOUTS
+    from transkd_lite.data.tools import check_dataset
+
+    try:
+        return check_dataset(check_name(name, LAYOUTS, "dataset in folders"), root, **options)
+    except TypeError as error:
+        raise ParameterError(f"--set names an option of {name}, see open_dataset; got {options}: {error}") from error
+
+
+@app.command()
+def new(
+    folder: Annotated[Path, Argument(metavar="DIR", help="A folder for the profile and its runs; made where missing.")],
+    data: Annotated[Path, Option(help="The folder of the images and labels.", exists=True, file_okay=False)],
+    settings: Settings = None,
+) -> None:
+    """Write a profile for your own images.
+
+    Looks at the folder as `data check` does, and writes what to train on what, for how long.
+
+    Examples:
+
+    transkd new cracks --data ../photographs
+
+    transkd new masks --data ../masks --set "label_map={0: 0, 255: 1}"
+    """
+    from transkd_lite.data.tools import find_name
+    from transkd_lite.experiments.preflight import new_profile
+
+    options = profile.parse_settings(settings or [])
+    path, told = new_profile(folder, _report(find_name(data), data, options), options)
+    typer.echo(f"{path.read_text(encoding='utf-8')}\n{told}\n\nwrote {path}. Next:\n  cd {shlex.quote(str(folder))}")
+    typer.echo(f"  transkd reproduce {path.name} --smoke  # a minute or two, to see that all is well")
+    typer.echo(f"  transkd reproduce {path.name}")
+
+
 @data_app.command("check")
 def data_check(
     name: Annotated[str, Argument(help="cityscapes, acdc, nyuv2, voc2012, camvid or folder.")],
@@ -159,14 +197,7 @@ def data_check(
 
     Example: transkd data check folder --root ../masks --set "label_map={0: 0, 255: 1}"
     """
-    from transkd_lite.data.datasets import LAYOUTS
-    from transkd_lite.data.tools import check_dataset
-
-    options = profile.parse_settings(settings or [])
-    try:
-        found = check_dataset(check_name(name, LAYOUTS, "dataset in folders"), root, **options)
-    except TypeError as error:
-        raise ParameterError(f"--set names an option of {name}, see open_dataset; got {options}: {error}") from error
+    found = _report(name, root, profile.parse_settings(settings or []))
     typer.echo(str(found))
     raise typer.Exit(not found.ok)
 
@@ -349,6 +380,9 @@ def reproduce(
     if outcome.report is not None and outcome.report.is_file():
         stale = " (of an earlier batch)" if "report" in outcome.errors else ""
         typer.echo(f"\nReport: {outcome.report}{stale}")
+    if outcome.runs[-1].kind == "student" and not outcome.errors:
+        student = shlex.quote(str(outcome.root / outcome.runs[-1].folder))
+        typer.echo(f"The last student as a file: transkd export {student} student.onnx")
     for folder, error in outcome.errors.items():
         typer.echo(f"FAILED {folder}: {error}", err=True)
     raise typer.Exit(bool(outcome.errors))
@@ -362,25 +396,38 @@ def train(
     runs: Runs = Path("runs"),
     out: Annotated[Path | None, Option(help="The run folder (default: one named by the parameters).")] = None,
     save: Annotated[Path | None, Option(help="Also save the network here, in half precision.")] = None,
+    teacher: Annotated[bool, Option("--teacher", help="The profile's teacher, not its student.")] = False,
 ) -> None:
     """Train one network from a profile's parameters.
 
     Goes on where an earlier call was stopped.
 
-    Example: transkd train streets-teacher --save data/weights/streets-segformer_b1.safetensors
+    Examples:
+
+    transkd train streets-teacher --save data/weights/streets-segformer_b1.safetensors
+
+    transkd train camvid --teacher --data-root ../CamVid
     """
-    chosen = profile.load_profile(name, _settings(settings, data_root))
-    run = chosen.experiment(chosen.kind)
-    run.check_names()
-    run.check_data()
-    folder = out or runs / chosen.name / run.folder_name(chosen.kind)
+    given = _settings(settings, data_root)
+    chosen = profile.load_profile(name, given)
+    kind = "teacher" if teacher else chosen.kind
+    run = chosen.experiment(kind)
+    ignored = [key for key in given if key.startswith("students." if teacher else "teacher.")]
+    ignored += ["--teacher (there is no such section)"] * (teacher and chosen.teacher is None)
+    ignored += ["teacher"] * (run.method == "none" and run.teacher is not None)
+    if ignored:
+        raise ParameterError(f"training {kind}, method {run.method}, would ignore {', '.join(ignored)}: leave it out")
+    folder = out or runs / chosen.name / run.folder_name(kind)
     if os.environ.get("RANK", "0") != "0":  # of torchrun's processes one speaks and saves
         experiment.run_experiment(run, folder)
         return
+    if "RANK" not in os.environ and not is_finished(folder):
+        planned = profile.PlannedRun(kind, folder.name, profile.NOTEBOOKS, {}, None, run)
+        typer.echo(batch.preflight([planned], folder.parent)[0])
     typer.echo(f"{run.network}, method {run.method}, into {folder}")
     typer.echo(_score_line(experiment.run_experiment(run, folder)))
     if save is not None:
-        experiment.save_half(folder, save, profile=chosen.name)
+        experiment.save_half(folder, save, profile=chosen.name + " --teacher" * teacher)
         typer.echo(f"saved {save} ({save.stat().st_size / 1e6:.1f} MB)")
 
 

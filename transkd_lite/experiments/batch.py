@@ -27,6 +27,7 @@ from transkd_lite.data import whole
 from transkd_lite.data.whole import METRICS_FILE, RUN_FILE, DamagedRunError, read_json, write_json
 from transkd_lite.experiments.experiment import read_signature
 from transkd_lite.experiments.notebook import NotebookFailed, NotebookInterrupted, execute_notebook, to_html
+from transkd_lite.experiments.preflight import preflight
 from transkd_lite.experiments.profile import PlannedRun, Profile, plan
 from transkd_lite.training.config import ParameterError, check_parameters
 from transkd_lite.training.folder import (
@@ -152,17 +153,6 @@ ASIDE = "running.ipynb"
 # early: a training step, which frees hundreds of tensors, then spends up to a third of its time on page faults.
 KEPT_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-
-
-def preflight(pending: Sequence[PlannedRun]) -> None:
-    """Check what the plan could not check without torch: names of networks and methods, method options, data."""
-    experiments = {run.folder: run.experiment for run in pending if run.experiment is not None}
-    for run in pending:
-        if run.experiment is not None:
-            teacher = experiments.get(run.needs or "")
-            run.experiment.check_names(teacher.network if teacher else None)
-    for experiment in {(e.dataset, e.data_root): e for e in experiments.values()}.values():
-        experiment.check_data()
 
 
 @contextlib.contextmanager
@@ -314,7 +304,7 @@ def reproduce(
     root = (runs / profile.name).resolve()
     outcome = Outcome(root, plan(profile, methods, seeds))
     pending = [run for run in outcome.runs if not is_done(root, run)]
-    preflight(pending)
+    told = preflight(pending, root)[0] if pending else ""
     for path in [root / run.folder / name for run in outcome.runs if is_done(root, run) for name in whole.VOUCHED]:
         try:
             whole.verified(path)
@@ -323,6 +313,7 @@ def reproduce(
     with lock_run(root), StopRequest() as stop, signs_of_life(root, pending, echo):
         whole.sweep_temporary(root)
         if pending:
+            echo(told)
             echo(f"{len(pending)} of {len(outcome.runs)} runs to do in {root}")
         for run, error in execute_all(pending, root, jobs, scheduler, stop):
             outcome.executed.append(run.folder)

@@ -17,7 +17,7 @@ from annotated_types import Ge
 
 from transkd_lite.data.datasets import LAYOUTS, open_dataset
 from transkd_lite.data.labels import CITYSCAPES, CITYSCAPES_CLASS_WEIGHTS, LabelSpace, label_space
-from transkd_lite.data.whole import COURSE, RUN_FILE, STUDENT_FILE, digest, read_json, verified
+from transkd_lite.data.whole import COURSE, RUN_FILE, STUDENT_FILE, digest, fingerprint, read_json, verified
 from transkd_lite.training import config as kinds
 from transkd_lite.training import folder as runs
 from transkd_lite.training.config import ParameterError, TrainConfig, check_injected, check_name, check_plain
@@ -74,25 +74,30 @@ def _type(annotation: ast.expr) -> Any:
 
 
 def find_file(source: str) -> str:
-    """A file as given, or one of the course (data/weights/…); "timm" and "hub:<repo id>" come back unchanged.
+    """A file or folder as given, or one of the course (data/weights/…); "timm", "hub:…" and "run:…" stay as they are.
 
-    Raises `ParameterError` where there is no such file.
+    Raises `ParameterError` where there is none.
     """
-    if source == "timm" or source.startswith("hub:"):
+    if source == "timm" or source.startswith(("hub:", "run:")):
         return source
-    for path in (Path(source), COURSE / source):
-        if path.is_file():
+    for path in (Path(source).expanduser(), COURSE / source):
+        if path.exists():
             return str(path)
-    raise ParameterError(f"no file of weights {source}: check the path, or train it (see `transkd train --help`)")
+    raise ParameterError(
+        f"no file of weights {source} and no such folder: check the path, or train it (see `transkd train --help`)"
+    )
 
 
 # --- The record.
 
-# Where a run reads and writes, how often it saves, and how many processes decode images, does not change its result.
-_NOT_IDENTITY = ("data_root", "out_dir", "workers", "checkpoint_every", "eval_every", "log_every", "cache_mb")
+# What a run writes, how often it saves, and how many processes decode images, does not change its result.
+_NOT_IDENTITY = ("out_dir", "workers", "checkpoint_every", "eval_every", "log_every", "cache_mb")
 # Parameters of the optimiser and the images that run folders of the first version did not have.
 _IF_UNUSUAL = ("betas", "eps", "grad_clip", "schedule_power", "pad", "teacher_cache")
 _Side = Annotated[int, Ge(32)]
+# What the street scenes get where nothing is given; all other data are taken whole and as they are.
+_STREETS = {"train_images": 128, "val_images": 64, "height": 64, "width": 128}
+_BY_DATASET: Any = object()
 
 
 @dataclass(frozen=True)
@@ -100,8 +105,9 @@ class Experiment(TrainConfig):
     """Every parameter of one training run (flat, JSON-like): those of `TrainConfig`, and what is trained on what.
 
     `height` and `width` resize every image (both or neither); `train_images` and `val_images` take the first
-    so many (None: all). `pretrained` starts the trained network from a file, "timm" or "hub:<repo id>".
-    `teacher` is a file saved by `save_model`, or `run:<folder name>`, a run beside `out_dir`. `steps=0`
+    so many. None, the default, takes all images as they are; of `streets` it is 128 and 64 images of 64 x 128.
+    `pretrained` starts the trained network from what `create_model` takes: a file, a folder, "timm" or "hub:<repo id>".
+    `teacher` is a file or folder too, "hub:<repo id>", or `run:<folder name>`, a run beside `out_dir`. `steps=0`
     trains nothing: the pretrained network is scored and saved as it is. `class_weights="paper"` stands for the
     authors' nineteen factors of Cityscapes.
 
@@ -113,12 +119,12 @@ class Experiment(TrainConfig):
 
     dataset: str = "streets"
     data_root: str | None = None
-    train_images: kinds.Count | None = 128
-    val_images: kinds.Count | None = 64
+    train_images: kinds.Count | None = _BY_DATASET
+    val_images: kinds.Count | None = _BY_DATASET
     data_seed: int = 0
     data_options: dict[str, Any] = field(default_factory=dict)
-    height: _Side | None = 64
-    width: _Side | None = 128
+    height: _Side | None = _BY_DATASET
+    width: _Side | None = _BY_DATASET
     network: str = "segformer_b0"
     pretrained: str | None = None
     teacher: str | None = None
@@ -131,6 +137,9 @@ class Experiment(TrainConfig):
     out_dir: str | None = None
 
     def __post_init__(self) -> None:
+        for name, few in _STREETS.items():
+            if getattr(self, name) is _BY_DATASET:
+                object.__setattr__(self, name, few if self.dataset == "streets" else None)
         super().__post_init__()
         if isinstance(ids := self.data_options.get("label_map"), dict):  # its keys are text in JSON, so always
             options = {**self.data_options, "label_map": {str(value): train_id for value, train_id in ids.items()}}
@@ -153,20 +162,25 @@ class Experiment(TrainConfig):
         return cls.from_dict({name: names[name] for name in cls.hints() if name in names} | fixed)
 
     def record(self) -> dict[str, Any]:
-        """What run.json keeps: the parameters without those that only say where to read, write and save."""
-        usual = (name for name in _IF_UNUSUAL if getattr(self, name) == getattr(TrainConfig, name))
-        left_out = {*_NOT_IDENTITY, *usual}
-        return {name: value for name, value in self.to_dict().items() if name not in left_out}
+        """What run.json keeps: the parameters without those that only say where to write and how often to save."""
+        usual = [name for name in _IF_UNUSUAL if getattr(self, name) == getattr(TrainConfig, name)]
+        found = {"data_root": str(Path(self.data_root).resolve())} if self.data_root else {}
+        left_out = {*_NOT_IDENTITY, *usual, "data_root"}
+        return {name: value for name, value in self.to_dict().items() if name not in left_out} | found
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides the result; files of weights count by their content."""
         values = self.record()
+        values.pop("data_root", None)
         if self.method == "none":
             values |= {"teacher": None, "options": {}}
         for name in ("pretrained", "teacher"):
             source = values[name]
             if source is not None and source != "timm" and not source.startswith(("hub:", "run:")):
-                values[name] = f"sha256:{digest(Path(find_file(source)).read_bytes())}"
+                path = Path(find_file(source))
+                files = sorted(file for end in ("*.safetensors", "*.bin", "config.json") for file in path.glob(end))
+                content = "".join(fingerprint(file)["sha256"] for file in files).encode()
+                values[name] = f"sha256:{digest(path.read_bytes() if path.is_file() else content)}"
         return values
 
     @property
@@ -178,25 +192,18 @@ class Experiment(TrainConfig):
         """`<kind>-<method>-s<seed>-<hash>`, the name of this run's folder."""
         return runs.run_name(kind, self.method, self.seed, self.identity())
 
-    def check_names(self, teacher_network: str | None = None) -> None:
-        """Check network and method, and with the teacher's network the method's options too (imports torch).
+    def check_names(self) -> None:
+        """Check the names of network and method (imports torch).
 
         Raises `ParameterError`: a name that does not exist, with the nearest ones.
         """
-        from transkd_lite.distill.methods import create_method, list_methods
-        from transkd_lite.models.weights import create_model, list_models
+        from transkd_lite.distill.methods import list_methods
+        from transkd_lite.models.weights import list_models
 
         if not self.network.startswith("timm:"):
             check_name(self.network, list_models(), "network")
         for part in self.method.split("+"):
             check_name(part, ["none", *list_methods()], "method")
-        if self.method == "none" or teacher_network is None:
-            return
-        try:
-            student, teacher = (create_model(name, 2).spec for name in (self.network, teacher_network))
-            create_method(self.method, student, teacher, **self.options)
-        except (TypeError, ValueError) as error:
-            raise ParameterError(f"options of method {self.method}: {error}") from error
 
     def check_data(self) -> None:
         """Open both splits, which looks into every file once; the runs need not do so again.
@@ -257,28 +264,34 @@ class Experiment(TrainConfig):
         return student
 
     def build(
-        self, num_classes: int, space: "LabelSpace | None" = None
+        self, num_classes: int, space: "LabelSpace | None" = None, teacher: "SegModel | None" = None
     ) -> "tuple[SegModel, SegModel | None, Distiller | None]":
         """Student, teacher and method, new weights from the seed; teacher and method are None for "none".
 
-        Raises `ParameterError` for a teacher with another number of classes, or other names than `space` has.
+        teacher: a network instead of the one that `teacher` names.
+        Raises `ParameterError` for a teacher that cannot be read or compared: one with another number of classes, or
+        other names than `space` has, where the method compares logits.
         """
         from transkd_lite.distill.methods import create_method
-        from transkd_lite.models.weights import load_model
+        from transkd_lite.models import weights
 
         student = self.build_student(num_classes)
         if self.method == "none":
             return student, None, None
-        teacher = load_model(self.teacher_file())
-        difference = space and teacher.label_space and teacher.label_space.difference(space)
-        if teacher.spec.num_classes != num_classes:
-            difference = f"the one has {teacher.spec.num_classes} classes, the other {num_classes}"
-        if difference:
-            raise ParameterError(
-                f"teacher {self.teacher} and {self.dataset} must have the same classes in the same order; "
-                f"{difference}: train a teacher on {self.dataset}"
-            )
-        return student, teacher, create_method(self.method, student, teacher, **self.options)
+        source = self.teacher_file() if teacher is None else Path()
+        try:
+            if teacher is None and weights.read_metadata(weights.files_of(source)[0]):
+                teacher = weights.load_model(source)
+            elif teacher is None:  # of another library: its tensors tell
+                name, own_classes, _ = weights.infer_network(weights.read_tensors(source), weights.SIGNS)
+                teacher = weights.create_model(name, own_classes, pretrained=source).eval()
+            method = create_method(self.method, student, teacher, **self.options)
+            difference = space and teacher.label_space and teacher.label_space.difference(space)
+            if difference and "logits" in method.reads:
+                raise ValueError(f"both must have the same classes in the same order to compare logits; {difference}")
+        except (OSError, TypeError, ValueError) as error:
+            raise ParameterError(f"method {self.method} with teacher {self.teacher}: {error}") from error
+        return student, teacher, method
 
     def teacher_file(self) -> Path:
         """The file of the teacher's weights. Raises `ParameterError`; `DamagedRunError` for that of a damaged run."""
@@ -332,6 +345,8 @@ def save_half(folder: str | Path, target: str | Path, *, profile: str) -> Path:
     run = runs.read_run(folder)
     kept = ("parameters", "versions", "device", "precision", "commit", "dirty", "started", "wall_s")
     made = {"command": f"transkd train {profile}", **{name: run.info.get(name) for name in kept}}
+    given = run.info.get("parameters") or {}
+    made["parameters"] = {name: value for name, value in given.items() if not Path(str(value)).is_absolute()}
     made["miou"] = {name: run.metrics[name]["miou"] for name in PROTOCOLS if name in run.metrics}
     return save_model(load_model(Path(folder) / STUDENT_FILE), target, dtype=torch.float16, provenance=made)
 
@@ -376,7 +391,7 @@ def evaluate_run(source: str | Path, settings: Mapping[str, Any], split: str = "
     model, recorded = read_weights(source)
     kept = ["height", "width", "normalize"]
     if settings.get("dataset", recorded.get("dataset")) == recorded.get("dataset"):
-        kept += ["dataset", "data_seed", "data_options", "val_images"]
+        kept += ["dataset", "data_seed", "data_options", "val_images", *["data_root"] * Path(source).is_dir()]
     known = {name: recorded[name] for name in kept if name in recorded} | dict(settings)
     missing = [name for name in ("dataset", "height", "width") if name not in known]
     if missing:

@@ -76,12 +76,13 @@ class Profile:
         if values.get("height") and values.get("width"):
             width = _SMOKE_HEIGHT * values["width"] / values["height"]
             values |= {"height": _SMOKE_HEIGHT, "width": max(32, round(width / 32) * 32)}
-        return values | {"epochs": None, "warmup_steps": 0, "crop": None, "workers": 0}
+        crop = None if values.get("height") else values.get("crop")  # images of unlike sizes need it
+        return values | {"epochs": None, "warmup_steps": 0, "crop": crop, "workers": 0}
 
     def experiment(self, kind: str, **overrides: Any) -> Experiment:
         """The experiment of the shared parameters, those of the section and the method, and the overrides."""
         section = (self.teacher if kind == "teacher" else self.students) or {}
-        own = self.by_method.get(overrides.get("method", ""), {})
+        own = self.by_method.get(self.merged(section, overrides).get("method", ""), {})
         try:
             return Experiment.from_dict(self.merged(section, own, overrides))
         except ParameterError as error:
@@ -97,6 +98,7 @@ def load_profile(source: str, settings: Mapping[str, Any] | None = None) -> Prof
     """Read a profile by name, or from a path that ends in .yaml, with parameters replaced by `settings`.
 
     settings: `steps` is replaced everywhere, `teacher.steps` or `students.steps` in that section alone.
+    Paths of data and weights begin where the profile is or where the command runs, those of the course at its root.
     Raises `ParameterError`: unknown profile, section, parameter or a wrong type, named with what would be valid.
     """
     path = Path(source)
@@ -120,10 +122,14 @@ def load_profile(source: str, settings: Mapping[str, Any] | None = None) -> Prof
         for label, layer in grid.get(name, {}).items():
             check_parameters(layer, known | extra, f"{where}, {name}.{label}")
             layers.append(("students", layer))
+    for _, layer in layers:
+        for folder in (path.parent, Path()):
+            layer.update(_located(layer, folder))
     for key, value in (settings or {}).items():
         kind, _, name = key.rpartition(".")
         check_name(kind, sections, "section of --set")
         check_parameters({name: value}, known, "--set")
+        value = _located({name: value}, Path()).get(name, value)
         for layer in [layer for section, layer in layers if kind in ("", section)]:
             for replaced in _LENGTH if name in _LENGTH else (name,):
                 layer.pop(replaced, None)
@@ -136,6 +142,14 @@ def load_profile(source: str, settings: Mapping[str, Any] | None = None) -> Prof
     lessons = [{entry: {}} if isinstance(entry, str) else entry for entry in raw.get("lessons", [])]
     raw["lessons"] = [item for entry in lessons for item in entry.items()]
     return Profile(**{"name": path.stem, "about": "", **raw, **grid})
+
+
+def _located(layer: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    """The paths in a layer that begin at a folder, absolute, since notebooks run elsewhere; not those of the course."""
+    given = {name: str(layer[name]) for name in ("data_root", "pretrained", "teacher") if layer.get(name)}
+    paths = {name: (folder / Path(text).expanduser()).resolve() for name, text in given.items() if text != "timm"}
+    course = NOTEBOOKS.parent
+    return {name: str(p) for name, p in paths.items() if p.exists() and p != (course / given[name]).resolve()}
 
 
 def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
@@ -216,12 +230,20 @@ def plan(profile: Profile, methods: Sequence[str] = (), seeds: Sequence[int] = (
         teacher = _plan_experiment(profile, "teacher", profile.experiment("teacher"))
         runs.append(teacher)
     variants: _LAYERS = {"": {}, **profile.variants}
+    if profile.students is None and (methods or seeds):
+        raise ParameterError(f"methods and seeds are those of students, but profile {profile.name} has none")
+    if profile.teacher is not None and profile.merged(profile.students or {}).get("teacher"):
+        raise ParameterError(f"profile {profile.name} gives the students' teacher and a section teacher: keep one")
+    known = {*profile.methods, *(method for variant in variants.values() for method in variant.get("methods", ()))}
+    for method in profile.by_method:
+        check_name(method, known, "by_method")
     for seed in dict.fromkeys(seeds or profile.seeds) if profile.students is not None else ():
         for variant, changes in variants.items():
             own = {name: value for name, value in changes.items() if name != "methods"}
             among = changes.get("methods", profile.methods) if variant else methods or profile.methods
             for method in dict.fromkeys(m for m in among if not methods or m in methods):
-                needs = None if method == "none" or teacher is None or "teacher" in own else teacher.folder
+                taught = method == "none" or "teacher" in own | profile.by_method.get(method, {})
+                needs = None if teacher is None or taught else teacher.folder
                 linked = {"teacher": f"run:{needs}"} if needs else {}  # a student alone needs no teacher
                 experiment = profile.experiment("students", **own, **linked, method=method, seed=seed)
                 runs.append(_plan_experiment(profile, "student", experiment, needs, variant))
@@ -238,7 +260,8 @@ def _plan_experiment(
     notebook = profile.teacher_notebook if kind == "teacher" else profile.student_notebook
     path = profile.notebooks / Path(notebook).with_suffix(".ipynb")
     hints, _ = read_signature(path)
-    given, usual = experiment.to_dict() | {"out_dir": "where the run is"}, Experiment().to_dict()
+    given = experiment.to_dict() | {"out_dir": "where the run is"}
+    usual = Experiment(dataset=experiment.dataset).to_dict() | {"dataset": "streets"}
     passed = {name: value for name, value in given.items() if name in hints or value != usual[name]}
     check_parameters(passed, hints, path.name)
     del passed["out_dir"]

@@ -98,7 +98,7 @@ def _rules(table: str, old: int, new: int = 0) -> Rules:
 
 
 # For each family and scheme a tensor that the scheme alone calls so, and the rules to this library's names.
-_SCHEMES: dict[str, dict[str, Rules]] = {
+SCHEMES: dict[str, dict[str, Rules]] = {
     "segformer": {
         "stages.0.patch_embed.proj.weight": [],
         "layers.0.0.projection.weight": _rules(_SEGFORMER, 2),
@@ -164,8 +164,8 @@ def _words(name: str) -> set[str]:
 
 def to_own_names(tensors: Mapping[str, Tensor], family: str) -> Tensors:
     """A checkpoint of a network of that family, in whatever scheme and wrapping, under this library's names."""
-    network = find_network(tensors, _SCHEMES[family])
-    own = rename(network.tensors, _SCHEMES[family].get(network.sign, []))
+    network = find_network(tensors, SCHEMES[family])
+    own = rename(network.tensors, SCHEMES[family].get(network.sign, []))
     for name in list(own):
         value = name.replace(".attn.k.", ".attn.v.")
         if value != name and value in own:  # Hugging Face has two linear layers for one of twice the width

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from transkd_lite.data.whole import METRICS_FILE, RUN_FILE, STUDENT_FILE, atomic_write, read_json, verified
 from transkd_lite.models import segformer
 from transkd_lite.models.lvt import LVT
-from transkd_lite.models.naming import family_of, find_network, plain_name, to_huggingface, to_own_names
+from transkd_lite.models.naming import SCHEMES, family_of, find_network, plain_name, to_huggingface, to_own_names
 from transkd_lite.models.output import SegModel, as_tuples, bare_network, describe, listed, printable, recorded, restore
 from transkd_lite.models.segformer import EPS, NUM_HEADS, SEGFORMERS, SegFormer
 
@@ -148,6 +148,7 @@ AUTHORS = {
     "backbone.patch_embed1.proj.weight": "pvt",
     "patch_embed1.proj.weight": "segformer",
 }
+SIGNS = dict.fromkeys(SCHEMES["segformer"], "segformer") | AUTHORS  # and of SegFormers elsewhere
 
 
 def load_tensors(
@@ -176,15 +177,16 @@ def load_tensors(
         raise ValueError(f"{printable(origin)} does not fit {model.spec.name}: {advice}{reason}") from error
 
 
-def infer_network(tensors: Mapping[str, Tensor]) -> tuple[str, int, dict[str, Any]]:
+def infer_network(tensors: Mapping[str, Tensor], signs: Mapping[str, str] = AUTHORS) -> tuple[str, int, dict[str, Any]]:
     """Name, number of classes and options of the network that a checkpoint in the authors' naming belongs to.
 
+    signs: tensors by which a network is known, with its family; `SIGNS` has those of other libraries too.
     Raises ValueError where there is none, or no network of this library has these shapes.
     """
-    network = find_network(tensors, AUTHORS)
+    network = find_network(tensors, signs)
     if not network.sign:
-        raise ValueError(f"not a checkpoint of the TransKD authors: no {listed(AUTHORS)} among {listed(tensors)}")
-    family = AUTHORS[network.sign]
+        raise ValueError(f"not a checkpoint of the TransKD authors: no {listed(signs)} among {listed(tensors)}")
+    family = signs[network.sign]
     own = to_own_names(network.tensors, family)
     if CLASSIFIER not in own:
         raise ValueError("the checkpoint holds no segmentation head: pass it to create_model(...)")

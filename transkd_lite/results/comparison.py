@@ -273,7 +273,7 @@ def score_conditions(
         weights = batch.root / run.run / STUDENT_FILE
         if weights.is_file():
             parameters = read_run(weights.parent).info["parameters"]
-            experiment = Experiment.from_dict({**parameters, "data_root": data_root})
+            experiment = Experiment.from_dict(parameters | ({"data_root": data_root} if data_root else {}))
             data = data or experiment.open_split("val", experiment.val_images)
             if "condition" in data.column_names:
                 images = pd.Series(data["condition"]).value_counts()
@@ -318,7 +318,7 @@ def load_gallery(batch: tables.Batch, num_images: int = 5, data_root: str | None
     networks = {name: path for name, path in networks.items() if path.is_file()}
     if not networks:
         return None
-    experiment = Experiment.from_dict({**parameters, "data_root": data_root})
+    experiment = Experiment.from_dict(parameters | ({"data_root": data_root} if data_root else {}))
     data = experiment.open_split("val", num_images)
     images = [sample["image"] for sample in data]
     maps = {"label": [np.asarray(sample["label"]) for sample in data]}

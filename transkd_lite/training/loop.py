@@ -188,7 +188,7 @@ def fit(
     score = functools.partial(evaluate, student, val_data, normalize=config.normalize)
     # What must be the same for a run to be gone on with.
     identity: dict[str, Any] = {f"config.{k}": v for k, v in config.to_dict().items() if k not in _FREE}
-    identity |= {f"parameters.{name}": value for name, value in (parameters or {}).items()}
+    identity |= {f"parameters.{name}": value for name, value in (parameters or {}).items() if name != "data_root"}
     identity |= {"student": student.spec.to_json(), "train_images": len(store), "teacher": None, "method": None}
     if teacher is not None:
         identity |= {"teacher": teacher.spec.to_json(), "method": method.name}
