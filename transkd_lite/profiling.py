@@ -200,8 +200,8 @@ def _parts(
 
         return train
 
-    whole = training(TrainStep(own, frozen, own_helper, precision=precision))
-    naive = training(TrainStep(pupil, None, helper), fused=False)
+    whole = training(TrainStep(own, config, frozen, own_helper))
+    naive = training(TrainStep(pupil, TrainConfig(precision="fp32"), None, helper), fused=False)
 
     def teacher_forward() -> None:
         with torch.no_grad(), autocast(device, precision):
@@ -209,7 +209,7 @@ def _parts(
 
     return {
         "teacher_s": teacher_forward,
-        "student_s": training(TrainStep(alone, precision=precision)),
+        "student_s": training(TrainStep(alone, config)),
         "step_s": whole,
         # The teacher's graph is recorded and thrown away.
         "naive_s": lambda: {name: term.item() for name, term in naive(tutor(images)).items()},
@@ -315,7 +315,8 @@ def trace_steps(
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it writes to standard error that there is no GPU
     student = copy.deepcopy(student).train()
     teacher, method = (None if m is None else copy.deepcopy(m).to(images.device) for m in (teacher, method))
-    step = TrainStep(student, teacher and teacher.eval(), method and method.train(), precision=precision)
+    config = TrainConfig.from_dict({"precision": precision})
+    step = TrainStep(student, config, teacher and teacher.eval(), method and method.train())
     optimizer = torch.optim.AdamW(step.parameters(), lr=1e-6, fused=True)
     around = contextlib.ExitStack()  # the region of the part whose forward pass is under way
 

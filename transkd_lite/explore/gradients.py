@@ -34,7 +34,6 @@ from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer
 from torch import Tensor
 
 from transkd_lite.data.labels import label_space
-from transkd_lite.data.transforms import make_transform
 from transkd_lite.data.whole import atomic_write
 from transkd_lite.distill.methods import create_method
 from transkd_lite.experiments.experiment import Experiment
@@ -156,7 +155,7 @@ class TrialBench:
         self.experiment = experiment
         data = experiment.open_data()[0]
         self.space = label_space(data)
-        self.config = dataclasses.replace(experiment.config(), log_every=1, compile=False)
+        self.config = dataclasses.replace(experiment.config(), log_every=1, compile=False, workers=0)
         self.store = SampleStore(data, self.config.cache_mb, self.space.num_classes)
         self.teacher = load_model(experiment.teacher_file())
         cpu = self.config.device == "cpu" or not torch.accelerator.is_available()
@@ -176,10 +175,7 @@ class TrialBench:
 
     def batches(self, steps: range) -> Iterable[Batch]:
         """The batches (images (n, 3, h, w), labels (n, h, w)) that `fit` takes at these steps."""
-        config = self.config
-        transform = make_transform(augment=config.augment, crop=config.crop, normalize=config.normalize)
-        loader = batches(self.store, transform, batch_size=config.batch_size, seed=config.seed, steps=steps)
-        return ((images, labels) for images, labels, _ in loader)
+        return ((images, labels) for images, labels, _ in batches(self.store, self.config, steps))
 
     def lockstep(self, trainers: Mapping[str, Trainer], num_steps: int) -> Iterator[Rows]:
         """Train all side by side on the same batches; yields {name: row of the history} after every step.

@@ -21,7 +21,6 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from tqdm.auto import tqdm
 
-from transkd_lite.data.transforms import make_transform
 from transkd_lite.metrics import PROTOCOLS, evaluate, match_classes, require_scorable, resolve_precision
 from transkd_lite.models.head import folded_heads
 from transkd_lite.models.output import SegModel
@@ -221,17 +220,12 @@ def fit(
         title = student.spec.name if method is None else f"{student.spec.name} + {method.name}"
         mode = progress if accelerator.is_main_process and num_steps else "none"
         show = borrowed.enter_context(show_progress(num_steps, resumed_from, mode, title))
-        loader = batches(
-            store, make_transform(augment=config.augment, crop=config.crop, normalize=config.normalize),
-            batch_size=config.batch_size, seed=config.seed, steps=range(resumed_from, num_steps),
-            workers=config.workers, pin_memory=accelerator.device.type == "cuda", flips=config.num_states == 2,
-            rank=accelerator.process_index, world_size=accelerator.num_processes,
-        )  # fmt: skip
+        steps, rank = range(resumed_from, num_steps), accelerator.process_index
         trainer.modules.train()
         trainer.clock = time.monotonic()
         stopping = False
         try:
-            for batch in loader:
+            for batch in batches(store, config, steps, rank, accelerator.num_processes):
                 trainer.train_batch(*batch)
                 scoring = val_data is not None and trainer.is_due(config.eval_every)
                 if scoring or trainer.is_due(config.log_every) or trainer.step == num_steps:

@@ -62,8 +62,8 @@ class TrainStep(nn.Module):
     """forward(images (n, 3, h, w), labels (n, h, w)) -> {"total", "ce", and one scalar for each term of the
     method}.
 
-    `total` is ce + method.combine(terms). The teacher is held outside the module tree: it is neither
-    trained, saved nor reduced.
+    `total` is ce + method.combine(terms), supervised and in the precision that `config` says. The teacher is held
+    outside the module tree: it is neither trained, saved nor reduced.
 
     With several processes the mean over them is the loss of one process with the whole batch: ce is divided by the
     class weights of the whole batch, and a method's means over valid pixels by their number in the whole batch.
@@ -71,31 +71,21 @@ class TrainStep(nn.Module):
     """
 
     def __init__(
-        self,
-        student: nn.Module,
-        teacher: nn.Module | None = None,
-        method: nn.Module | None = None,
-        *,
-        supervise: str = "full",
-        class_weights: Tensor | None = None,
-        precision: str = "fp32",
-        world_size: int = 1,
+        self, student: nn.Module, config: TrainConfig, teacher: Any = None, method: Any = None, world_size: int = 1
     ) -> None:
         super().__init__()
-        self.student = student
-        self.method: Any = method  # what it can beside forward is not known to nn.Module
-        self._outside = (teacher,)
-        self.supervise = supervise
-        self.precision, self.world_size = precision, world_size
+        self.student, self.method, self._outside = student, method, (teacher,)
+        self.config, self.world_size = config, world_size
         if isinstance(method, Distiller):
             method.join_training(world_size)
+        weights = None if config.class_weights is None else torch.tensor(config.class_weights)
         self.class_weights: Tensor | None
-        self.register_buffer("class_weights", class_weights, persistent=False)
+        self.register_buffer("class_weights", weights, persistent=False)
 
     def forward(self, images: Tensor, labels: Tensor, target: SegOutput | None = None) -> dict[str, Tensor]:
         """The loss terms of one mini-batch; target: what the teacher says of it, where that is known."""
         teacher = self._outside[0]
-        with autocast(images.device, self.precision):
+        with autocast(images.device, resolve_precision(self.config.precision, images.device)):
             if teacher is not None and target is None:
                 with torch.no_grad():
                     target = teacher(images)
@@ -107,7 +97,7 @@ class TrainStep(nn.Module):
 
     def supervised(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Cross entropy of logits (n, K, h, w) with labels (n, H, W), as the step takes it."""
-        logits, labels = match_sizes(logits.float(), labels, self.supervise)
+        logits, labels = match_sizes(logits.float(), labels, self.config.supervise)
         return cross_entropy(logits, labels, self.class_weights, self.world_size)
 
 
@@ -126,22 +116,17 @@ class SyncedBatchNorm(TorchFunctionMode):
         x, running_mean, running_var, weight, bias, training, momentum, eps = call.args
         if not training:
             return func(*call.args)
-        dims = [d for d in range(x.dim()) if d != 1]
-        shape = [1, -1] + [1] * (x.dim() - 2)
-        wide = x.float()
+        wide, dims, shape = x.float(), [0, *range(2, x.dim())], [1, -1, *[1] * (x.dim() - 2)]
         count = wide.numel() / wide.shape[1] * dist.get_world_size()
-        mean = all_reduce(wide.sum(dims)) / count
-        centred = wide - mean.view(shape)
-        variance = all_reduce(centred.square().sum(dims)) / count
+        mean = all_reduce(wide.sum(dims, keepdim=True)) / count
+        centred = wide - mean
+        variance = all_reduce(centred.square().sum(dims, keepdim=True)) / count
         with torch.no_grad():
-            if running_mean is not None and running_var is not None:
-                unbiased = variance * count / max(1.0, count - 1)
-                running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-                running_var.lerp_(unbiased.to(running_var.dtype), momentum)
-        y = centred * torch.rsqrt(variance + eps).view(shape)
-        if weight is not None and bias is not None:
-            y = y * weight.view(shape) + bias.view(shape)
-        return y.to(x.dtype)
+            for running, now in ((running_mean, mean), (running_var, variance * count / max(1.0, count - 1))):
+                if running is not None:
+                    running.lerp_(now.flatten().to(running.dtype), momentum)
+        y = centred * torch.rsqrt(variance + eps)
+        return (y if weight is None else y * weight.view(shape) + bias.view(shape)).to(x.dtype)
 
 
 # --- What a run is at a step: everything that it needs to go on, and nothing else.
@@ -175,28 +160,17 @@ class Trainer:
     ) -> None:
         self.config, self.accelerator, self.num_samples = config, accelerator, num_samples
         self.device, self.num_steps = accelerator.device, config.num_steps(num_samples)
-        for module in (student, teacher, method):
-            if module is not None:
-                module.to(self.device)
-        if teacher is not None:
-            teacher.eval()
+        self.precision = resolve_precision(config.precision, self.device)
+        teacher = teacher and teacher.to(self.device).eval()
         compiled: Any = torch.compile if config.compile else lambda network: network
-        weights = config.class_weights
-        self.modules = TrainStep(
-            compiled(student),
-            None if teacher is None else compiled(teacher),
-            method,
-            supervise=config.supervise,
-            class_weights=None if weights is None else torch.tensor(weights, device=self.device),
-            precision=resolve_precision(config.precision, self.device),
-            world_size=accelerator.num_processes,
-        )
+        whole = TrainStep(compiled(student), config, teacher and compiled(teacher), method, accelerator.num_processes)
+        self.modules = whole.to(self.device)
         self.trained = [p for p in self.modules.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.trained, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay,
             fused=self.device.type in ("cpu", "cuda"),
         )  # fmt: skip
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.modules.precision == "fp16")
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         alone = accelerator.num_processes == 1
         self.prepared: nn.Module = accelerator.prepare_model(self.modules, evaluation_mode=alone)
         # What has a state of its own, and, below, the plain values of a state.
@@ -296,7 +270,7 @@ class Trainer:
         found = ", ".join(f"{name} = {value}" for name, value in terms.items())
         raise NonFiniteLossError(
             f"every loss term must be finite; at step {step} (counted from 0) {found}, with lr "
-            f"{self.learning_rate(step):.3g} in {self.modules.precision}: lower lr or its weight, set "
+            f"{self.learning_rate(step):.3g} in {self.precision}: lower lr or its weight, set "
             "grad_clip or precision='fp32'; the checkpoints before that step are whole"
         )
 
@@ -316,7 +290,7 @@ class Trainer:
         state: dict[str, Any] = {name: getattr(self, name) for name in _PLAIN}
         state |= {name: {} if part is None else part.state_dict() for name, part in self.stateful.items()}
         state |= {"pending": [terms.cpu() for terms in self.pending], "history": json.dumps(self.history)}
-        return state | {"precision": self.modules.precision}
+        return state | {"precision": self.precision}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` gave, with as many threads as then where this machine has the cores.
