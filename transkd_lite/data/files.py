@@ -106,6 +106,9 @@ def list_files(
     """
 
     def stop(error: OSError) -> None:
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            what = "labels or images should be in"
+            raise FileNotFoundError(f"{what} {error.filename}, but that is no folder: see `transkd data fetch`")
         raise DataError(f"folder {error.filename} cannot be listed ({error.strerror}): mend its permissions")
 
     def by_key(folder: Path, ending: str) -> dict[str, Path]:
@@ -124,17 +127,14 @@ def list_files(
             seen.add(real)
         return found
 
-    folders = {"images": place(root, images), "labels": place(root, labels)}
-    for kind, folder in folders.items():
-        if not os.path.isdir(folder):
-            raise FileNotFoundError(f"{kind} should be in {folder}, but that is no folder: see `transkd data fetch`")
-    found = [by_key(folder, ending) for folder, ending in zip(folders.values(), endings, strict=True)]
+    folders = place(root, images), place(root, labels)
+    found = list(map(by_key, folders, endings))
     ends = [commonprefix([key[::-1] for key in keys])[::-1] for keys in found]  # noqa: RUF071, letters are meant
     ends = [end.removeprefix(commonprefix(ends)) for end in ends]  # noqa: RUF071
     cut = [{key.removesuffix(end): path for key, path in keys.items()} for keys, end in zip(found, ends, strict=True)]
     if cut[0].keys() == cut[1].keys() and "" not in cut[0] and not re.search(r"\d", "".join(ends)):
         found = cut
-    return Listing(found[0], found[1], folders["images"], ids)
+    return Listing(found[0], found[1], folders[0], ids)
 
 
 def read_lines(path: Path, what: str) -> list[str]:

@@ -155,10 +155,9 @@ class Distiller(nn.Module):
         for role, output, spec in (("student", student, self.student_spec), ("teacher", teacher, self.teacher_spec)):
             given = (len(output.logits), output.logits.shape[1], *(f.shape[1] for f in output.features))
             if given != (promised := (n, spec.num_classes, *spec.channels)):
-                raise ValueError(
-                    f"the {role}'s output must be, in images, classes and widths of features, {promised}, as "
-                    f"{spec.name} gives it; got {given}: create the method for the networks that it is used with"
-                )
+                rule = f"the {role}'s output must be, in images, classes and widths of features, {promised}"
+                advice = "create the method for the networks that it is used with"
+                raise ValueError(f"{rule}, as {spec.name} gives it; got {given}: {advice}")
 
         def constant(x: Tensor) -> Tensor:
             return x.clone() if x.is_inference() else x.detach()  # backward cannot use tensors of inference mode
@@ -197,11 +196,9 @@ class Distiller(nn.Module):
 
         idle = sorted(name for name, term in terms.items() if influence(term) < 1e-7)
         if idle:
-            warnings.warn(
-                f"{self.name}: the gradient of {', '.join(idle)} with respect to the student is 0: one position, "
-                "one class or constant maps leave nothing to compare; take larger images or other stages or terms",
-                stacklevel=3,
-            )
+            what = f"the gradient of {', '.join(idle)} with respect to the student is 0"
+            why = "one position, one class or constant maps leave nothing to compare"
+            warnings.warn(f"{self.name}: {what}: {why}; take larger images or other stages or terms", stacklevel=3)
 
     def combine(self, terms: Mapping[str, Tensor]) -> Tensor:
         """The sum of the terms, each times its weight at this step. The supervised loss is not in it.

@@ -83,9 +83,7 @@ RELATIONS = 2**24  # similarities held at a time: 64 MiB each for student and te
 def _check_shapes(student: Tensor, teacher: Tensor) -> None:
     if student.shape != teacher.shape:
         shapes = f"{tuple(student.shape)} and {tuple(teacher.shape)}"
-        raise ValueError(
-            f"student and teacher must have one shape, got {shapes}: resize or project the student's first"
-        )
+        raise ValueError(f"student and teacher must have one shape, got {shapes}: resize or project the student's")
 
 
 def _soften(temperature: float, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
@@ -198,13 +196,7 @@ def cwd(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 4.0
 
 @full_precision
 def dkd(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    labels: Tensor,
-    *,
-    alpha: float = 1.0,
-    beta: float = 8.0,
-    temperature: float = 4.0,
+    student: Tensor, teacher: Tensor, labels: Tensor, *, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0
 ) -> Tensor:
     """Decoupled KD: tau^2 · mean over valid pixels of alpha · TCKD + beta · NCKD.
 
@@ -213,8 +205,8 @@ def dkd(
     of the teacher) · NCKD. alpha, beta and tau are those of the paper's CIFAR-100 runs; it used (1, 0.5, 1) on
     ImageNet. Shapes: logits (N, K, H, W), labels (N, h, w) of any size. 0 with one class.
     """
-    log_s, log_t = (F.log_softmax(z, 1) for z in _soften(temperature, student_logits, teacher_logits))
-    classes = resize_labels(labels, student_logits.shape[2:])
+    log_s, log_t = (F.log_softmax(z, 1) for z in _soften(temperature, student, teacher))
+    classes = resize_labels(labels, student.shape[2:])
     valid = classes != VOID
     target = classes.where(valid, 0)[:, None]
     others = torch.ones_like(log_s, dtype=torch.bool).scatter(1, target, False)

@@ -289,16 +289,7 @@ def ifvd(student: ModelSpec, teacher: ModelSpec, *, stages: Sequence[int], weigh
     return [SingleTerm("ifvd", loss, weight, stages=stages, labels=True)]
 
 
-def cirkd(
-    student: ModelSpec,
-    teacher: ModelSpec,
-    *,
-    kd_temperature: float,
-    kd_weight: float,
-    stages: Sequence[int],
-    weight: float,
-    **options: Any,
-) -> Parts:
+def cirkd(student: ModelSpec, teacher: ModelSpec, *, stages: Sequence[int], weight: float, **options: Any) -> Parts:
     """mean over image pairs and rows of KL(T ‖ S), row softmax of f_i(p) · f_j(q) / tau; plus kd
 
     Yang et al. 2022, arXiv 2204.06986 (mini-batch part)
@@ -307,8 +298,9 @@ def cirkd(
     B0, crops of 1024 x 1024, decoder maps of 256 x 256 averaged to 64 x 64, with kd. pool=None averages maps of more
     than 64 x 128 positions to at most so many. A mean over rows, which hardly grows with the map
     """
+    of_kd = {name.removeprefix("kd_"): options.pop(name) for name in KD_OF_CIRKD}
     relations = SingleTerm("cirkd", partial(losses.cirkd, **options), weight, stages=stages)
-    return [relations, *kd(student, teacher, temperature=kd_temperature, weight=kd_weight)]
+    return [relations, *kd(student, teacher, **of_kd)]
 
 
 # --- The table.
@@ -415,11 +407,9 @@ def create_method(
     parts = [part for method in joined for part in METHODS[method].build(student_spec, teacher_spec, **own[method])]
     compared = any(isinstance(part, SingleTerm) and part.stages is None for part in parts)
     if compared and student_spec.num_classes != teacher_spec.num_classes:
-        raise ValueError(
-            f"{name} compares logits class by class, but the student {student_spec.name} has "
-            f"{student_spec.num_classes} classes and the teacher {teacher_spec.name} has {teacher_spec.num_classes}: "
-            "build both with the same num_classes, or choose a method that compares features"
-        )
+        ours, theirs = (f"{spec.name} has {spec.num_classes} classes" for spec in (student_spec, teacher_spec))
+        advice = "build both with the same num_classes, or choose a method that compares features"
+        raise ValueError(f"{name} compares logits by class, but the student {ours} and the teacher {theirs}: {advice}")
     terms = [term for part in parts for term in part.weights]
     if not terms or len(set(terms)) < len(terms):
         raise ValueError(f"a method needs terms, of different names; {name} would have {', '.join(terms) or 'none'}")

@@ -22,20 +22,16 @@ __all__ = ["load_reference_checkpoint"]
 
 Tensors = Mapping[str, Tensor]
 # From the authors' names to those of `Distiller.parts`, where those of the fusion are placed already.
+_STAGE = {"conv1": "reduce", "conv2": "expand", "fc": "squeeze", "fc1": "bare_squeeze", "fcs": "heads"}
+_MIXER = {"attn4": "attention", "conv1": "value", "conv2": "gate"}
 _RULES: Rules = [
-    (r"(.+stages\.\d)\.conv1\.(.+)", "{0}.reduce.{1}"),
-    (r"(.+stages\.\d)\.conv2\.(.+)", "{0}.expand.{1}"),
-    (r"(.+stages\.\d)\.fc\.(.+)", "{0}.squeeze.{1}"),
-    (r"(.+stages\.\d)\.fc1\.(.+)", "{0}.bare_squeeze.{1}"),
-    (r"(.+stages\.\d)\.fcs\.(.+)", "{0}.heads.{1}"),
+    *((rf"(.+stages\.\d)\.{theirs}\.(.+)", f"{{0}}.{ours}.{{1}}") for theirs, ours in _STAGE.items()),
     (r"(.+stages\.\d)\.att_conv\.0\.(.+)", "{0}.gate.{1}"),
     (r"embed(\d)_linearproject\.(.+)", "pea.stages.{0}.linear.{1}"),
     (r"patch_embed(\d)\.(.+)", "pea.stages.{0}.patch_embed.{1}"),
     *((rf"fuse_weights\.{i - 1}", f"pea.stages.{i}.linear_scale") for i in STAGES),
     *((rf"fuse_weights\.{i + 3}", f"pea.stages.{i}.patch_scale") for i in STAGES),
-    (r"attn4\.(.+)", "pea.stages.4.mixer.attention.{0}"),
-    (r"conv1\.(.+)", "pea.stages.4.mixer.value.{0}"),
-    (r"conv2\.(.+)", "pea.stages.4.mixer.gate.{0}"),
+    *((rf"{theirs}\.(.+)", f"pea.stages.4.mixer.{ours}.{{0}}") for theirs, ours in _MIXER.items()),
     ("atten_weight", "pea.stages.4.mixer.attention_scale"),
     ("conv_weight", "pea.stages.4.mixer.conv_scale"),
 ]

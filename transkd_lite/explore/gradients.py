@@ -22,8 +22,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -66,6 +65,22 @@ def cosine_matrix(gram: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.clip(np.divide(gram, scale, out=np.zeros_like(gram), where=scale > 0), -1.0, 1.0)
 
 
+class GradientReading(NamedTuple):
+    """What weights do to the student's gradient g; the formulas stand at the top of this module.
+
+    terms: a row a term; its weight, loss, norm of its gradient, share of the whole (the shares sum to 1, all are 0
+    where g = 0, and a negative one pulls against the whole) and cosine with the supervised gradient. norm: |g|.
+    alignment: cosine of g with g_ce. change_per_length, change_per_rate: first-order change of the supervised loss
+    along -g.
+    """
+
+    terms: pd.DataFrame
+    norm: float
+    alignment: float
+    change_per_length: float
+    change_per_rate: float
+
+
 class GradientMoment(BaseModel, frozen=True, arbitrary_types_allowed=True):
     """The student's gradients at one moment of a training run.
 
@@ -78,13 +93,8 @@ class GradientMoment(BaseModel, frozen=True, arbitrary_types_allowed=True):
     losses: Matrix
     gram: Matrix
 
-    def read(self, weights: Mapping[str, float]) -> SimpleNamespace:
+    def read(self, weights: Mapping[str, float]) -> GradientReading:
         """What the Gram matrix says about weights by term; ce has 1 unless given, a term that is not named 0.
-
-        terms: a row a term; its weight, loss, norm of its gradient, share of the whole (the shares sum to 1, all are 0
-        where g = 0, and a negative one pulls against the whole) and cosine with the supervised gradient. norm: |g|.
-        alignment: cosine of g with g_ce. change_per_length, change_per_rate: first-order change of the supervised loss
-        along -g. The formulas stand at the top of this module.
 
         Raises `ValueError` for a weight whose term this moment does not have.
 
@@ -101,13 +111,9 @@ class GradientMoment(BaseModel, frozen=True, arbitrary_types_allowed=True):
         pulls, square = gram[-1, :-1], gram[-1, -1]
         shares = np.divide(vector * pulls, square, out=np.zeros_like(vector), where=square > 0)
         terms = {"weight": vector, "loss": self.losses, "norm": norms[:-1], "share": shares, "cosine": cosines[0, :-1]}
-        return SimpleNamespace(
-            terms=pd.DataFrame(terms, list(self.names)),
-            norm=float(norms[-1]),
-            alignment=float(cosines[0, -1]),
-            change_per_length=-float(norms[0] * cosines[0, -1]),
-            change_per_rate=-float(pulls[0]),
-        )
+        alignment = float(cosines[0, -1])
+        changes = -float(norms[0]) * alignment, -float(pulls[0])
+        return GradientReading(pd.DataFrame(terms, list(self.names)), float(norms[-1]), alignment, *changes)
 
 
 class GradientRecord(BaseModel, frozen=True):
@@ -252,9 +258,8 @@ def record_gradients(
     bench = TrialBench(experiment)
     trainer = bench.trainer()
     if not moments or list(moments) != sorted(set(moments) & set(range(trainer.num_steps + 1))):
-        raise ValueError(
-            f"moments must ascend from 0 or more to at most the run's {trainer.num_steps} steps; got {list(moments)}"
-        )
+        rule = f"moments must ascend from 0 or more to at most the run's {trainer.num_steps} steps"
+        raise ValueError(f"{rule}; got {list(moments)}")
     fixed, taken = list(bench.batches(range(num_batches))), []
     stream = bench.lockstep({"run": trainer}, max(moments))
     for wanted in moments:

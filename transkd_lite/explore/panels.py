@@ -10,7 +10,6 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from PIL import Image
 
 from transkd_lite.distill.embedding import PAPER_WEIGHTS
 from transkd_lite.explore.attention import EVERY, Choice, Looks, overlays
-from transkd_lite.explore.gradients import GradientMoment, GradientRecord, TrialBench, cosine_matrix
+from transkd_lite.explore.gradients import GradientMoment, GradientReading, GradientRecord, TrialBench, cosine_matrix
 from transkd_lite.plots import curves, to_html, to_png
 
 __all__ = ["PRESETS", "AttentionPanel", "LossWeightsPanel", "WeightChoice", "readout"]
@@ -124,7 +123,7 @@ def as_table(styled: Any, name: str, caption: str) -> str:
     return shown.to_html(table_uuid=name, table_attributes='cellpadding="4" style="text-align: right"')
 
 
-def reading_summary(reading: SimpleNamespace) -> str:
+def reading_summary(reading: GradientReading) -> str:
     """The numbers of the whole gradient."""
     supervised, change = reading.terms["norm"]["ce"], "Predicted change of the supervised loss"
     return (
@@ -134,7 +133,7 @@ def reading_summary(reading: SimpleNamespace) -> str:
     )
 
 
-def reading_table(reading: SimpleNamespace) -> str:
+def reading_table(reading: GradientReading) -> str:
     """A row a term: weight, loss, size of its gradient, share of the whole as a bar, cosine with ce as a bar."""
     names = {"norm": "size of its gradient", "share": "share of the whole gradient", "cosine": "cosine with ce"}
     styled = reading.terms.rename(columns=names).style.format("{:z.3f}").format("{:z.1%}", names["share"])
@@ -223,7 +222,7 @@ class LossWeightsPanel(Panel):
         return WeightChoice(feature, tuple(embedding), kd)
 
     @property
-    def reading(self) -> SimpleNamespace:
+    def reading(self) -> GradientReading:
         """What the chosen moment says about the chosen weights."""
         return self.record.at(self.moment.value).read(self.choice.term_weights(self.record.names))
 

@@ -134,16 +134,16 @@ def verdict(table: pd.DataFrame, differences: pd.DataFrame, teacher: float | Non
     rows = differences.sort_values("mean", ascending=False)
     sure, known = statistics.excludes_zero(rows["low"], rows["high"]), rows["low"].notna()
     told = {
-        "leaves out zero": rows[sure],
-        "contains zero, so that luck is not ruled out": rows[~sure & known],
-        "is not known on one seed, which says nothing about chance": rows[~known],
+        "leaves out zero": sure,
+        "contains zero, so that luck is not ruled out": ~sure & known,
+        "is not known on one seed, which says nothing about chance": ~known,
     }
-    for head, part in told.items():
-        gains = []
-        for row in part.itertuples():
-            reach = f" ({100 * row.low:+.1f} to {100 * row.high:+.1f})" if row.pairs > 1 else ""
-            gains.append(f"**{row.method}** {100 * row.mean:+.1f}{reach}")
-        for base in part["baseline"].unique():
+    for head, chosen in told.items():
+        for base, part in rows[chosen].groupby("baseline", sort=False):
+            gains = []
+            for row in part.itertuples():
+                reach = f" ({100 * row.low:+.1f} to {100 * row.high:+.1f})" if row.pairs > 1 else ""
+                gains.append(f"**{row.method}** {100 * row.mean:+.1f}{reach}")
             lines.append(f"- The 95% interval of the difference to **{base}**, in points, {head}: {', '.join(gains)}.")
     return "\n".join(lines).strip()
 
@@ -170,10 +170,9 @@ def beside_the_paper(table: pd.DataFrame, teacher: float | None, teacher_name: s
     here = {name: f"measured, {100 * own.mean():.2f} (mean of {own.count()})" for name, own in scores}
     if teacher is not None:
         here["teacher"] = f"measured, {100 * teacher:.2f}" + (f" ({teacher_name})" if teacher_name else "")
-    columns = {"network": paper["network"]}
-    for name, column in {"Cityscapes": "cityscapes_miou", "ACDC": "acdc_miou"}.items():
-        columns[f"published, {name}"] = paper[column].map("published, {:.2f}".format)
-    return pd.DataFrame({**columns, "measured here": paper["method"].map(here).fillna("not run")})
+    columns = {"cityscapes_miou": "published, Cityscapes", "acdc_miou": "published, ACDC"}
+    shown = paper.set_index("network")[[*columns]].map("published, {:.2f}".format).rename(columns=columns).reset_index()
+    return shown.assign(**{"measured here": paper["method"].map(here).fillna("not run")})
 
 
 def claims(table: pd.DataFrame, teacher: float | None = None) -> pd.DataFrame:

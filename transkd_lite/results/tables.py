@@ -136,11 +136,9 @@ def load_batch(source: str | os.PathLike[str]) -> Batch:
         return Batch(name, results_table(source), training_curves(source), Path(source))
     table = read_table(f"results/{name}")
     if table.empty:
-        raise FileNotFoundError(
-            f"no folder of runs and no shipped table {name!r}; tables that exist: "
-            f"{', '.join(shipped_tables()['table'])}. Run `transkd reproduce {name}` and pass run_dir, or name one of "
-            "these"
-        )
+        known = ", ".join(shipped_tables()["table"])
+        advice = f"run `transkd reproduce {name}` and pass run_dir, or name one of {known}"
+        raise FileNotFoundError(f"no folder of runs and no shipped table {name!r}: {advice}")
     return Batch(f"{name} (shipped tables)", table, read_table(f"results/{name}_history", _CURVES))
 
 
@@ -225,10 +223,8 @@ def results_table(root: str | os.PathLike[str]) -> pd.DataFrame:
             row = {name: found.get(name) for name in _COLUMNS if name != "settings" or varying}
             rows.append(row | {f"iou_{name}": value for name, value in scores["iou"].items()})
     if not rows:
-        raise FileNotFoundError(
-            f"{root} holds no finished training run: make some with `transkd reproduce PROFILE`, or give the "
-            "folder of another profile"
-        )
+        advice = "make some with `transkd reproduce PROFILE`, or give the folder of another profile"
+        raise FileNotFoundError(f"{root} holds no finished training run: {advice}")
     return pd.DataFrame(rows)
 
 

@@ -195,15 +195,11 @@ class TrainConfig:
         """Raise `ParameterError`, naming the parameter, where one does not fit the images (H, W) or the logits."""
         (height, width), crop, weights = image_size, self.crop, self.class_weights
         if crop is not None and not self.pad and (crop[0] > height or crop[1] > width):
-            raise ParameterError(
-                f"TrainConfig: crop must fit into the image ({height}x{width}); got crop={crop}: "
-                "choose a smaller crop, larger images, or pad=True"
-            )
+            rule = f"crop must fit into the image ({height}x{width})"
+            raise ParameterError(f"TrainConfig: {rule}; got {crop=}: choose a smaller crop, larger images, or pad=True")
         if weights is not None and len(weights) != num_classes:
-            raise ParameterError(
-                f"TrainConfig: class_weights must have one factor for each of the {num_classes} logits; "
-                f"got {len(weights)}"
-            )
+            rule = f"class_weights must have one factor for each of the {num_classes} logits"
+            raise ParameterError(f"TrainConfig: {rule}; got {len(weights)}")
 
     @property
     def num_states(self) -> float:

@@ -61,10 +61,8 @@ def lock_run(folder: str | os.PathLike[str], patience_s: float = 0) -> Iterator[
             held.enter_context(FileLock(folder / _LOCK_FILE, timeout=patience_s))
         except Timeout:
             holder = read_json(folder / RUN_FILE).get("pid", "unknown")
-            raise RunLockedError(
-                f"one process works in a run folder at a time; {folder} is held by process {holder}: "
-                "wait for it, stop it, or choose another out_dir"
-            ) from None
+            rule = f"one process works in a run folder at a time; {folder} is held by process {holder}"
+            raise RunLockedError(f"{rule}: wait for it, stop it, or choose another out_dir") from None
         yield
 
 

@@ -92,13 +92,9 @@ class TrainStep(nn.Module):
             output = self.student(images)
             terms = {} if self.method is None else self.method(images, output, target, labels)
             extra = 0.0 if self.method is None else self.method.combine(terms)
-        ce = self.supervised(output.logits, labels)
+        logits, labels = match_sizes(output.logits.float(), labels, self.config.supervise)
+        ce = cross_entropy(logits, labels, self.class_weights, self.world_size)
         return {"total": ce + extra, "ce": ce, **terms}
-
-    def supervised(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Cross entropy of logits (n, K, h, w) with labels (n, H, W), as the step takes it."""
-        logits, labels = match_sizes(logits.float(), labels, self.config.supervise)
-        return cross_entropy(logits, labels, self.class_weights, self.world_size)
 
 
 class SyncedBatchNorm(TorchFunctionMode):
@@ -139,6 +135,7 @@ class NonFiniteLossError(RuntimeError):
     """A loss term became infinite or not a number."""
 
 
+_ADVICE = "lower lr or its weight, set grad_clip or precision='fp32'; the checkpoints before that step are whole"
 _PLAIN = ("step", "names", "seconds", "elapsed", "threads")
 
 
@@ -268,11 +265,8 @@ class Trainer:
         if len(terms) > 1:
             terms.pop("total", None)  # it breaks with any of them
         found = ", ".join(f"{name} = {value}" for name, value in terms.items())
-        raise NonFiniteLossError(
-            f"every loss term must be finite; at step {step} (counted from 0) {found}, with lr "
-            f"{self.learning_rate(step):.3g} in {self.precision}: lower lr or its weight, set "
-            "grad_clip or precision='fp32'; the checkpoints before that step are whole"
-        )
+        where = f"at step {step} (counted from 0) {found}, with lr {self.learning_rate(step):.3g} in {self.precision}"
+        raise NonFiniteLossError(f"every loss term must be finite; {where}: {_ADVICE}")
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, in tensors and plain values.
@@ -283,10 +277,8 @@ class Trainer:
             self._fetch()
         norm = torch.stack(torch._foreach_norm([p.detach() for p in self.trained])).sum()
         if not bool(norm.isfinite()):
-            raise NonFiniteLossError(
-                f"every weight must be finite; after step {self.step - 1} some are not (the gradient "
-                "overflowed): lower lr, set grad_clip or precision='fp32'; the checkpoints before are whole"
-            )
+            found = f"after step {self.step - 1} some are not (the gradient overflowed)"
+            raise NonFiniteLossError(f"every weight must be finite; {found}: {_ADVICE}")
         state: dict[str, Any] = {name: getattr(self, name) for name in _PLAIN}
         state |= {name: {} if part is None else part.state_dict() for name, part in self.stateful.items()}
         state |= {"pending": [terms.cpu() for terms in self.pending], "history": json.dumps(self.history)}
@@ -310,8 +302,5 @@ class Trainer:
             torch.set_num_threads(before)
         if (now := torch.get_num_threads()) != before:
             self.threads = [*self.threads, (self.step, now)]
-            warnings.warn(
-                f"this run had {before} threads and goes on at step {self.step} with the {now} of this machine: its "
-                "last digits are not those of a run that never stopped",
-                stacklevel=2,
-            )
+            what = f"this run had {before} threads and goes on at step {self.step} with the {now} of this machine"
+            warnings.warn(f"{what}: its last digits are not those of a run that never stopped", stacklevel=2)

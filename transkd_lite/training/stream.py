@@ -62,10 +62,9 @@ class SampleStore:
         try:
             sample = self.data[index]
         except Exception as error:
-            raise UnreadableSampleError(
-                f"every sample must be readable; number {index} of {len(self.data)} is not "
-                f"({type(error).__name__}: {error}): put the file back, then go on with resume=True"
-            ) from error
+            found = f"number {index} of {len(self.data)} is not ({type(error).__name__}: {error})"
+            advice = "put the file back, then go on with resume=True"
+            raise UnreadableSampleError(f"every sample must be readable; {found}: {advice}") from error
         pair = to_tensors(sample)
         require_train_ids(pair[1], self.num_classes, f"sample {index}")
         if self.keeps:
