@@ -106,6 +106,7 @@ class Distiller(nn.Module):
 
     parts: the families of terms, e.g. `parts["csf"].fusion` and `parts["pea"].stages["4"]`.
     terms: the names of the terms, in order.
+    reads: names of the teacher's maps that some term depends on: logits, features_1 … embeddings_4.
     weights: one entry for each term; may be changed at any time, `combine` reads it.
     warmup: for some terms the number of steps over which the weight rises linearly from 0.
     steps_seen: forward passes in training mode; in the state dict, so that a warm-up goes on after a resume.
@@ -120,15 +121,11 @@ class Distiller(nn.Module):
         self.parts = nn.ModuleDict({part.family: part for part in parts})
         self.weights: dict[str, float] = {k: v for part in parts for k, v in part.weights.items()}
         self.terms = tuple(self.weights)
+        self.reads = {name for part in parts for name in part.reads}
         self.warmup: dict[str, int] = {}
         self._processes: int | None = None  # known within a training loop alone
         self._searched = False
         self.register_buffer("steps_seen", torch.zeros((), dtype=torch.long))
-
-    @property
-    def reads(self) -> set[str]:
-        """Names of the teacher's maps that some term depends on: logits, features_1 … embeddings_4."""
-        return {name for part in self.parts.values() for name in part.reads}  # type: ignore[union-attr]
 
     def join_training(self, processes: int) -> None:
         """Called by the training loop: so many processes share a mini-batch, and its labels are known to be train ids.

@@ -68,9 +68,7 @@ class FusionStage(nn.Module):
         self.reduce = conv_bn(student_channels, width, 1)
         self.expand = conv_bn(width, teacher_channels, 3)
 
-    def selection(self, x: Tensor, y: Tensor) -> Sequence[Tensor] | Tensor:
-        """The weights of x (this stage) and y (the deeper one), both (N, width, H, W)."""
-        raise NotImplementedError("the deepest stage has nothing to merge")
+    selection: Callable[[Tensor, Tensor], Sequence[Tensor] | Tensor]  # weights of x (this stage) and y (the deeper one)
 
     def merge(self, x: Tensor, y: Tensor) -> Tensor:
         """The merged map of x and y."""

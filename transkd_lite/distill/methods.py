@@ -47,14 +47,7 @@ def csf(
     return [FusedFeatures("csf", "csf", module, losses.hcl, feature_weight)]
 
 
-def pea(
-    student: ModelSpec,
-    teacher: ModelSpec,
-    *,
-    embedding_stages: Sequence[int],
-    embedding_weights: Sequence[float],
-    align: Callable[[int, ModelSpec, ModelSpec], nn.Module] = StageAlignment,
-) -> Parts:
+def pea(student: ModelSpec, teacher: ModelSpec, *, align: Any = StageAlignment, **options: Any) -> Parts:
     """Σ_i w_i MSE(Linear_i(E^S_i), E^T_i)
 
     Liu et al. 2022, arXiv 2202.13393, the embedding half of TransKD-Base
@@ -62,9 +55,10 @@ def pea(
     as published for SegFormer-B2 -> B0, images of 512 x 1024, maps of 128 x 256 to 16 x 32. Means over elements,
     which do not grow with the map
     """
-    if embedding_stages in ((), []):
+    chosen, embedding_weights = (options[name] for name in EMBEDDINGS)
+    if chosen in ((), []):
         return []
-    stages = check_stages("embedding_stages", embedding_stages)
+    stages = check_stages("embedding_stages", chosen)
     named = STAGES if len(embedding_weights) == len(STAGES) else stages
     if len(embedding_weights) != len(named):
         raise ValueError(f"embedding_weights must be 4, or one for each of stages {stages}; got {[*embedding_weights]}")

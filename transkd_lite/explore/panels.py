@@ -9,8 +9,7 @@ import io
 import re
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -30,8 +29,7 @@ __all__ = ["PRESETS", "AttentionPanel", "LossWeightsPanel", "WeightChoice", "rea
 # experiment, as YAML for papermill. The sliders and their static twin in the notebook both speak through it.
 
 
-@dataclass(frozen=True)
-class WeightChoice:
+class WeightChoice(NamedTuple):
     """The weights that the explorer offers: one for all four fused features, one an embedding stage, one for kd.
 
     >>> WeightChoice(kd=0.5).term_weights(["ce", "csf_1", "pea_4", "kd"])

@@ -6,10 +6,9 @@ report comes from the same columns, whether the runs lie on this disk or not.
 
 import json
 import os
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -114,8 +113,7 @@ _COLUMNS = (
 _KNOWN = {*TOLD_APART, "network", "method", "options", "seed", "epochs", "device", "deterministic", "compile"}
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """The finished runs of one batch: their table, their training curves, and the folder they lie in, if it is here."""
 
     name: str

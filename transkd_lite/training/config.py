@@ -73,9 +73,9 @@ def check_parameters(given: Mapping[str, Any], hints: Mapping[str, Any], where: 
         except ValueError as error:  # pydantic's
             problems: Any = error
             told = {"be a valid array": "be a list", "be an object": "be a mapping", "Field required": "be longer"}
-            rules = (re.sub(r".* should ", "", problem["msg"]) for problem in problems.errors())
-            rules = (told.get(rule, rule) for rule in rules)
-            message = f"{where}: {name} must {' or '.join(dict.fromkeys(rules))}; got {name}={value!r}"
+            found = [re.sub(r".* should ", "", problem["msg"]) for problem in problems.errors()]
+            rules = " or ".join(dict.fromkeys(told.get(rule, rule) for rule in found))
+            message = f"{where}: {name} must {rules}; got {name}={value!r}"
             if isinstance(value, str) and (number := re.fullmatch(r"([-+]?\d+)(\.\d*)?([eE][-+]?\d+)?", value)):
                 whole, fraction, exponent = number.groups("")
                 message += f". Text is no number: write {whole}{fraction or '.0' * bool(exponent)}{exponent.lower()}"

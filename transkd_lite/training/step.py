@@ -142,21 +142,17 @@ _PLAIN = ("step", "names", "seconds", "elapsed", "threads")
 class Trainer:
     """Student, method, optimiser, position and history of one run; the networks are moved to the accelerator's device.
 
+    samples: how many there are to train on, which make an epoch.
+
     `state_dict` and `load_state_dict` are whole: a run that goes on from them ends with the same weights and the
     same history as one that never stopped.
     """
 
     def __init__(
-        self,
-        student: SegModel,
-        teacher: SegModel | None,
-        method: nn.Module | None,
-        config: TrainConfig,
-        accelerator: Accelerator,
-        num_samples: int,
+        self, student: SegModel, teacher: Any, method: Any, config: TrainConfig, accelerator: Accelerator, samples: int
     ) -> None:
-        self.config, self.accelerator, self.num_samples = config, accelerator, num_samples
-        self.device, self.num_steps = accelerator.device, config.num_steps(num_samples)
+        self.config, self.accelerator, self.num_samples = config, accelerator, samples
+        self.device, self.num_steps = accelerator.device, config.num_steps(samples)
         self.precision = resolve_precision(config.precision, self.device)
         teacher = teacher and teacher.to(self.device).eval()
         compiled: Any = torch.compile if config.compile else lambda network: network
