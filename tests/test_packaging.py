@@ -32,8 +32,8 @@ def test_lock_pins_every_dependency_and_names_no_index():
 
 
 def test_what_is_no_module_is_packaged_too():
-    packaged = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["transkd_lite"]
-    package = ROOT / "transkd_lite"
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    package, packaged = ROOT / "transkd_lite", setuptools["package-data"]["transkd_lite"]
     files = [path for path in package.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")]
     assert {path.relative_to(package).as_posix() for path in files} == {*packaged}
 

@@ -41,8 +41,7 @@ from transkd_lite.training.step import TrainStep
 from transkd_lite.training.stream import SampleStore
 from transkd_lite.training.teacher_cache import TeacherCache
 
-__all__ = ["PARTS", "MultiplyAccumulates", "call_aside", "count_flops", "count_parameters", "size_table", "time_step",
-           "trace_steps"]  # fmt: skip
+__all__ = ["PARTS", "MultiplyAccumulates", "call_aside", "count_flops", "count_parameters", "trace_steps"]
 
 # --- Counting multiply-accumulates of a forward pass: a function mode looks at every call of PyTorch's functions.
 #

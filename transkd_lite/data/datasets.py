@@ -8,7 +8,6 @@ is handed out, so that a damaged one is an error before training starts (`verify
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -52,7 +51,7 @@ def acdc(root: Path, split: str, *, conditions: Iterable[str] = CONDITIONS, labe
     if not chosen or not set(chosen) <= set(CONDITIONS):
         raise ValueError(f"conditions are some of {', '.join(CONDITIONS)}, got {chosen!r}: choose among these")
     prefixes = tuple(f"{condition}/{split}/" for condition in chosen)
-    return replace(_by_ids(root, "rgb_anon", "gt", label_ids, prefixes), by_condition=True)
+    return _by_ids(root, "rgb_anon", "gt", label_ids, prefixes)._replace(by_condition=True)
 
 
 def _by_ids(root: Path, images: str, labels: str, label_ids: bool | None, prefixes: tuple[str, ...]) -> Listing:

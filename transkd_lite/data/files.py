@@ -11,10 +11,10 @@ import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from os.path import commonprefix
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from unicodedata import normalize
 
 import numpy as np
@@ -36,8 +36,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", "
 NOTES = ("", ".txt", ".md", ".json", ".csv", ".xml", ".yaml", ".yml", ".html", ".log", ".db", ".ini", ".mat", ".zip")
 
 
-@dataclass(frozen=True)
-class Listing:
+class Listing(NamedTuple):
     """What a layout found for one split: files by key, and how the label files number their classes."""
 
     images: dict[str, Path]
@@ -69,7 +68,7 @@ class Listing:
         if missing := set(keys) - self.images.keys() - self.labels.keys():
             raise DataError(f"a split list names {min(missing)!r}, but {self.where} lacks it: remove the line")
         images, labels = ({k: p for k, p in files.items() if k in keys} for files in (self.images, self.labels))
-        return replace(self, images=images, labels=labels)
+        return self._replace(images=images, labels=labels)
 
 
 def place(root: Path, name: str) -> Path:
@@ -243,9 +242,7 @@ def cached(
     key = _cache_file("arrow", rows, decoder)
     folder = key.parent if cache is True else Path(cache)
     folder.mkdir(parents=True, exist_ok=True)
-    whole = [
-        path for path in folder.glob(f"{key.name}-*.arrow") if path.stem.endswith(fingerprint(path)["sha256"][:16])
-    ]
+    whole = [p for p in folder.glob(f"{key.name}-*.arrow") if p.stem.endswith(fingerprint(p)["sha256"][:16])]
     if not whole:
         aside = folder / f"{TEMPORARY}{os.urandom(16).hex()}.arrow"
         table.with_transform(decoder).map(raw, desc="caching", cache_file_name=str(aside), features=table.features)

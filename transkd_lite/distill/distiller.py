@@ -22,6 +22,9 @@ __all__ = ["STAGES", "Distiller", "Part", "SingleTerm", "Terms", "check_stages"]
 STAGES = (1, 2, 3, 4)
 MAPS = ("logits", *(f"{kind}_{i}" for kind in ("features", "embeddings") for i in STAGES))
 Terms = dict[str, Tensor]
+Loss = Callable[..., Tensor]
+Stages = Sequence[int] | None
+Adapter = Callable[[int], nn.Module] | None
 
 
 def check_stages(option: str, stages: Sequence[int]) -> tuple[int, ...]:
@@ -66,14 +69,7 @@ class SingleTerm(Part):
     """
 
     def __init__(
-        self,
-        name: str,
-        loss: Callable[..., Tensor],
-        weight: float,
-        *,
-        stages: Sequence[int] | None = None,
-        adapter: Callable[[int], nn.Module] | None = None,
-        labels: bool = False,
+        self, name: str, loss: Loss, weight: float, stages: Stages = None, adapter: Adapter = None, labels: bool = False
     ) -> None:
         super().__init__(name, {name: weight})
         self.loss, self.labels = loss, labels

@@ -168,16 +168,14 @@ def mgd(generated: Tensor, teacher_feature: Tensor) -> Tensor:
 
 
 @full_precision
-def kd(
-    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | None = None, *, temperature: float = 1.0
-) -> Tensor:
+def kd(student: Tensor, teacher: Tensor, labels: Tensor | None = None, *, temperature: float = 1.0) -> Tensor:
     """tau^2 · mean over valid pixels of KL(softmax(z_T / tau) ‖ softmax(z_S / tau)) over classes.
 
     Shapes: logits (N, K, H, W); labels (N, h, w) of any size or None (then every pixel counts). Hinton et al.
     2015 (arXiv 1503.02531).
     """
-    divergence = _kl(*_soften(temperature, student_logits, teacher_logits), dim=1)
-    return temperature**2 * _mean_where(divergence, valid_pixels(labels, student_logits))
+    divergence = _kl(*_soften(temperature, student, teacher), dim=1)
+    return temperature**2 * _mean_where(divergence, valid_pixels(labels, student))
 
 
 @full_precision
@@ -299,9 +297,7 @@ def ifvd(student_feature: Tensor, teacher_feature: Tensor, labels: Tensor, *, nu
 
 
 @full_precision
-def cirkd(
-    student_feature: Tensor, teacher_feature: Tensor, *, temperature: float = 0.1, pool: int | None = None
-) -> Tensor:
+def cirkd(student: Tensor, teacher: Tensor, *, temperature: float = 0.1, pool: int | None = None) -> Tensor:
     """Cross-image relations: KL(T ‖ S) of row-softmaxed similarities between the pixels of image pairs.
 
     Mean over the N^2 ordered pairs, (i, i) included, and over rows. Vectors have unit length. Shapes: (N, C,
@@ -311,9 +307,8 @@ def cirkd(
     128 positions, which gives the windows of the authors' runs: 1 at 64 x 128, 4 at 256 x 256. Similarities are held
     in blocks of rows and computed again for the gradient, so that their memory does not grow with the map.
     """
-    window = pooling_window(student_feature.shape[2:], 64 * 128) if pool is None else pool
-    maps = [F.avg_pool2d(f, window, ceil_mode=True) for f in (student_feature, teacher_feature)]
-    student, teacher = map(_directions, maps)
+    window = pooling_window(student.shape[2:], 64 * 128) if pool is None else pool
+    student, teacher = (_directions(F.avg_pool2d(f, window, ceil_mode=True)) for f in (student, teacher))
 
     def divergence(student_rows: Tensor, teacher_rows: Tensor) -> Tensor:
         return _kl(*_soften(temperature, student_rows @ student.mT, teacher_rows @ teacher.mT), dim=2).sum()

@@ -239,17 +239,17 @@ class MaskedGenerator(nn.Module):
     """MGD's block: align the width (where it differs), zero random positions, generate with
     conv3x3-ReLU-conv3x3.
 
-    A position is zeroed with probability `masked`, in all channels at once. (N, C_S, H, W) -> (N, C_T, H, W).
+    student, teacher: the widths C_S and C_T of their maps. A position is zeroed with probability `masked`, in all
+    channels at once. (N, C_S, H, W) -> (N, C_T, H, W).
     """
 
-    def __init__(self, student_channels: int, teacher_channels: int, masked: float = 0.75) -> None:
+    def __init__(self, student: int, teacher: int, masked: float = 0.75) -> None:
         super().__init__()
         if not 0 <= masked <= 1:
             raise ValueError(f"masked is a probability, got {masked}")
         self.masked = masked
-        same = student_channels == teacher_channels
-        self.align = nn.Identity() if same else nn.Conv2d(student_channels, teacher_channels, 1)
-        first, second = (nn.Conv2d(teacher_channels, teacher_channels, 3, padding=1) for _ in range(2))
+        self.align = nn.Identity() if student == teacher else nn.Conv2d(student, teacher, 1)
+        first, second = (nn.Conv2d(teacher, teacher, 3, padding=1) for _ in range(2))
         self.generate = nn.Sequential(first, nn.ReLU(), second)
 
     def forward(self, feature: Tensor) -> Tensor:

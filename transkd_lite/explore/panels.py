@@ -20,7 +20,7 @@ from PIL import Image
 
 from transkd_lite.distill.embedding import PAPER_WEIGHTS
 from transkd_lite.explore.attention import EVERY, Choice, Looks, overlays
-from transkd_lite.explore.gradients import GradientMoment, GradientReading, GradientRecord, TrialBench, cosine_matrix
+from transkd_lite.explore.gradients import GradientMoment, GradientReading, GradientRecord, cosine_matrix
 from transkd_lite.plots import curves, to_html, to_png
 
 __all__ = ["PRESETS", "AttentionPanel", "LossWeightsPanel", "WeightChoice", "readout"]
@@ -174,7 +174,7 @@ class LossWeightsPanel(Panel):
     """Sliders for the weights, readouts of the gradient, a trial training, and the choice as YAML.
 
     record: the gradients to read, one Gram matrix for each moment of training.
-    bench: what a trial trains; without it there is no trial.
+    bench: what a trial trains, a `TrialBench`; without it there is no trial.
     num_steps: length of a trial, for each of its two students.
     teacher: file of the teacher, written into the YAML.
     Raises `KeyError`: the record has terms that the explorer has no slider for.
@@ -182,11 +182,8 @@ class LossWeightsPanel(Panel):
     sliders holds the sliders by term, so that a program can move them, too.
     """
 
-    def __init__(
-        self, record: GradientRecord, bench: TrialBench | None = None, *, num_steps: int = 24, teacher: str = ""
-    ) -> None:
-        self.record, self.num_steps, self.teacher = record, num_steps, teacher
-        self.bench: Any = bench
+    def __init__(self, record: GradientRecord, bench: Any = None, *, num_steps: int = 24, teacher: str = "") -> None:
+        self.record, self.bench, self.num_steps, self.teacher = record, bench, num_steps, teacher
         self.stop, self.thread = threading.Event(), threading.Thread()
         moments = [(f"after {step} steps", step) for step in record.steps]
         self.moment = labelled(Dropdown, "Moment of training", options=moments)
@@ -295,8 +292,7 @@ class AttentionPanel(Panel):
         networks = [EVERY, *looks.attention]
         self.controls = {"network": labelled(Dropdown, "Network", options=networks, value=start.network)}
         for field, (name, low, high, step) in limits.items():
-            at = getattr(start, field)
-            self.controls[field] = labelled(IntSlider, name, value=at, min=low, max=high, step=step)
+            self.controls[field] = labelled(IntSlider, name, value=getattr(start, field), min=low, max=high, step=step)
         self.pictures, self.words = HTML(), HTML(layout={"overflow": "auto"})
         controls = self.controls.values()
         super().__init__("tk-attention", controls, [HBox([*controls], layout=WRAP)], [self.pictures, self.words])

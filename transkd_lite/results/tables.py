@@ -104,11 +104,8 @@ def label_history(history: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 _CURVES = ("step", "loss", "ce", "method", "seed", "run")
-_COLUMNS = (
-    *("dataset", "protocol", "teacher", "student", "method", "options", "train_images", "seed", "steps", "batch_size"),
-    *("lr", "augment", "height", "width", "precision", "threads", "teacher_cache", "initial_values", "device", "torch"),
-    *("commit", "run", "wall_s", "settings", "miou", "pixel_accuracy"),
-)
+_COLUMNS = """dataset protocol teacher student method options train_images seed steps batch_size lr augment height width
+    precision threads teacher_cache initial_values device torch commit run wall_s settings miou pixel_accuracy"""
 # Parameters of a run that have a column of their own, or do not say how it was trained.
 _KNOWN = {*TOLD_APART, "network", "method", "options", "seed", "epochs", "device", "deterministic", "compile"}
 
@@ -218,7 +215,7 @@ def results_table(root: str | os.PathLike[str]) -> pd.DataFrame:
             found |= {"torch": info.get("versions", {}).get("torch"), "threads": threads and str(threads)}
             found["options"] = json.dumps(given.get("options", {}), sort_keys=True)
             found["settings"] = json.dumps({name: given.get(name) for name in varying}, sort_keys=True)
-            row = {name: found.get(name) for name in _COLUMNS if name != "settings" or varying}
+            row = {name: found.get(name) for name in _COLUMNS.split() if name != "settings" or varying}
             rows.append(row | {f"iou_{name}": value for name, value in scores["iou"].items()})
     if not rows:
         advice = "make some with `transkd reproduce PROFILE`, or give the folder of another profile"

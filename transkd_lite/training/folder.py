@@ -13,10 +13,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
@@ -71,8 +70,7 @@ def is_finished(folder: str | os.PathLike[str]) -> bool:
     return (Path(folder) / METRICS_FILE).is_file()
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(NamedTuple):
     """One run folder as it is on disk.
 
     state: finished, running, interrupted, failed, or damaged (in a list of runs).
@@ -81,9 +79,9 @@ class Run:
 
     folder: Path
     state: str
-    info: dict[str, Any] = field(default_factory=dict)
-    metrics: dict[str, Any] = field(default_factory=dict)
-    note: str = ""
+    info: dict[str, Any]
+    metrics: dict[str, Any]
+    note: str
 
     @property
     def name(self) -> str:
@@ -120,7 +118,7 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
     if ended and not any(folder.glob("metrics.*")):  # a batch withholds those of a run whose notebook failed after it
         what = f"is missing, though {RUN_FILE} says that the run is finished"
         raise DamagedRunError(f"{folder / METRICS_FILE} {what}: give the command that made the run again")
-    return Run(folder, state, info)
+    return Run(folder, state, info, {}, "")
 
 
 def list_runs(root: str | os.PathLike[str]) -> list[Run]:
@@ -131,7 +129,7 @@ def list_runs(root: str | os.PathLike[str]) -> list[Run]:
             try:
                 runs.append(read_run(folder))
             except DamagedRunError as error:
-                runs.append(Run(folder, "damaged", note=str(error)))
+                runs.append(Run(folder, "damaged", {}, {}, str(error)))
     return runs
 
 

@@ -12,9 +12,8 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -79,9 +78,7 @@ def peak_mb(device: torch.device) -> float | None:
 
 
 @contextlib.contextmanager
-def show_progress(
-    total: int, start: int = 0, mode: str = "auto", title: str = "train"
-) -> Iterator[Callable[..., None]]:
+def show_progress(total: int, start: int, mode: str, title: str) -> Iterator[Callable[..., None]]:
     """A tqdm bar in a terminal or notebook, otherwise a line at most every 15 s; yields show(step, **numbers).
 
     mode: "auto", "bar", "lines" or "none". "auto" asks the environment variable TRANSKD_PROGRESS first (a
@@ -114,14 +111,13 @@ def show_progress(
 _FREE = ("workers", "cache_mb", "checkpoint_every", "eval_every", "device", "log_every")
 
 
-@dataclass(frozen=True)
-class FitResult:
+class FitResult(NamedTuple):
     """What a run leaves: history (one row a logging interval), metrics, where it went on from, its folder."""
 
     history: pd.DataFrame
-    metrics: dict[str, Any] = field(default_factory=dict)
-    resumed_from: int = 0
-    out_dir: Path | None = None
+    metrics: dict[str, Any]
+    resumed_from: int
+    out_dir: Path | None
 
 
 def fit(
@@ -163,8 +159,8 @@ def fit(
     cpu = config.device == "cpu" or not torch.accelerator.is_available()
     accelerator = Accelerator(mixed_precision="no", cpu=cpu, kwargs_handlers=[unused])
     own_space = getattr(student, "label_space", None)
-    untrained = config.steps == 0  # its classes are still those of its own weights
-    num_classes, space = match_classes(student.spec.num_classes, own_space if untrained else None, train_data)
+    # Of a network that is not trained the classes are still those of its own weights.
+    num_classes, space = match_classes(student.spec.num_classes, own_space if config.steps == 0 else None, train_data)
     store = SampleStore(train_data, config.cache_mb, num_classes)
     student.label_space = space or own_space
     if val_data is not None:
