@@ -83,7 +83,7 @@ RELATIONS = 2**24  # similarities held at a time: 64 MiB each for student and te
 def _check_shapes(student: Tensor, teacher: Tensor) -> None:
     if student.shape != teacher.shape:
         shapes = f"{tuple(student.shape)} and {tuple(teacher.shape)}"
-        raise ValueError(f"student and teacher must have one shape, got {shapes}: resize or project the student's")
+        raise ValueError(f"student and teacher must have one shape, got {shapes}: resize or project the former")
 
 
 def _soften(temperature: float, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
