@@ -95,17 +95,17 @@ def _stack(samples: list[tuple[Tensor, Tensor, int]]) -> tuple[Tensor, Tensor, T
     return torch.stack(images), torch.stack(labels), torch.tensor(keys)
 
 
-def batches(store: SampleStore, config: TrainConfig, steps: range, rank: int = 0, world: int = 1) -> DataLoader[Any]:
+def batches(store: SampleStore, config: TrainConfig, steps: range, rank: int = 0, world_size: int = 1) -> DataLoader:
     """Loader of (images (n, 3, h, w), labels (n, h, w), keys (n,)), one mini-batch per step; n = size / processes.
 
-    config: its batch_size, seed, augmentation and workers. rank: which of the `world` processes this one is.
+    config: its batch_size, seed, augmentation and workers. rank: which of the `world_size` processes this one is.
     A sample's key is its number; where nothing but flips is drawn, the key of a flipped sample is its number plus the
     number of samples.
     Raises `ValueError` if the processes cannot share a batch evenly.
     """
     size = config.batch_size
-    if size % world:
-        raise ValueError(f"batch_size must be a multiple of the {world} processes; got batch_size={size}")
+    if size % world_size:
+        raise ValueError(f"batch_size must be a multiple of the {world_size} processes; got batch_size={size}")
     if config.workers and store.keeps:  # loader processes share one copy instead of each making its own
         for index in range(len(store)):
             store[index]
@@ -117,7 +117,7 @@ def batches(store: SampleStore, config: TrainConfig, steps: range, rank: int = 0
 
     def share(step: int) -> list[tuple[int, int]]:
         """(epoch, index) of every sample of the step's batch that this process takes."""
-        positions = range(step * size + rank, (step + 1) * size, world)
+        positions = range(step * size + rank, (step + 1) * size, world_size)
         return [(epoch, order(epoch)[offset]) for epoch, offset in (divmod(p, len(store)) for p in positions)]
 
     return DataLoader(
