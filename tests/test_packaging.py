@@ -34,6 +34,13 @@ def test_lock_pins_every_dependency_and_names_no_index():
     assert not re.findall(r"--(?:extra-)?index-url|https?://", lock)
 
 
+def test_what_is_no_module_is_packaged_too():
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    package, packaged = ROOT / "transkd_lite", setuptools["package-data"]["transkd_lite"]
+    files = [path for path in package.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")]
+    assert {path.relative_to(package).as_posix() for path in files} == {*packaged}
+
+
 def test_version_is_said_once():
     assert tk.__version__ == PROJECT["version"]
 

@@ -12,7 +12,7 @@ import math
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from json import dumps
 from typing import Annotated, Any, Literal
@@ -41,8 +41,7 @@ from transkd_lite.training.step import TrainStep
 from transkd_lite.training.stream import SampleStore
 from transkd_lite.training.teacher_cache import TeacherCache
 
-__all__ = ["PARTS", "MultiplyAccumulates", "call_aside", "count_flops", "count_parameters", "size_table", "time_step",
-           "trace_steps"]  # fmt: skip
+__all__ = ["PARTS", "MultiplyAccumulates", "call_aside", "count_flops", "count_parameters", "trace_steps"]
 
 # --- Counting multiply-accumulates of a forward pass: a function mode looks at every call of PyTorch's functions.
 #
@@ -142,11 +141,11 @@ def size_table(size: Size = (512, 1024)) -> pd.DataFrame:
     for name in dict.fromkeys([*list_models(), *published.index]):
         network, _, method = name.partition(" + ")
         model, counted = create_model(network, 20), create_model(network, 20 if method else 19)
-        helpers: dict[str, Any] = {}
+        helper = None
         if method:  # with the second squeeze layer, as the authors' modules have it
-            helpers["distiller"] = create_method(method, model, create_model("segformer_b2", 20), bare_squeeze=True)
-        gmacs = [count_flops(counted, size, **helpers, convention=c) / 1e9 for c in ("full", "paper")]
-        rows.append((name, count_parameters(model, *helpers.values()) / 1e6, *gmacs))
+            helper = create_method(method, model, create_model("segformer_b2", 20), bare_squeeze=True)
+        gmacs = [count_flops(counted, size, distiller=helper, convention=c) / 1e9 for c in ("full", "paper")]
+        rows.append((name, count_parameters(*filter(None, (model, helper))) / 1e6, *gmacs))
     table = pd.DataFrame(rows, columns=["network", "params_m", "gmacs_full", "gmacs_paper"]).set_index("network")
     return table.join(published[["params_m", "gflops"]].add_prefix("published_"))
 
@@ -200,8 +199,8 @@ def _parts(
 
         return train
 
-    whole = training(TrainStep(own, frozen, own_helper, precision=precision))
-    naive = training(TrainStep(pupil, None, helper), fused=False)
+    whole = training(TrainStep(own, config, frozen, own_helper))
+    naive = training(TrainStep(pupil, TrainConfig(precision="fp32"), None, helper), fused=False)
 
     def teacher_forward() -> None:
         with torch.no_grad(), autocast(device, precision):
@@ -209,7 +208,7 @@ def _parts(
 
     return {
         "teacher_s": teacher_forward,
-        "student_s": training(TrainStep(alone, precision=precision)),
+        "student_s": training(TrainStep(alone, config)),
         "step_s": whole,
         # The teacher's graph is recorded and thrown away.
         "naive_s": lambda: {name: term.item() for name, term in naive(tutor(images)).items()},
@@ -315,17 +314,18 @@ def trace_steps(
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it writes to standard error that there is no GPU
     student = copy.deepcopy(student).train()
     teacher, method = (None if m is None else copy.deepcopy(m).to(images.device) for m in (teacher, method))
-    step = TrainStep(student, teacher and teacher.eval(), method and method.train(), precision=precision)
+    config = TrainConfig.from_dict({"precision": precision})
+    step = TrainStep(student, config, teacher and teacher.eval(), method and method.train())
     optimizer = torch.optim.AdamW(step.parameters(), lr=1e-6, fused=True)
     around = contextlib.ExitStack()  # the region of the part whose forward pass is under way
 
     def enter(name: str) -> None:
         around.enter_context(record_function(_PREFIX + name))
 
-    for name, part in (("student", student), ("teacher", teacher), ("method", method)):
-        if part is not None:
-            part.register_forward_pre_hook(lambda *_, name=name: enter(name))
-            part.register_forward_hook(lambda *_: around.close())
+    for name, module in (("student", student), ("teacher", teacher), ("method", method)):
+        if module is not None:
+            module.register_forward_pre_hook(lambda *_, name=name: enter(name))
+            module.register_forward_hook(lambda *_: around.close())
     trace = profile(acc_events=True)
     with folded_heads(student, teacher):
         for turn in range(1 + steps):
@@ -338,18 +338,14 @@ def trace_steps(
             with record_function(_PREFIX + "optimiser"):
                 optimizer.step()
         trace.stop()  # waits for the device
-    return _trace_table(trace.events() or [], steps, images.is_cuda)
-
-
-def _trace_table(events: Iterable[Any], steps: int, on_gpu: bool) -> pd.DataFrame:
-    """Self times of the host's events (which carry those of the kernels they launched), summed by part and group."""
-    # In the order of time, so that an event comes after the one that it is part of, whose part and group it inherits.
-    events = sorted((e for e in events if e.device_type.name == "CPU"), key=lambda event: event.time_range.start)
+    # Self times of the host's events, which carry those of the kernels that they launched, are summed in the order of
+    # time, so that an event comes after the one that it is part of, whose part and group it inherits.
+    events = [event for event in trace.events() or [] if event.device_type.name == "CPU"]
     told: dict[int, tuple[str, str, bool]] = {}
     # Part by autograd's sequence number: that of the last forward operation that bears it, which made the node.
     recorded: dict[int, str] = {}
     rows = []
-    for event in events:
+    for event in sorted(events, key=lambda event: event.time_range.start):
         part, group, forward = told.get(id(event.cpu_parent), ("", "other", False))  # "": the profiler's own marks
         if event.name.startswith(_PREFIX):
             part, group, forward = event.name.removeprefix(_PREFIX), "other", True
@@ -360,7 +356,7 @@ def _trace_table(events: Iterable[Any], steps: int, on_gpu: bool) -> pd.DataFram
         name = event.name.lower()
         group = next((kind for kind, words in _FRAGMENTS.items() if any(word in name for word in words)), group)
         told[id(event)] = part, group, forward
-        microseconds = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        microseconds = event.self_device_time_total if images.is_cuda else event.self_cpu_time_total
         if part:
             rows.append((part, group, microseconds / 1e6 / steps))
     table = pd.DataFrame(rows, columns=["part", "group", "seconds"]).groupby(["part", "group"], as_index=False).sum()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from transkd_lite.data.datasets import open_dataset
-from transkd_lite.data.transforms import make_transform
+from transkd_lite.training.config import TrainConfig
 from transkd_lite.training.stream import SampleStore, batches
 
 
@@ -16,8 +16,8 @@ def test_same_seed_same_batches_with_0_or_4_workers(trees, tmp_path, augment):
     def stream(seed, workers):
         torch.manual_seed(workers)  # whatever else has drawn from the global generator must not matter
         store = SampleStore(data, cache_mb=0, num_classes=11)
-        transform = make_transform(augment=augment, crop=(8, 8))
-        return list(batches(store, transform, batch_size=2, seed=seed, steps=range(6), workers=workers))
+        config = TrainConfig(batch_size=2, seed=seed, augment=augment, crop=(8, 8), workers=workers)
+        return list(batches(store, config, range(6)))
 
     alone, shared = stream(3, 0), stream(3, 4)
     assert len(alone) == len(shared) == 6

@@ -47,10 +47,9 @@ def pair() -> tuple[Any, Any]:
     return teacher, create_method("transkd-base", student(), teacher, weights={"csf_1": 0.5})
 
 
-def plain(num: int, **options: Any) -> list[tuple[torch.Tensor, ...]]:
-    store = SampleStore(scenes(num))
-    loader = batches(store, lambda i, y, g: (i.float(), y.long()), batch_size=3, seed=0, steps=range(4), **options)
-    return list(loader)
+def plain(num: int, rank: int = 0, world_size: int = 1, workers: int = 0) -> list[tuple[torch.Tensor, ...]]:
+    config = TrainConfig(batch_size=3, augment="none", normalize=False, workers=workers)
+    return list(batches(SampleStore(scenes(num)), config, range(4), rank, world_size))
 
 
 def test_a_run_tells_everything_and_leaves_a_finished_folder(tmp_path: Path) -> None:
@@ -272,7 +271,7 @@ def test_wrong_data_is_named() -> None:
 
 def test_every_epoch_sees_every_sample_once_and_positions_say_all() -> None:
     seen = torch.cat([images[:, 0, 0, 0] for images, *_ in plain(6)])
-    whole = torch.tensor([float(s["image"][0, 0, 0]) for s in scenes(6)]).sort().values
+    whole = torch.tensor([float(s["image"][0, 0, 0]) / 255 for s in scenes(6)]).sort().values
     assert torch.equal(seen[:6].sort().values, whole)
     assert torch.equal(seen[6:].sort().values, whole)
     assert not torch.equal(seen[:6], seen[6:])
@@ -318,7 +317,7 @@ def test_the_teacher_gets_no_gradient_and_no_graph() -> None:
     teacher, method = pair()
     model = student()
     images, labels = torch.randn(2, 3, 32, 32), torch.randint(0, 3, (2, 32, 32))
-    step = TrainStep(model, teacher.eval(), method)
+    step = TrainStep(model, TrainConfig(), teacher.eval(), method)
     step(images, labels)["total"].backward()
     assert all(p.grad is None for p in teacher.parameters())
     assert all(p.grad is not None for p in model.parameters())

@@ -8,9 +8,8 @@ is handed out, so that a damaged one is an error before training starts (`verify
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from transkd_lite.data import labels as tables
 from transkd_lite.data.decoding import DataError, Decoder, Size
@@ -52,7 +51,7 @@ def acdc(root: Path, split: str, *, conditions: Iterable[str] = CONDITIONS, labe
     if not chosen or not set(chosen) <= set(CONDITIONS):
         raise ValueError(f"conditions are some of {', '.join(CONDITIONS)}, got {chosen!r}: choose among these")
     prefixes = tuple(f"{condition}/{split}/" for condition in chosen)
-    return replace(_by_ids(root, "rgb_anon", "gt", label_ids, prefixes), by_condition=True)
+    return _by_ids(root, "rgb_anon", "gt", label_ids, prefixes)._replace(by_condition=True)
 
 
 def _by_ids(root: Path, images: str, labels: str, label_ids: bool | None, prefixes: tuple[str, ...]) -> Listing:
@@ -120,8 +119,7 @@ def folder(root: Path, split: str, *, label_map: Mapping[Any, int] | None = None
     return listing.only((listing.images.keys() | listing.labels.keys()) - taken)
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(NamedTuple):
     """How one dataset lies on disk, and what its makers say is in it."""
 
     find: Callable[..., Listing]
@@ -187,7 +185,8 @@ def open_dataset(
         hub: file value -> train id, also as the text that JSON makes of it), `config`, `image_column`,
         `label_column`, `classes`, `palette` (hub).
         For datasets in folders: `fold` ((index, count): "val" is that part of train, "train" the rest, to
-        choose settings without a look at val), `check` (False: open without a look into every file) and
+        choose settings without a look at val; in the order of the samples, so that neighbouring frames of a video
+        stay on one side of a cut), `check` (False: open without a look into every file) and
         `cache` (True or a folder: keep the resized samples in an Arrow file).
 
     Returns a `datasets.Dataset`; a row is {"image": PIL RGB, "label": PIL "L" of train ids, 255 = void}.
@@ -204,26 +203,9 @@ def open_dataset(
         return open_streets(split, size=size, **options)
     if name.startswith("hub:"):
         return open_hub(name.removeprefix("hub:"), split, size=size, **options)
-    return open_folders(name, split, root=root, size=size, **options)
-
-
-def open_folders(
-    name: str,
-    split: str,
-    *,
-    root: str | Path | None,
-    size: Size = None,
-    fold: Sequence[int] | None = None,
-    check: bool = True,
-    cache: Literal[True] | str | Path | None = None,
-    **options: Any,
-) -> "datasets.Dataset":
-    """Open a dataset that lies in folders; see `open_dataset`.
-
-    Folds follow the order of the samples, so that neighbouring frames of a video stay on one side of a cut.
-    """
     import datasets
 
+    fold, check, cache = options.pop("fold", None), options.pop("check", True), options.pop("cache", None)
     layout, home, space = find_layout(name, root)
     if layout.counts and split not in layout.counts:
         raise ValueError(f"{name} has the splits {', '.join(layout.counts)}, got {split!r}: choose one of these")
@@ -285,10 +267,8 @@ def open_hub(
     columns = {image_column: "image", label_column: "label"}
     for column in columns:
         if not isinstance(table.features.get(column), datasets.Image):
-            known = table.features
-            raise ValueError(
-                f"image_column and label_column name columns of images, got {column!r}: name two of {known}"
-            )
+            rule = "image_column and label_column name columns of images"
+            raise ValueError(f"{rule}, got {column!r}: name two of {table.features}")
         table = table.cast_column(column, datasets.Image(decode=False))
     table = table.select_columns(list(columns)).rename_columns(columns)
     if faults := survey([table[k] for k in range(min(len(table), 16))], decoder)[2]:

@@ -93,17 +93,17 @@ def _is_torn(content: bytes, picture: Image.Image) -> bool:
     A picture that is mostly of one colour may have such zeros when it is sound; then so has a copy.
     """
     if chunk := re.search(rb"VP8[ L](....)", content, re.DOTALL) if picture.format == "WEBP" else None:
-        start, kind = chunk.end(), "WEBP"
-        end = start + int.from_bytes(chunk[1], "little")
+        start, end = chunk.end(), chunk.end() + int.from_bytes(chunk[1], "little")
     elif isinstance(picture, JpegImageFile):
-        start, kind = 2 + sum(len(note) + 4 for _, note in picture.applist), "JPEG"  # cameras' notes have zeros
+        start = 2 + sum(len(note) + 4 for _, note in picture.applist)  # behind cameras' notes, which have zeros
         end = content.find(b"\xff\xd9", start)
     else:
         return False
     if end < 0 or bytes(32) not in content[start:end]:
         return end < 0
     runs = [run.span() for run in re.compile(rb"\0{32,}").finditer(content, start, end)]
-    picture.save(copy := io.BytesIO(), kind, optimize=True, progressive="progressive" in picture.info)
+    copy, kind = io.BytesIO(), "WEBP" if chunk else "JPEG"
+    picture.save(copy, kind, optimize=True, progressive="progressive" in picture.info)
     return bytes(32) not in copy.getvalue() or any(-first % 512 < 4 and last % 512 < 4 for first, last in runs)
 
 

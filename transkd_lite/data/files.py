@@ -11,10 +11,10 @@ import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from os.path import commonprefix
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from unicodedata import normalize
 
 import numpy as np
@@ -36,8 +36,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff", 
 NOTES = ("", ".txt", ".md", ".json", ".csv", ".xml", ".yaml", ".yml", ".html", ".log", ".db", ".ini", ".mat", ".zip")
 
 
-@dataclass(frozen=True)
-class Listing:
+class Listing(NamedTuple):
     """What a layout found for one split: files by key, and how the label files number their classes."""
 
     images: dict[str, Path]
@@ -69,7 +68,7 @@ class Listing:
         if missing := set(keys) - self.images.keys() - self.labels.keys():
             raise DataError(f"a split list names {min(missing)!r}, but {self.where} lacks it: remove the line")
         images, labels = ({k: p for k, p in files.items() if k in keys} for files in (self.images, self.labels))
-        return replace(self, images=images, labels=labels)
+        return self._replace(images=images, labels=labels)
 
 
 def place(root: Path, name: str) -> Path:
@@ -106,6 +105,9 @@ def list_files(
     """
 
     def stop(error: OSError) -> None:
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            what = "labels or images should be in"
+            raise FileNotFoundError(f"{what} {error.filename}, but that is no folder: see `transkd data fetch`")
         raise DataError(f"folder {error.filename} cannot be listed ({error.strerror}): mend its permissions")
 
     def by_key(folder: Path, ending: str) -> dict[str, Path]:
@@ -124,17 +126,14 @@ def list_files(
             seen.add(real)
         return found
 
-    folders = {"images": place(root, images), "labels": place(root, labels)}
-    for kind, folder in folders.items():
-        if not os.path.isdir(folder):
-            raise FileNotFoundError(f"{kind} should be in {folder}, but that is no folder: see `transkd data fetch`")
-    found = [by_key(folder, ending) for folder, ending in zip(folders.values(), endings, strict=True)]
+    folders = place(root, images), place(root, labels)
+    found = list(map(by_key, folders, endings))
     ends = [commonprefix([key[::-1] for key in keys])[::-1] for keys in found]  # noqa: RUF071, letters are meant
     ends = [end.removeprefix(commonprefix(ends)) for end in ends]  # noqa: RUF071
     cut = [{key.removesuffix(end): path for key, path in keys.items()} for keys, end in zip(found, ends, strict=True)]
     if cut[0].keys() == cut[1].keys() and "" not in cut[0] and not re.search(r"\d", "".join(ends)):
         found = cut
-    return Listing(found[0], found[1], folders["images"], ids)
+    return Listing(found[0], found[1], folders[0], ids)
 
 
 def read_lines(path: Path, what: str) -> list[str]:
@@ -243,9 +242,7 @@ def cached(
     key = _cache_file("arrow", rows, decoder)
     folder = key.parent if cache is True else Path(cache)
     folder.mkdir(parents=True, exist_ok=True)
-    whole = [
-        path for path in folder.glob(f"{key.name}-*.arrow") if path.stem.endswith(fingerprint(path)["sha256"][:16])
-    ]
+    whole = [p for p in folder.glob(f"{key.name}-*.arrow") if p.stem.endswith(fingerprint(p)["sha256"][:16])]
     if not whole:
         aside = folder / f"{TEMPORARY}{os.urandom(16).hex()}.arrow"
         table.with_transform(decoder).map(raw, desc="caching", cache_file_name=str(aside), features=table.features)

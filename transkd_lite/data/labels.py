@@ -136,25 +136,28 @@ def require_train_ids(labels: "Tensor", num_classes: int, where: str) -> None:
         raise ValueError(f"train ids are 0-{num_classes - 1} and {VOID}; {got}: map the labels to train ids")
 
 
-def _space(names: str, palette: tuple[Colour, ...]) -> LabelSpace:
-    return LabelSpace(tuple(name.strip() for name in names.split(",")), palette)
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(","))
 
 
-CITYSCAPES = _space(
-    """road, sidewalk, building, wall, fence, pole, traffic light, traffic sign, vegetation, terrain, sky, person,
-    rider, car, truck, bus, train, motorcycle, bicycle""",
-    colours(
-        """804080 f423e8 464646 66669c be9999 999999 faaa1e dcdc00 6b8e23 98fb98 4682b4 dc143c ff0000 00008e 000046
-        003c64 005064 0000e6 770b20"""
-    ),
+def _coloured_space(text: str) -> LabelSpace:
+    """Classes with their colours, as `colours` reads them."""
+    names, digits = zip(*(entry.rsplit(" ", 1) for entry in _names(text)), strict=True)
+    return LabelSpace(names, colours(" ".join(digits)))
+
+
+CITYSCAPES = _coloured_space(
+    """road 804080, sidewalk f423e8, building 464646, wall 66669c, fence be9999, pole 999999, traffic light faaa1e,
+    traffic sign dcdc00, vegetation 6b8e23, terrain 98fb98, sky 4682b4, person dc143c, rider ff0000, car 00008e,
+    truck 000046, bus 003c64, train 005064, motorcycle 0000e6, bicycle 770b20"""
 )
 # Of the 34 ids that a *_labelIds.png may hold, 19 are scored; the rest (ego vehicle, parking ...) is void.
 _SCORED_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 CITYSCAPES_ID_TO_TRAIN_ID = dict.fromkeys(range(34), VOID) | {value: k for k, value in enumerate(_SCORED_IDS)}
 
-CAMVID = _space(
-    "sky, building, pole, road, pavement, tree, sign, fence, car, pedestrian, bicyclist",
-    colours("808080 800000 c0c080 804080 0000c0 808000 c08080 404080 400080 404000 0080c0"),
+CAMVID = _coloured_space(
+    """sky 808080, building 800000, pole c0c080, road 804080, pavement 0000c0, tree 808000, sign c08080, fence 404080,
+    car 400080, pedestrian 404000, bicyclist 0080c0"""
 )
 # The 32 colours of the original labels, by the 11 classes; black is void. Grouped as in `camvidPixelLabelIDs` of
 # MathWorks: lane markings are road, tunnels building, vans car, children pedestrian, motorcycles bicyclist.
@@ -182,19 +185,15 @@ def colour_ids(space: LabelSpace, ids: Mapping[Any, int] | None = None) -> tuple
     return tuple((void | dict(pairs)).items()) if len(dict(pairs)) == len(pairs) else ()
 
 
-VOC = _space(
-    """background, aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, diningtable, dog, horse,
-    motorbike, person, pottedplant, sheep, sofa, train, tvmonitor""",
-    voc_palette(21),
-)
+_VOC_NAMES = """background, aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, diningtable, dog, horse,
+    motorbike, person, pottedplant, sheep, sofa, train, tvmonitor"""
+VOC = LabelSpace(_names(_VOC_NAMES), voc_palette(21))
 
-NYU40 = _space(
-    """wall, floor, cabinet, bed, chair, sofa, table, door, window, bookshelf, picture, counter, blinds, desk, shelves,
-    curtain, dresser, pillow, mirror, floor mat, clothes, ceiling, books, refrigerator, television, paper, towel,
-    shower curtain, box, whiteboard, person, night stand, toilet, sink, lamp, bathtub, bag, other structure,
-    other furniture, other prop""",
-    voc_palette(41)[1:],
-)
+_NYU_NAMES = """wall, floor, cabinet, bed, chair, sofa, table, door, window, bookshelf, picture, counter, blinds,
+    desk, shelves, curtain, dresser, pillow, mirror, floor mat, clothes, ceiling, books, refrigerator, television,
+    paper, towel, shower curtain, box, whiteboard, person, night stand, toilet, sink, lamp, bathtub, bag,
+    other structure, other furniture, other prop"""
+NYU40 = LabelSpace(_names(_NYU_NAMES), voc_palette(41)[1:])
 
 # Class weights of the supervised loss in the authors' Cityscapes training script, in train-id order: rare
 # classes weigh up to four times as much as road.

@@ -22,6 +22,9 @@ __all__ = ["STAGES", "Distiller", "Part", "SingleTerm", "Terms", "check_stages"]
 STAGES = (1, 2, 3, 4)
 MAPS = ("logits", *(f"{kind}_{i}" for kind in ("features", "embeddings") for i in STAGES))
 Terms = dict[str, Tensor]
+Loss = Callable[..., Tensor]
+Stages = Sequence[int] | None
+Adapter = Callable[[int], nn.Module] | None
 
 
 def check_stages(option: str, stages: Sequence[int]) -> tuple[int, ...]:
@@ -66,14 +69,7 @@ class SingleTerm(Part):
     """
 
     def __init__(
-        self,
-        name: str,
-        loss: Callable[..., Tensor],
-        weight: float,
-        *,
-        stages: Sequence[int] | None = None,
-        adapter: Callable[[int], nn.Module] | None = None,
-        labels: bool = False,
+        self, name: str, loss: Loss, weight: float, stages: Stages = None, adapter: Adapter = None, labels: bool = False
     ) -> None:
         super().__init__(name, {name: weight})
         self.loss, self.labels = loss, labels
@@ -106,6 +102,7 @@ class Distiller(nn.Module):
 
     parts: the families of terms, e.g. `parts["csf"].fusion` and `parts["pea"].stages["4"]`.
     terms: the names of the terms, in order.
+    reads: names of the teacher's maps that some term depends on: logits, features_1 … embeddings_4.
     weights: one entry for each term; may be changed at any time, `combine` reads it.
     warmup: for some terms the number of steps over which the weight rises linearly from 0.
     steps_seen: forward passes in training mode; in the state dict, so that a warm-up goes on after a resume.
@@ -120,15 +117,11 @@ class Distiller(nn.Module):
         self.parts = nn.ModuleDict({part.family: part for part in parts})
         self.weights: dict[str, float] = {k: v for part in parts for k, v in part.weights.items()}
         self.terms = tuple(self.weights)
+        self.reads = {name for part in parts for name in part.reads}
         self.warmup: dict[str, int] = {}
         self._processes: int | None = None  # known within a training loop alone
         self._searched = False
         self.register_buffer("steps_seen", torch.zeros((), dtype=torch.long))
-
-    @property
-    def reads(self) -> set[str]:
-        """Names of the teacher's maps that some term depends on: logits, features_1 … embeddings_4."""
-        return {name for part in self.parts.values() for name in part.reads}  # type: ignore[union-attr]
 
     def join_training(self, processes: int) -> None:
         """Called by the training loop: so many processes share a mini-batch, and its labels are known to be train ids.
@@ -155,10 +148,9 @@ class Distiller(nn.Module):
         for role, output, spec in (("student", student, self.student_spec), ("teacher", teacher, self.teacher_spec)):
             given = (len(output.logits), output.logits.shape[1], *(f.shape[1] for f in output.features))
             if given != (promised := (n, spec.num_classes, *spec.channels)):
-                raise ValueError(
-                    f"the {role}'s output must be, in images, classes and widths of features, {promised}, as "
-                    f"{spec.name} gives it; got {given}: create the method for the networks that it is used with"
-                )
+                rule = f"the {role}'s output must be, in images, classes and widths of features, {promised}"
+                advice = "create the method for the networks that it is used with"
+                raise ValueError(f"{rule}, as {spec.name} gives it; got {given}: {advice}")
 
         def constant(x: Tensor) -> Tensor:
             return x.clone() if x.is_inference() else x.detach()  # backward cannot use tensors of inference mode
@@ -197,11 +189,9 @@ class Distiller(nn.Module):
 
         idle = sorted(name for name, term in terms.items() if influence(term) < 1e-7)
         if idle:
-            warnings.warn(
-                f"{self.name}: the gradient of {', '.join(idle)} with respect to the student is 0: one position, "
-                "one class or constant maps leave nothing to compare; take larger images or other stages or terms",
-                stacklevel=3,
-            )
+            what = f"the gradient of {', '.join(idle)} with respect to the student is 0"
+            why = "one position, one class or constant maps leave nothing to compare"
+            warnings.warn(f"{self.name}: {what}: {why}; take larger images or other stages or terms", stacklevel=3)
 
     def combine(self, terms: Mapping[str, Tensor]) -> Tensor:
         """The sum of the terms, each times its weight at this step. The supervised loss is not in it.

@@ -60,17 +60,16 @@ def conv_bn(in_channels: int, out_channels: int, kernel_size: int) -> nn.Sequent
 class FusionStage(nn.Module):
     """One stage: reduce to the common width, merge with the deeper map, expand to the teacher's width.
 
-    This class is the deepest stage, which has nothing to merge; its children say how the others do.
+    student, teacher, width: how many channels the maps have. This class is the deepest stage, which has nothing to
+    merge; its children say how the others do.
     """
 
-    def __init__(self, student_channels: int, teacher_channels: int, width: int = 64) -> None:
+    def __init__(self, student: int, teacher: int, width: int = 64) -> None:
         super().__init__()
-        self.reduce = conv_bn(student_channels, width, 1)
-        self.expand = conv_bn(width, teacher_channels, 3)
+        self.reduce = conv_bn(student, width, 1)
+        self.expand = conv_bn(width, teacher, 3)
 
-    def selection(self, x: Tensor, y: Tensor) -> Sequence[Tensor] | Tensor:
-        """The weights of x (this stage) and y (the deeper one), both (N, width, H, W)."""
-        raise NotImplementedError("the deepest stage has nothing to merge")
+    selection: Callable[[Tensor, Tensor], Sequence[Tensor] | Tensor]  # weights of x (this stage) and y (the deeper one)
 
     def merge(self, x: Tensor, y: Tensor) -> Tensor:
         """The merged map of x and y."""
@@ -88,8 +87,8 @@ class FusionStage(nn.Module):
 class ABFStage(FusionStage):
     """Attention-based fusion: a sigmoid gate for every position of each branch."""
 
-    def __init__(self, student_channels: int, teacher_channels: int, width: int = 64) -> None:
-        super().__init__(student_channels, teacher_channels, width)
+    def __init__(self, student: int, teacher: int, width: int = 64) -> None:
+        super().__init__(student, teacher, width)
         self.gate = nn.Conv2d(2 * width, 2, 1)
 
     def selection(self, x: Tensor, y: Tensor) -> Sequence[Tensor]:
@@ -107,10 +106,8 @@ class CSFStage(FusionStage):
     batch of one is, in training, normalised with the running statistics.
     """
 
-    def __init__(
-        self, student_channels: int, teacher_channels: int, width: int = 64, bare_squeeze: bool = False
-    ) -> None:
-        super().__init__(student_channels, teacher_channels, width)
+    def __init__(self, student: int, teacher: int, width: int = 64, bare_squeeze: bool = False) -> None:
+        super().__init__(student, teacher, width)
         squeezed = max(width // 16, 32)
         self.squeeze = nn.Sequential(nn.Conv2d(width, squeezed, 1, bias=False), BatchNorm2d(squeezed), nn.ReLU())
         bare = nn.Sequential(nn.Conv2d(width, squeezed, 1, bias=False), nn.ReLU()) if bare_squeeze else None

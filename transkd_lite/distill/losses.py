@@ -83,9 +83,7 @@ RELATIONS = 2**24  # similarities held at a time: 64 MiB each for student and te
 def _check_shapes(student: Tensor, teacher: Tensor) -> None:
     if student.shape != teacher.shape:
         shapes = f"{tuple(student.shape)} and {tuple(teacher.shape)}"
-        raise ValueError(
-            f"student and teacher must have one shape, got {shapes}: resize or project the student's first"
-        )
+        raise ValueError(f"student and teacher must have one shape, got {shapes}: resize or project the former")
 
 
 def _soften(temperature: float, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
@@ -170,16 +168,14 @@ def mgd(generated: Tensor, teacher_feature: Tensor) -> Tensor:
 
 
 @full_precision
-def kd(
-    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | None = None, *, temperature: float = 1.0
-) -> Tensor:
+def kd(student: Tensor, teacher: Tensor, labels: Tensor | None = None, *, temperature: float = 1.0) -> Tensor:
     """tau^2 · mean over valid pixels of KL(softmax(z_T / tau) ‖ softmax(z_S / tau)) over classes.
 
     Shapes: logits (N, K, H, W); labels (N, h, w) of any size or None (then every pixel counts). Hinton et al.
     2015 (arXiv 1503.02531).
     """
-    divergence = _kl(*_soften(temperature, student_logits, teacher_logits), dim=1)
-    return temperature**2 * _mean_where(divergence, valid_pixels(labels, student_logits))
+    divergence = _kl(*_soften(temperature, student, teacher), dim=1)
+    return temperature**2 * _mean_where(divergence, valid_pixels(labels, student))
 
 
 @full_precision
@@ -198,13 +194,7 @@ def cwd(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 4.0
 
 @full_precision
 def dkd(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    labels: Tensor,
-    *,
-    alpha: float = 1.0,
-    beta: float = 8.0,
-    temperature: float = 4.0,
+    student: Tensor, teacher: Tensor, labels: Tensor, *, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0
 ) -> Tensor:
     """Decoupled KD: tau^2 · mean over valid pixels of alpha · TCKD + beta · NCKD.
 
@@ -213,8 +203,8 @@ def dkd(
     of the teacher) · NCKD. alpha, beta and tau are those of the paper's CIFAR-100 runs; it used (1, 0.5, 1) on
     ImageNet. Shapes: logits (N, K, H, W), labels (N, h, w) of any size. 0 with one class.
     """
-    log_s, log_t = (F.log_softmax(z, 1) for z in _soften(temperature, student_logits, teacher_logits))
-    classes = resize_labels(labels, student_logits.shape[2:])
+    log_s, log_t = (F.log_softmax(z, 1) for z in _soften(temperature, student, teacher))
+    classes = resize_labels(labels, student.shape[2:])
     valid = classes != VOID
     target = classes.where(valid, 0)[:, None]
     others = torch.ones_like(log_s, dtype=torch.bool).scatter(1, target, False)
@@ -307,9 +297,7 @@ def ifvd(student_feature: Tensor, teacher_feature: Tensor, labels: Tensor, *, nu
 
 
 @full_precision
-def cirkd(
-    student_feature: Tensor, teacher_feature: Tensor, *, temperature: float = 0.1, pool: int | None = None
-) -> Tensor:
+def cirkd(student: Tensor, teacher: Tensor, *, temperature: float = 0.1, pool: int | None = None) -> Tensor:
     """Cross-image relations: KL(T ‖ S) of row-softmaxed similarities between the pixels of image pairs.
 
     Mean over the N^2 ordered pairs, (i, i) included, and over rows. Vectors have unit length. Shapes: (N, C,
@@ -319,9 +307,8 @@ def cirkd(
     128 positions, which gives the windows of the authors' runs: 1 at 64 x 128, 4 at 256 x 256. Similarities are held
     in blocks of rows and computed again for the gradient, so that their memory does not grow with the map.
     """
-    window = pooling_window(student_feature.shape[2:], 64 * 128) if pool is None else pool
-    maps = [F.avg_pool2d(f, window, ceil_mode=True) for f in (student_feature, teacher_feature)]
-    student, teacher = map(_directions, maps)
+    window = pooling_window(student.shape[2:], 64 * 128) if pool is None else pool
+    student, teacher = (_directions(F.avg_pool2d(f, window, ceil_mode=True)) for f in (student, teacher))
 
     def divergence(student_rows: Tensor, teacher_rows: Tensor) -> Tensor:
         return _kl(*_soften(temperature, student_rows @ student.mT, teacher_rows @ teacher.mT), dim=2).sum()

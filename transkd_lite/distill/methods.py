@@ -47,14 +47,7 @@ def csf(
     return [FusedFeatures("csf", "csf", module, losses.hcl, feature_weight)]
 
 
-def pea(
-    student: ModelSpec,
-    teacher: ModelSpec,
-    *,
-    embedding_stages: Sequence[int],
-    embedding_weights: Sequence[float],
-    align: Callable[[int, ModelSpec, ModelSpec], nn.Module] = StageAlignment,
-) -> Parts:
+def pea(student: ModelSpec, teacher: ModelSpec, *, align: Any = StageAlignment, **options: Any) -> Parts:
     """Σ_i w_i MSE(Linear_i(E^S_i), E^T_i)
 
     Liu et al. 2022, arXiv 2202.13393, the embedding half of TransKD-Base
@@ -62,9 +55,10 @@ def pea(
     as published for SegFormer-B2 -> B0, images of 512 x 1024, maps of 128 x 256 to 16 x 32. Means over elements,
     which do not grow with the map
     """
-    if embedding_stages in ((), []):
+    chosen, embedding_weights = (options[name] for name in EMBEDDINGS)
+    if chosen in ((), []):
         return []
-    stages = check_stages("embedding_stages", embedding_stages)
+    stages = check_stages("embedding_stages", chosen)
     named = STAGES if len(embedding_weights) == len(STAGES) else stages
     if len(embedding_weights) != len(named):
         raise ValueError(f"embedding_weights must be 4, or one for each of stages {stages}; got {[*embedding_weights]}")
@@ -245,17 +239,17 @@ class MaskedGenerator(nn.Module):
     """MGD's block: align the width (where it differs), zero random positions, generate with
     conv3x3-ReLU-conv3x3.
 
-    A position is zeroed with probability `masked`, in all channels at once. (N, C_S, H, W) -> (N, C_T, H, W).
+    student, teacher: the widths C_S and C_T of their maps. A position is zeroed with probability `masked`, in all
+    channels at once. (N, C_S, H, W) -> (N, C_T, H, W).
     """
 
-    def __init__(self, student_channels: int, teacher_channels: int, masked: float = 0.75) -> None:
+    def __init__(self, student: int, teacher: int, masked: float = 0.75) -> None:
         super().__init__()
         if not 0 <= masked <= 1:
             raise ValueError(f"masked is a probability, got {masked}")
         self.masked = masked
-        same = student_channels == teacher_channels
-        self.align = nn.Identity() if same else nn.Conv2d(student_channels, teacher_channels, 1)
-        first, second = (nn.Conv2d(teacher_channels, teacher_channels, 3, padding=1) for _ in range(2))
+        self.align = nn.Identity() if student == teacher else nn.Conv2d(student, teacher, 1)
+        first, second = (nn.Conv2d(teacher, teacher, 3, padding=1) for _ in range(2))
         self.generate = nn.Sequential(first, nn.ReLU(), second)
 
     def forward(self, feature: Tensor) -> Tensor:
@@ -289,16 +283,7 @@ def ifvd(student: ModelSpec, teacher: ModelSpec, *, stages: Sequence[int], weigh
     return [SingleTerm("ifvd", loss, weight, stages=stages, labels=True)]
 
 
-def cirkd(
-    student: ModelSpec,
-    teacher: ModelSpec,
-    *,
-    kd_temperature: float,
-    kd_weight: float,
-    stages: Sequence[int],
-    weight: float,
-    **options: Any,
-) -> Parts:
+def cirkd(student: ModelSpec, teacher: ModelSpec, *, stages: Sequence[int], weight: float, **options: Any) -> Parts:
     """mean over image pairs and rows of KL(T ‖ S), row softmax of f_i(p) · f_j(q) / tau; plus kd
 
     Yang et al. 2022, arXiv 2204.06986 (mini-batch part)
@@ -307,8 +292,9 @@ def cirkd(
     B0, crops of 1024 x 1024, decoder maps of 256 x 256 averaged to 64 x 64, with kd. pool=None averages maps of more
     than 64 x 128 positions to at most so many. A mean over rows, which hardly grows with the map
     """
+    of_kd = {name.removeprefix("kd_"): options.pop(name) for name in KD_OF_CIRKD}
     relations = SingleTerm("cirkd", partial(losses.cirkd, **options), weight, stages=stages)
-    return [relations, *kd(student, teacher, temperature=kd_temperature, weight=kd_weight)]
+    return [relations, *kd(student, teacher, **of_kd)]
 
 
 # --- The table.
@@ -415,11 +401,9 @@ def create_method(
     parts = [part for method in joined for part in METHODS[method].build(student_spec, teacher_spec, **own[method])]
     compared = any(isinstance(part, SingleTerm) and part.stages is None for part in parts)
     if compared and student_spec.num_classes != teacher_spec.num_classes:
-        raise ValueError(
-            f"{name} compares logits class by class, but the student {student_spec.name} has "
-            f"{student_spec.num_classes} classes and the teacher {teacher_spec.name} has {teacher_spec.num_classes}: "
-            "build both with the same num_classes, or choose a method that compares features"
-        )
+        ours, theirs = (f"{spec.name} has {spec.num_classes} classes" for spec in (student_spec, teacher_spec))
+        advice = "build both with the same num_classes, or choose a method that compares features"
+        raise ValueError(f"{name} compares logits by class, but the student {ours} and the teacher {theirs}: {advice}")
     terms = [term for part in parts for term in part.weights]
     if not terms or len(set(terms)) < len(terms):
         raise ValueError(f"a method needs terms, of different names; {name} would have {', '.join(terms) or 'none'}")

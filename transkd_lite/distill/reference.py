@@ -22,20 +22,16 @@ __all__ = ["load_reference_checkpoint"]
 
 Tensors = Mapping[str, Tensor]
 # From the authors' names to those of `Distiller.parts`, where those of the fusion are placed already.
+_STAGE = {"conv1": "reduce", "conv2": "expand", "fc": "squeeze", "fc1": "bare_squeeze", "fcs": "heads"}
+_MIXER = {"attn4": "attention", "conv1": "value", "conv2": "gate"}
 _RULES: Rules = [
-    (r"(.+stages\.\d)\.conv1\.(.+)", "{0}.reduce.{1}"),
-    (r"(.+stages\.\d)\.conv2\.(.+)", "{0}.expand.{1}"),
-    (r"(.+stages\.\d)\.fc\.(.+)", "{0}.squeeze.{1}"),
-    (r"(.+stages\.\d)\.fc1\.(.+)", "{0}.bare_squeeze.{1}"),
-    (r"(.+stages\.\d)\.fcs\.(.+)", "{0}.heads.{1}"),
+    *((rf"(.+stages\.\d)\.{theirs}\.(.+)", f"{{0}}.{ours}.{{1}}") for theirs, ours in _STAGE.items()),
     (r"(.+stages\.\d)\.att_conv\.0\.(.+)", "{0}.gate.{1}"),
     (r"embed(\d)_linearproject\.(.+)", "pea.stages.{0}.linear.{1}"),
     (r"patch_embed(\d)\.(.+)", "pea.stages.{0}.patch_embed.{1}"),
     *((rf"fuse_weights\.{i - 1}", f"pea.stages.{i}.linear_scale") for i in STAGES),
     *((rf"fuse_weights\.{i + 3}", f"pea.stages.{i}.patch_scale") for i in STAGES),
-    (r"attn4\.(.+)", "pea.stages.4.mixer.attention.{0}"),
-    (r"conv1\.(.+)", "pea.stages.4.mixer.value.{0}"),
-    (r"conv2\.(.+)", "pea.stages.4.mixer.gate.{0}"),
+    *((rf"{theirs}\.(.+)", f"pea.stages.4.mixer.{ours}.{{0}}") for theirs, ours in _MIXER.items()),
     ("atten_weight", "pea.stages.4.mixer.attention_scale"),
     ("conv_weight", "pea.stages.4.mixer.conv_scale"),
 ]
@@ -58,22 +54,10 @@ def load_reference_checkpoint(
     name, num_classes, options = weights.infer_network(network.tensors)
     model = weights.create_model(name, num_classes, **options)
     weights.load_tensors(model, network.tensors)
-    student = re.match(r"(.*)student[./]", network.prefix)
-    beside = {} if student is None else network.beside
-    parts = {n.removeprefix(student[1]): tensor for n, tensor in beside.items() if student and n.startswith(student[1])}
+    home = re.match(r"(.*)student[./]", network.prefix)
+    parts = {n.removeprefix(home[1]): tensor for n, tensor in network.beside.items() if home and n.startswith(home[1])}
     if not parts:  # a network alone
         return model.eval(), None
-    distiller, given = _recognise(parts, model.spec, residual)
-    try:
-        distiller.parts.load_state_dict(given)
-    except RuntimeError as error:
-        what = printable(" ".join(str(error).split()), 500)
-        raise ValueError(f"the checkpoint looks like one of {distiller.name}, but does not fit: {what}") from error
-    return model.eval(), distiller.eval()
-
-
-def _recognise(parts: Tensors, student: ModelSpec, residual: bool) -> tuple[Distiller, Tensors]:
-    """The method that training-only parts belong to, and the parts under its names."""
     fusion = next((kind for kind in ("skfs", "abfs") if f"{kind}.0.conv1.0.weight" in parts), None)
     projections = {stage: f"embed{stage}_linearproject.weight" for stage in STAGES}
     # The teacher's widths are those of the fusion's last convolutions, else of the projections, else the paper's.
@@ -81,12 +65,12 @@ def _recognise(parts: Tensors, student: ModelSpec, residual: bool) -> tuple[Dist
     widths: Any = tuple(parts[n].shape[0] for n in names) if {*names} <= parts.keys() else PAPER_TEACHER.channels
     stages = tuple(stage for stage, name in projections.items() if name in parts)
     if stages == (1,):  # one stage alone is always called the first: its shape tells which it is
-        shape, pairs = tuple(parts[projections[1]].shape), [*zip(widths, student.channels, strict=True)]
+        shape, pairs = tuple(parts[projections[1]].shape), [*zip(widths, model.spec.channels, strict=True)]
         stages = tuple(stage for stage in STAGES if pairs[stage - 1] == shape)
         if len(stages) != 1:
             raise ValueError(f"{projections[1]} must fit one of the (teacher, student) widths {pairs}; got {shape}")
         parts = {re.sub("^((patch_)?embed)1", rf"\g<1>{stages[0]}", n): tensor for n, tensor in parts.items()}
-    options: dict[str, Any] = {}
+    options = {}
     if fusion:
         options["fusion_width"] = parts[f"{fusion}.0.conv1.0.weight"].shape[0]
     if fusion == "skfs":
@@ -102,10 +86,16 @@ def _recognise(parts: Tensors, student: ModelSpec, residual: bool) -> tuple[Dist
         method = "transkd-ea" if "fuse_weights.0" in parts else "transkd-base"
         if "atten_weight" in parts:
             method, options["residual"] = "transkd-gl", residual
-    teacher = ModelSpec("teacher", widths, num_classes=student.num_classes)
+    teacher = ModelSpec("teacher", widths, num_classes=num_classes)
     family = "review" if method == "review" else "csf"
     placed = {  # theirs counts from the deepest stage
         re.sub(r"^(?:skfs|abfs)\.(\d)", lambda m: f"{family}.fusion.stages.{3 - int(m[1])}", name): tensor
         for name, tensor in parts.items()
     }
-    return create_method(method, student, teacher, **options), rename(placed, _RULES)
+    distiller = create_method(method, model, teacher, **options)
+    try:
+        distiller.parts.load_state_dict(rename(placed, _RULES))
+    except RuntimeError as error:
+        what = printable(" ".join(str(error).split()), 500)
+        raise ValueError(f"the checkpoint looks like one of {distiller.name}, but does not fit: {what}") from error
+    return model.eval(), distiller.eval()

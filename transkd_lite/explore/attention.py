@@ -8,10 +8,9 @@ is no explanation of the decision (Jain and Wallace 2019, arXiv 1902.10186).
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,8 +30,7 @@ __all__ = ["Choice", "Looks", "attend", "class_share", "linear_cka", "overlays",
 Block = tuple[int, int]
 
 
-@dataclass(frozen=True)
-class BlockAttention:
+class BlockAttention(NamedTuple):
     """What one block of a network attends to.
 
     weights: (N, heads, H * W, h * w), rows add up to 1; queries and keys row by row.
@@ -194,8 +192,7 @@ GREY = 0.35  # how much of the picture shines through the attention
 EVERY = "all"
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """What is asked: image from 0; stage, block and head from 1; the query's pixel; one network's name or "all".
 
     A network with fewer blocks or heads than asked shows its last.

@@ -22,8 +22,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -34,7 +33,6 @@ from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer
 from torch import Tensor
 
 from transkd_lite.data.labels import label_space
-from transkd_lite.data.transforms import make_transform
 from transkd_lite.data.whole import atomic_write
 from transkd_lite.distill.methods import create_method
 from transkd_lite.experiments.experiment import Experiment
@@ -67,6 +65,22 @@ def cosine_matrix(gram: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.clip(np.divide(gram, scale, out=np.zeros_like(gram), where=scale > 0), -1.0, 1.0)
 
 
+class GradientReading(NamedTuple):
+    """What weights do to the student's gradient g; the formulas stand at the top of this module.
+
+    terms: a row a term; its weight, loss, norm of its gradient, share of the whole (the shares sum to 1, all are 0
+    where g = 0, and a negative one pulls against the whole) and cosine with the supervised gradient. norm: |g|.
+    alignment: cosine of g with g_ce. change_per_length, change_per_rate: first-order change of the supervised loss
+    along -g.
+    """
+
+    terms: pd.DataFrame
+    norm: float
+    alignment: float
+    change_per_length: float
+    change_per_rate: float
+
+
 class GradientMoment(BaseModel, frozen=True, arbitrary_types_allowed=True):
     """The student's gradients at one moment of a training run.
 
@@ -79,13 +93,8 @@ class GradientMoment(BaseModel, frozen=True, arbitrary_types_allowed=True):
     losses: Matrix
     gram: Matrix
 
-    def read(self, weights: Mapping[str, float]) -> SimpleNamespace:
+    def read(self, weights: Mapping[str, float]) -> GradientReading:
         """What the Gram matrix says about weights by term; ce has 1 unless given, a term that is not named 0.
-
-        terms: a row a term; its weight, loss, norm of its gradient, share of the whole (the shares sum to 1, all are 0
-        where g = 0, and a negative one pulls against the whole) and cosine with the supervised gradient. norm: |g|.
-        alignment: cosine of g with g_ce. change_per_length, change_per_rate: first-order change of the supervised loss
-        along -g. The formulas stand at the top of this module.
 
         Raises `ValueError` for a weight whose term this moment does not have.
 
@@ -102,13 +111,9 @@ class GradientMoment(BaseModel, frozen=True, arbitrary_types_allowed=True):
         pulls, square = gram[-1, :-1], gram[-1, -1]
         shares = np.divide(vector * pulls, square, out=np.zeros_like(vector), where=square > 0)
         terms = {"weight": vector, "loss": self.losses, "norm": norms[:-1], "share": shares, "cosine": cosines[0, :-1]}
-        return SimpleNamespace(
-            terms=pd.DataFrame(terms, list(self.names)),
-            norm=float(norms[-1]),
-            alignment=float(cosines[0, -1]),
-            change_per_length=-float(norms[0] * cosines[0, -1]),
-            change_per_rate=-float(pulls[0]),
-        )
+        alignment = float(cosines[0, -1])
+        changes = -float(norms[0]) * alignment, -float(pulls[0])
+        return GradientReading(pd.DataFrame(terms, list(self.names)), float(norms[-1]), alignment, *changes)
 
 
 class GradientRecord(BaseModel, frozen=True):
@@ -156,7 +161,7 @@ class TrialBench:
         self.experiment = experiment
         data = experiment.open_data()[0]
         self.space = label_space(data)
-        self.config = dataclasses.replace(experiment.config(), log_every=1, compile=False)
+        self.config = dataclasses.replace(experiment.config(), log_every=1, compile=False, workers=0)
         self.store = SampleStore(data, self.config.cache_mb, self.space.num_classes)
         self.teacher = load_model(experiment.teacher_file())
         cpu = self.config.device == "cpu" or not torch.accelerator.is_available()
@@ -176,10 +181,7 @@ class TrialBench:
 
     def batches(self, steps: range) -> Iterable[Batch]:
         """The batches (images (n, 3, h, w), labels (n, h, w)) that `fit` takes at these steps."""
-        config = self.config
-        transform = make_transform(augment=config.augment, crop=config.crop, normalize=config.normalize)
-        loader = batches(self.store, transform, batch_size=config.batch_size, seed=config.seed, steps=steps)
-        return ((images, labels) for images, labels, _ in loader)
+        return ((images, labels) for images, labels, _ in batches(self.store, self.config, steps))
 
     def lockstep(self, trainers: Mapping[str, Trainer], num_steps: int) -> Iterator[Rows]:
         """Train all side by side on the same batches; yields {name: row of the history} after every step.
@@ -256,9 +258,8 @@ def record_gradients(
     bench = TrialBench(experiment)
     trainer = bench.trainer()
     if not moments or list(moments) != sorted(set(moments) & set(range(trainer.num_steps + 1))):
-        raise ValueError(
-            f"moments must ascend from 0 or more to at most the run's {trainer.num_steps} steps; got {list(moments)}"
-        )
+        rule = f"moments must ascend from 0 or more to at most the run's {trainer.num_steps} steps"
+        raise ValueError(f"{rule}; got {list(moments)}")
     fixed, taken = list(bench.batches(range(num_batches))), []
     stream = bench.lockstep({"run": trainer}, max(moments))
     for wanted in moments:

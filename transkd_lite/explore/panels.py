@@ -9,9 +9,7 @@ import io
 import re
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,7 +20,7 @@ from PIL import Image
 
 from transkd_lite.distill.embedding import PAPER_WEIGHTS
 from transkd_lite.explore.attention import EVERY, Choice, Looks, overlays
-from transkd_lite.explore.gradients import GradientMoment, GradientRecord, TrialBench, cosine_matrix
+from transkd_lite.explore.gradients import GradientMoment, GradientReading, GradientRecord, cosine_matrix
 from transkd_lite.plots import curves, to_html, to_png
 
 __all__ = ["PRESETS", "AttentionPanel", "LossWeightsPanel", "WeightChoice", "readout"]
@@ -31,8 +29,7 @@ __all__ = ["PRESETS", "AttentionPanel", "LossWeightsPanel", "WeightChoice", "rea
 # experiment, as YAML for papermill. The sliders and their static twin in the notebook both speak through it.
 
 
-@dataclass(frozen=True)
-class WeightChoice:
+class WeightChoice(NamedTuple):
     """The weights that the explorer offers: one for all four fused features, one an embedding stage, one for kd.
 
     >>> WeightChoice(kd=0.5).term_weights(["ce", "csf_1", "pea_4", "kd"])
@@ -124,7 +121,7 @@ def as_table(styled: Any, name: str, caption: str) -> str:
     return shown.to_html(table_uuid=name, table_attributes='cellpadding="4" style="text-align: right"')
 
 
-def reading_summary(reading: SimpleNamespace) -> str:
+def reading_summary(reading: GradientReading) -> str:
     """The numbers of the whole gradient."""
     supervised, change = reading.terms["norm"]["ce"], "Predicted change of the supervised loss"
     return (
@@ -134,7 +131,7 @@ def reading_summary(reading: SimpleNamespace) -> str:
     )
 
 
-def reading_table(reading: SimpleNamespace) -> str:
+def reading_table(reading: GradientReading) -> str:
     """A row a term: weight, loss, size of its gradient, share of the whole as a bar, cosine with ce as a bar."""
     names = {"norm": "size of its gradient", "share": "share of the whole gradient", "cosine": "cosine with ce"}
     styled = reading.terms.rename(columns=names).style.format("{:z.3f}").format("{:z.1%}", names["share"])
@@ -177,7 +174,7 @@ class LossWeightsPanel(Panel):
     """Sliders for the weights, readouts of the gradient, a trial training, and the choice as YAML.
 
     record: the gradients to read, one Gram matrix for each moment of training.
-    bench: what a trial trains; without it there is no trial.
+    bench: what a trial trains, a `TrialBench`; without it there is no trial.
     num_steps: length of a trial, for each of its two students.
     teacher: file of the teacher, written into the YAML.
     Raises `KeyError`: the record has terms that the explorer has no slider for.
@@ -185,11 +182,8 @@ class LossWeightsPanel(Panel):
     sliders holds the sliders by term, so that a program can move them, too.
     """
 
-    def __init__(
-        self, record: GradientRecord, bench: TrialBench | None = None, *, num_steps: int = 24, teacher: str = ""
-    ) -> None:
-        self.record, self.num_steps, self.teacher = record, num_steps, teacher
-        self.bench: Any = bench
+    def __init__(self, record: GradientRecord, bench: Any = None, *, num_steps: int = 24, teacher: str = "") -> None:
+        self.record, self.bench, self.num_steps, self.teacher = record, bench, num_steps, teacher
         self.stop, self.thread = threading.Event(), threading.Thread()
         moments = [(f"after {step} steps", step) for step in record.steps]
         self.moment = labelled(Dropdown, "Moment of training", options=moments)
@@ -223,7 +217,7 @@ class LossWeightsPanel(Panel):
         return WeightChoice(feature, tuple(embedding), kd)
 
     @property
-    def reading(self) -> SimpleNamespace:
+    def reading(self) -> GradientReading:
         """What the chosen moment says about the chosen weights."""
         return self.record.at(self.moment.value).read(self.choice.term_weights(self.record.names))
 
@@ -298,8 +292,7 @@ class AttentionPanel(Panel):
         networks = [EVERY, *looks.attention]
         self.controls = {"network": labelled(Dropdown, "Network", options=networks, value=start.network)}
         for field, (name, low, high, step) in limits.items():
-            at = getattr(start, field)
-            self.controls[field] = labelled(IntSlider, name, value=at, min=low, max=high, step=step)
+            self.controls[field] = labelled(IntSlider, name, value=getattr(start, field), min=low, max=high, step=step)
         self.pictures, self.words = HTML(), HTML(layout={"overflow": "auto"})
         controls = self.controls.values()
         super().__init__("tk-attention", controls, [HBox([*controls], layout=WRAP)], [self.pictures, self.words])

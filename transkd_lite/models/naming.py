@@ -1,13 +1,8 @@
-"""What a tensor is called elsewhere and here: tables of names, and the search for a network in a checkpoint.
-
-A table has a row for each layer and a column for each naming scheme, the first of them this library's. Rows that begin
-with a capital letter say what a block (B) and a patch embedding (P) are called, for which the letter stands in the
-others. # is a number, @ the number of a stage where it is counted from 1, and - a layer that the scheme does not have,
-or calls as this library does; what follows (weight, bias …) is called alike everywhere.
-"""
+"""What a tensor is called elsewhere and here, by the tables of `names.txt`; finding a network in a checkpoint."""
 
 import re
 from collections.abc import Iterable, Mapping
+from importlib.resources import files
 from typing import NamedTuple
 
 import torch
@@ -23,64 +18,13 @@ Tensors = dict[str, Tensor]
 _INSERTED = re.compile(r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _PART = r"(?:segformer\.|backbone\.|decode_head\.)??"  # how whole networks of others call encoder and head
 
-# The TransKD authors and NVIDIA (mit_b*.pth, trained SegFormers); mmsegmentation; files of Hugging Face's transformers;
-# and `state_dict()` since transformers 5.
-_SEGFORMER = """
-B  stages.#.blocks.#     block@.#      layers.#.1.#  segformer.encoder.block.#.#           stages.#.blocks.#
-P  stages.#.patch_embed  patch_embed@  layers.#.0    segformer.encoder.patch_embeddings.#  stages.#.patch_embeddings
-P.proj                   -                   P.projection         -                              -
-P.norm                   -                   -                    P.layer_norm                   P.layer_norm
-B.norm1                  -                   -                    B.layer_norm_1                 B.layernorm_before
-B.norm2                  -                   -                    B.layer_norm_2                 B.layernorm_after
-B.attn.qkv               -                   B.attn.attn.in_proj  -                              -
-B.attn.q                 -                   -                    B.attention.self.query         B.attention.q_proj
-B.attn.k                 -                   -                    B.attention.self.key           B.attention.k_proj
-B.attn.v                 -                   -                    B.attention.self.value         B.attention.v_proj
-B.attn.sr    -  -  B.attention.self.sr          B.attention.sequence_reduction.sequence_reduction
-B.attn.norm  -  -  B.attention.self.layer_norm  B.attention.sequence_reduction.layer_norm
-B.attn.proj              -                   B.attn.attn.out_proj  B.attention.output.dense      B.attention.o_proj
-B.mlp.fc1                -                   B.ffn.layers.0       B.mlp.dense1                   -
-B.mlp.dwconv             B.mlp.dwconv.dwconv  B.ffn.layers.1      B.mlp.dwconv.dwconv            B.mlp.dwconv.dwconv
-B.mlp.fc2                -                   B.ffn.layers.4       B.mlp.dense2                   -
-stages.#.norm            norm@               layers.#.2           segformer.encoder.layer_norm.#  stages.#.layer_norm
-head.projections.#  linear_c@.proj  convs.#.conv  decode_head.linear_c.#.proj  decode_head.linear_projections.#.proj
-head.projection_norms.#  -                   convs.#.bn           -                              -
-head.fuse                linear_fuse.conv    -                    decode_head.linear_fuse        decode_head.linear_fuse
-head.fuse_reversed       -                   fusion_conv.conv     -                              -
-head.norm                linear_fuse.bn      fusion_conv.bn       decode_head.batch_norm         decode_head.batch_norm
-head.classifier          linear_pred         conv_seg             decode_head.classifier         decode_head.classifier
-"""
-
-# The authors and PVTv2's own files, and timm's (last two rows), which keep the first patch embedding apart and call the
-# others `downsample`. Between two convolutions of a scale head stands an upsampling without weights.
-_PVT = """
-B  backbone.stages.#.blocks.#  block@.#
-B.mlp.dwconv                  B.mlp.dwconv.dwconv
-backbone.patch_embed          patch_embed1
-backbone.stages.#.downsample  patch_embed@
-backbone.stages.#.norm        norm@
-head.laterals.#               neck.lateral_convs.#.conv
-head.smooth.#                 neck.fpn_convs.#.conv
-head.scales.#.0               head.scale_heads.#.0.conv
-head.scales.#.1               head.scale_heads.#.2.conv
-head.scales.#.2               head.scale_heads.#.4.conv
-head.classifier               head.conv_seg
-backbone.stages               stages
-backbone.patch_embed          patch_embed
-"""
-
-_LVT = """
-B  stages.#.blocks.#  backbone.#.1.#
-B.attn.values      B.attn.weight
-B.attn.atrous      B.attn.ds
-B.mlp.dwconv       B.mlp.depconv
-stages.#           backbone.#.0
-"""
+_TEXT = files("transkd_lite.models").joinpath("names.txt").read_text(encoding="utf-8")
+_, _SEGFORMER, _PVT, _LVT = _TEXT.split("\n\n")
 
 
 def _rules(table: str, old: int, new: int = 0) -> Rules:
     """Patterns and templates from one column of a table to another; the first pattern that matches decides."""
-    rows = [line.split() for line in table.strip().splitlines()]
+    rows = [line.split() for line in table.splitlines() if not line.startswith("# ")]
     letters = {row[0]: row[1:] for row in rows if row[0].isupper()}
     layers = [row for row in rows if row[0] not in letters and "-" not in (row[old], row[new])]
     rules: Rules = []

@@ -131,10 +131,8 @@ def restore(record: Mapping[str, Any], origin: object) -> tuple[ModelSpec, Label
         space = TypeAdapter(LabelSpace | None).validate_json(json.dumps(record.get("label_space")), strict=True)
     except (KeyError, ValueError) as error:
         reason = printable(str(error).partition(" [type=")[0])  # without pydantic's advice to programmers
-        raise ValueError(
-            f"{printable(origin)} carries no spec of this library, or one of a newer version ({reason}): "
-            "give weights of others to create_model as pretrained"
-        ) from error
+        what = f"{printable(origin)} carries no spec of this library, or one of a newer version ({reason})"
+        raise ValueError(f"{what}: give weights of others to create_model as pretrained") from error
     return spec, space
 
 

@@ -20,7 +20,6 @@ __all__ = ["SEGFORMERS", "SegFormer", "Variant"]
 
 NUM_HEADS = (1, 2, 5, 8)
 REDUCTIONS = (8, 4, 2, 1)
-PATCH_SIZES = (7, 3, 3, 3)
 PATCH_STRIDES = (4, 2, 2, 2)
 MLP_RATIO = 4
 EPS = 1e-6  # in blocks and after stages
@@ -106,7 +105,7 @@ class Stage(nn.Module):
     def __init__(self, index: int, spec: ModelSpec, rates: Iterator[float], norm_eps: float) -> None:
         super().__init__()
         width, before = spec.channels[index], spec.channels[index - 1] if index else 3
-        self.patch_embed = PatchEmbedding(before, width, PATCH_SIZES[index], PATCH_STRIDES[index])
+        self.patch_embed = PatchEmbedding(before, width, spec.patch_sizes[index], PATCH_STRIDES[index])
         heads, reduction, depth = spec.num_heads[index], REDUCTIONS[index], spec.depths[index]
         self.blocks = nn.ModuleList(Block(width, heads, reduction, next(rates), norm_eps) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=norm_eps)

@@ -152,15 +152,14 @@ def budget_gains(gains: pd.DataFrame) -> Figure:
     """
     panels = list(gains.groupby(["dataset", "train_images"], sort=True, dropna=False))
     fig, axes = new_axes(1, len(panels), min(3.4 * len(panels) + 1.6, 9), 3.6, sharey=True)
-    looks = zip(gains["method"].unique(), cycle(COLOURS), cycle(STYLES), cycle(MARKERS), strict=False)
-    for number, (name, colour, style, marker) in enumerate(looks):
-        look = {"color": colour, "linestyle": style, "marker": marker, "markersize": 5, "label": literal(name)}
-        for axis, (_, rows) in zip(axes[0], panels, strict=True):
+    looks = list(zip(gains["method"].unique(), cycle(COLOURS), cycle(STYLES), cycle(MARKERS), strict=False))
+    for axis, ((dataset, images), rows) in zip(axes[0], panels, strict=True):
+        for number, (name, colour, style, marker) in enumerate(looks):
+            look = {"color": colour, "linestyle": style, "marker": marker, "markersize": 5, "label": literal(name)}
             line = rows[rows["method"] == name].sort_values("steps")
             steps = line["steps"] * (1 + 0.012 * number)  # so that bars stay apart
             reach = 100 * (line["high"] - line["mean"])
             axis.errorbar(steps, 100 * line["mean"], reach, capsize=2, elinewidth=0.8, **look)
-    for axis, ((dataset, images), rows) in zip(axes[0], panels, strict=True):
         axis.set(xscale="log", xlabel="optimiser steps", title=f"{literal(dataset)}, {images} labelled images")
         axis.set_xticks(rows["steps"].unique(), rows["steps"].unique())
         axis.minorticks_off()

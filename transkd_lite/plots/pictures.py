@@ -17,6 +17,7 @@ from transkd_lite.plots.style import legend_below, literal, new_axes
 
 __all__ = ["error_map", "label_legend", "label_maps", "maps", "overlay", "principal_colours", "segmentations"]
 
+Pictures = Sequence[ArrayLike]
 RIGHT_COLOUR, WRONG_COLOUR, VOID_COLOUR = np.array([(222,) * 3, (178, 24, 43), (40,) * 3], np.uint8)
 SHEET_WIDTH, CELL_WIDTH, TALLEST = 7.5, 2.2, 3.5  # inches: a sheet, a cell of `maps`, the most that a map may be high
 
@@ -94,17 +95,13 @@ def draw_picture(axis: Axes, picture: ArrayLike, **texts: str) -> AxesImage:
     return axis.imshow(np.asarray(picture), cmap="cividis", interpolation="nearest", aspect="equal")
 
 
-def label_maps(images: Sequence[ArrayLike], labels: Sequence[ArrayLike], space: LabelSpace) -> Figure:
+def label_maps(images: Pictures, labels: Pictures, space: LabelSpace) -> Figure:
     """Pictures in the first row, their label maps in the second, with a legend of the classes that occur."""
     return segmentations(images, {"label": labels}, space)
 
 
 def segmentations(
-    images: Sequence[ArrayLike],
-    rows: Mapping[str, Sequence[ArrayLike]],
-    space: LabelSpace,
-    *,
-    errors_against: str | None = None,
+    images: Pictures, rows: Mapping[str, Pictures], space: LabelSpace, *, errors_against: str | None = None
 ) -> Figure:
     """A sheet of pictures: one column an image, one row a set of label maps.
 

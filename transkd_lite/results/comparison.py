@@ -174,10 +174,9 @@ def beside_the_paper(table: pd.DataFrame, teacher: float | None, teacher_name: s
     here = {name: f"measured, {100 * own.mean():.2f} (mean of {own.count()})" for name, own in scores}
     if teacher is not None:
         here["teacher"] = f"measured, {100 * teacher:.2f}" + (f" ({teacher_name})" if teacher_name else "")
-    columns = {"network": paper["network"]}
-    for name, column in {"Cityscapes": "cityscapes_miou", "ACDC": "acdc_miou"}.items():
-        columns[f"published, {name}"] = paper[column].map("published, {:.2f}".format)
-    return pd.DataFrame({**columns, "measured here": paper["method"].map(here).fillna("not run")})
+    columns = {"cityscapes_miou": "published, Cityscapes", "acdc_miou": "published, ACDC"}
+    shown = paper.set_index("network")[[*columns]].map("published, {:.2f}".format).rename(columns=columns).reset_index()
+    return shown.assign(**{"measured here": paper["method"].map(here).fillna("not run")})
 
 
 def claims(table: pd.DataFrame, teacher: float | None = None) -> pd.DataFrame:

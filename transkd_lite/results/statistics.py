@@ -38,9 +38,7 @@ def _ranks(blocks: pd.DataFrame) -> pd.DataFrame:
     complete = blocks.dropna()
     if complete.empty or complete.shape[1] < 2:
         gaps = blocks.columns[blocks.isna().any()].tolist()
-        raise ValueError(
-            f"ranks need two methods and a block in which all have a score: leave out those with gaps, {gaps}"
-        )
+        raise ValueError(f"ranks need two methods and a block in which all score: leave out those with gaps, {gaps}")
     return complete.rank(axis=1, ascending=False)
 
 

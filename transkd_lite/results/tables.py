@@ -6,10 +6,9 @@ report comes from the same columns, whether the runs lie on this disk or not.
 
 import json
 import os
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -105,18 +104,14 @@ def label_history(history: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
 
 DATA = COURSE / "data"
 _CURVES = ("step", "loss", "ce", "method", "seed", "run")
-_COLUMNS = (
-    *("dataset", "protocol", "teacher", "student", "method", "options", "train_images", "seed", "steps", "batch_size"),
-    *("lr", "augment", "height", "width", "precision", "threads", "teacher_cache", "initial_values", "device", "torch"),
-    *("commit", "run", "wall_s", "settings", "miou", "pixel_accuracy"),
-)
+_COLUMNS = """dataset protocol teacher student method options train_images seed steps batch_size lr augment height width
+    precision threads teacher_cache initial_values device torch commit run wall_s settings miou pixel_accuracy"""
 # Parameters of a run that have a column of their own, or do not say how it was trained.
 _KNOWN = {*TOLD_APART, "network", "method", "options", "seed", "epochs", "deterministic", "compile", "data_root"}
 _KNOWN |= {"device"}
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """The finished runs of one batch: their table, their training curves, and the folder they lie in, if it is here."""
 
     name: str
@@ -137,11 +132,9 @@ def load_batch(source: str | os.PathLike[str]) -> Batch:
         return Batch(name, results_table(source), training_curves(source), Path(source))
     table = read_table(f"results/{name}")
     if table.empty:
-        raise FileNotFoundError(
-            f"no folder of runs and no shipped table {name!r}; tables that exist: "
-            f"{', '.join(shipped_tables()['table'])}. Run `transkd reproduce {name}` and pass run_dir, or name one of "
-            "these"
-        )
+        known = ", ".join(shipped_tables()["table"])
+        advice = f"run `transkd reproduce {name}` and pass run_dir, or name one of {known}"
+        raise FileNotFoundError(f"no folder of runs and no shipped table {name!r}: {advice}")
     return Batch(f"{name} (shipped tables)", table, read_table(f"results/{name}_history", _CURVES))
 
 
@@ -235,13 +228,11 @@ def results_table(root: str | os.PathLike[str]) -> pd.DataFrame:
             found |= {"torch": info.get("versions", {}).get("torch"), "threads": threads and str(threads)}
             found["options"] = json.dumps(given.get("options", {}), sort_keys=True)
             found["settings"] = json.dumps({name: given.get(name) for name in varying}, sort_keys=True)
-            row = {name: found.get(name) for name in _COLUMNS if name != "settings" or varying}
+            row = {name: found.get(name) for name in _COLUMNS.split() if name != "settings" or varying}
             rows.append(row | {f"iou_{name}": value for name, value in scores["iou"].items()})
     if not rows:
-        raise FileNotFoundError(
-            f"{root} holds no finished training run: make some with `transkd reproduce PROFILE`, or give the "
-            "folder of another profile"
-        )
+        advice = "make some with `transkd reproduce PROFILE`, or give the folder of another profile"
+        raise FileNotFoundError(f"{root} holds no finished training run: {advice}")
     return pd.DataFrame(rows)
 
 

@@ -13,7 +13,7 @@ import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import torch
@@ -23,9 +23,7 @@ from transkd_lite.data.whole import HISTORY_FILE, RUN_FILE, STUDENT_FILE, atomic
 from transkd_lite.models.output import SegModel
 from transkd_lite.models.weights import read_tensors, save_model
 from transkd_lite.training.folder import is_finished, provenance, read_run
-
-if TYPE_CHECKING:
-    from transkd_lite.training.step import Trainer
+from transkd_lite.training.step import Trainer
 
 __all__ = ["RunFolder", "list_checkpoints"]
 
@@ -51,10 +49,8 @@ class RunFolder:
     def check_new(self) -> None:
         """Raise `FileExistsError` where a run would be overwritten."""
         if is_finished(self.path) or list_checkpoints(self.checkpoints):
-            raise FileExistsError(
-                f"a new run needs a folder of its own; {self.path} holds a run: "
-                "pass resume=True to go on with it, or choose another out_dir"
-            )
+            advice = "pass resume=True to go on with it, or choose another out_dir"
+            raise FileExistsError(f"a new run needs a folder of its own; {self.path} holds a run: {advice}")
 
     def _check_identity(self, before: Mapping[str, Any]) -> None:
         """Raise `ValueError` where the run in the folder had other parameters."""
@@ -63,10 +59,8 @@ class RunFolder:
         known = sorted(before.keys() & now.keys())
         changed = [f"{k}: {before[k]!r} there, {now[k]!r} now" for k in known if before[k] != now[k]]
         if changed:
-            raise ValueError(
-                f"a run is resumed with the parameters it began with; in {self.path} these differ: "
-                f"{'; '.join(changed)}. Give the same, or choose another out_dir"
-            )
+            rule = f"a run is resumed with the parameters it began with; in {self.path} these differ"
+            raise ValueError(f"{rule}: {'; '.join(changed)}. Give the same, or choose another out_dir")
 
     @contextlib.contextmanager
     def running(self, description: Mapping[str, Any]) -> Iterator[None]:
@@ -102,11 +96,8 @@ class RunFolder:
                 # A checkpoint of an earlier version has none.
                 self._check_identity(state.pop("identity", None) or read_json(self.path / RUN_FILE).get("identity", {}))
                 return state
-            warnings.warn(
-                f"checkpoint {path} is damaged ({len(content)} bytes that do not have the digest of its name); "
-                "falling back to the one before, or to the beginning",
-                stacklevel=2,
-            )
+            found = f"checkpoint {path} is damaged ({len(content)} bytes that do not have the digest of its name)"
+            warnings.warn(f"{found}; falling back to the one before, or to the beginning", stacklevel=2)
         if paths:  # none is whole: the run begins anew, but is no other one
             self._check_identity(read_json(self.path / RUN_FILE).get("identity", {}))
         return None
@@ -123,7 +114,7 @@ class RunFolder:
             shutil.rmtree(self.checkpoints, ignore_errors=True)
         return pd.read_csv(verified(self.path / HISTORY_FILE)), run.metrics
 
-    def save(self, trainer: "Trainer") -> None:
+    def save(self, trainer: Trainer) -> None:
         """Keep the trainer's state as the newest checkpoint, and its history.
 
         Raises `OSError` naming the file if it cannot be written; the checkpoints before it stay.
@@ -141,7 +132,7 @@ class RunFolder:
             old.unlink(missing_ok=True)
         self._write_history(trainer)
 
-    def finish(self, student: SegModel, trainer: "Trainer", metrics: Mapping[str, Any]) -> None:
+    def finish(self, student: SegModel, trainer: Trainer, metrics: Mapping[str, Any]) -> None:
         """The student, the history, then the metrics: a folder with metrics.json has all the rest."""
         if not self.writes:
             return
@@ -155,6 +146,6 @@ class RunFolder:
         whole.seal(self.path, metrics)
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
-    def _write_history(self, trainer: "Trainer") -> None:
+    def _write_history(self, trainer: Trainer) -> None:
         names = None if trainer.history else ["step", "epoch", "lr", "loss", "ce", "images_per_s"]
         atomic_write(self.path / HISTORY_FILE, pd.DataFrame(trainer.history, columns=names).to_csv(index=False))

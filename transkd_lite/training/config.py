@@ -73,9 +73,9 @@ def check_parameters(given: Mapping[str, Any], hints: Mapping[str, Any], where: 
         except ValueError as error:  # pydantic's
             problems: Any = error
             told = {"be a valid array": "be a list", "be an object": "be a mapping", "Field required": "be longer"}
-            rules = (re.sub(r".* should ", "", problem["msg"]) for problem in problems.errors())
-            rules = (told.get(rule, rule) for rule in rules)
-            message = f"{where}: {name} must {' or '.join(dict.fromkeys(rules))}; got {name}={value!r}"
+            found = [re.sub(r".* should ", "", problem["msg"]) for problem in problems.errors()]
+            rules = " or ".join(dict.fromkeys(told.get(rule, rule) for rule in found))
+            message = f"{where}: {name} must {rules}; got {name}={value!r}"
             if isinstance(value, str) and (number := re.fullmatch(r"([-+]?\d+)(\.\d*)?([eE][-+]?\d+)?", value)):
                 whole, fraction, exponent = number.groups("")
                 message += f". Text is no number: write {whole}{fraction or '.0' * bool(exponent)}{exponent.lower()}"
@@ -195,15 +195,11 @@ class TrainConfig:
         """Raise `ParameterError`, naming the parameter, where one does not fit the images (H, W) or the logits."""
         (height, width), crop, weights = image_size, self.crop, self.class_weights
         if crop is not None and not self.pad and (crop[0] > height or crop[1] > width):
-            raise ParameterError(
-                f"TrainConfig: crop must fit into the image ({height}x{width}); got crop={crop}: "
-                "choose a smaller crop, larger images, or pad=True"
-            )
+            rule = f"crop must fit into the image ({height}x{width})"
+            raise ParameterError(f"TrainConfig: {rule}; got {crop=}: choose a smaller crop, larger images, or pad=True")
         if weights is not None and len(weights) != num_classes:
-            raise ParameterError(
-                f"TrainConfig: class_weights must have one factor for each of the {num_classes} logits; "
-                f"got {len(weights)}"
-            )
+            rule = f"class_weights must have one factor for each of the {num_classes} logits"
+            raise ParameterError(f"TrainConfig: {rule}; got {len(weights)}")
 
     @property
     def num_states(self) -> float:

@@ -13,10 +13,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
@@ -62,10 +61,8 @@ def lock_run(folder: str | os.PathLike[str], patience_s: float = 0) -> Iterator[
             held.enter_context(FileLock(folder / _LOCK_FILE, timeout=patience_s))
         except Timeout:
             holder = read_json(folder / RUN_FILE).get("pid", "unknown")
-            raise RunLockedError(
-                f"one process works in a run folder at a time; {folder} is held by process {holder}: "
-                "wait for it, stop it, or choose another out_dir"
-            ) from None
+            rule = f"one process works in a run folder at a time; {folder} is held by process {holder}"
+            raise RunLockedError(f"{rule}: wait for it, stop it, or choose another out_dir") from None
         yield
 
 
@@ -74,8 +71,7 @@ def is_finished(folder: str | os.PathLike[str]) -> bool:
     return (Path(folder) / METRICS_FILE).is_file()
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(NamedTuple):
     """One run folder as it is on disk.
 
     state: finished, running, interrupted, failed, or damaged (in a list of runs).
@@ -85,10 +81,10 @@ class Run:
 
     folder: Path
     state: str
-    info: dict[str, Any] = field(default_factory=dict)
-    metrics: dict[str, Any] = field(default_factory=dict)
-    note: str = ""
-    progress: dict[str, Any] = field(default_factory=dict)
+    info: dict[str, Any]
+    metrics: dict[str, Any]
+    note: str
+    progress: dict[str, Any]
 
     @property
     def name(self) -> str:
@@ -110,7 +106,7 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
         files = metrics.pop("files", None)
         gone = [name for name in files or () if not (folder / name).is_file()]
         note = f"without {', '.join(gone)}" if gone else "" if files else "of an earlier version, without digests"
-        return Run(folder, "finished", info, metrics, note)
+        return Run(folder, "finished", info, metrics, note, {})
     told = info.get("state")
     # Where nobody holds the lock, what still says "running" was killed before it could write anything else.
     failed = told == "failed" or (told == "finished" and (folder / FAILED_FILE).exists())
@@ -125,7 +121,7 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
     if ended and not any(folder.glob("metrics.*")):  # a batch withholds those of a run whose notebook failed after it
         what = f"is missing, though {RUN_FILE} says that the run is finished"
         raise DamagedRunError(f"{folder / METRICS_FILE} {what}: give the command that made the run again")
-    return Run(folder, state, info, progress=read_json(folder / "checkpoint" / PROGRESS_FILE))
+    return Run(folder, state, info, {}, "", read_json(folder / "checkpoint" / PROGRESS_FILE))
 
 
 def list_runs(root: str | os.PathLike[str]) -> list[Run]:
@@ -136,7 +132,7 @@ def list_runs(root: str | os.PathLike[str]) -> list[Run]:
             try:
                 runs.append(read_run(folder))
             except DamagedRunError as error:
-                runs.append(Run(folder, "damaged", note=str(error)))
+                runs.append(Run(folder, "damaged", {}, {}, str(error), {}))
     return runs
 
 

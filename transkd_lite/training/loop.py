@@ -13,16 +13,14 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from tqdm.auto import tqdm
 
-from transkd_lite.data.transforms import make_transform
 from transkd_lite.data.whole import write_json
 from transkd_lite.metrics import PROTOCOLS, evaluate, match_classes, require_scorable, resolve_precision
 from transkd_lite.models.head import folded_heads
@@ -83,7 +81,7 @@ def peak_mb(device: torch.device) -> float | None:
 
 @contextlib.contextmanager
 def show_progress(
-    total: int, start: int = 0, mode: str = "auto", title: str = "train", file: Path | None = None
+    total: int, start: int, mode: str, title: str, file: Path | None = None
 ) -> Iterator[Callable[..., None]]:
     """A tqdm bar in a terminal or notebook, otherwise a line at most every 15 s; yields show(step, **numbers).
 
@@ -124,14 +122,13 @@ def show_progress(
 _FREE = ("workers", "cache_mb", "checkpoint_every", "eval_every", "device", "log_every")
 
 
-@dataclass(frozen=True)
-class FitResult:
+class FitResult(NamedTuple):
     """What a run leaves: history (one row a logging interval), metrics, where it went on from, its folder."""
 
     history: pd.DataFrame
-    metrics: dict[str, Any] = field(default_factory=dict)
-    resumed_from: int = 0
-    out_dir: Path | None = None
+    metrics: dict[str, Any]
+    resumed_from: int
+    out_dir: Path | None
 
 
 def fit(
@@ -177,8 +174,8 @@ def fit(
         what = "fit needs the Accelerator without mixed precision, and this process made one with it before"
         raise ValueError(f"{what}: restart the kernel, or give mixed_precision='no' there") from error
     own_space = getattr(student, "label_space", None)
-    untrained = config.steps == 0  # its classes are still those of its own weights
-    num_classes, space = match_classes(student.spec.num_classes, own_space if untrained else None, train_data)
+    # Of a network that is not trained the classes are still those of its own weights.
+    num_classes, space = match_classes(student.spec.num_classes, own_space if config.steps == 0 else None, train_data)
     store = SampleStore(train_data, config.cache_mb, num_classes)
     student.label_space = space or own_space
     if val_data is not None:
@@ -236,17 +233,12 @@ def fit(
         told_in = folder.checkpoints / PROGRESS_FILE if folder.writes else None
         show = borrowed.enter_context(show_progress(num_steps, resumed_from, mode, title, told_in))
         numbers: dict[str, float] = {}
-        loader = batches(
-            store, make_transform(augment=config.augment, crop=config.crop, normalize=config.normalize),
-            batch_size=config.batch_size, seed=config.seed, steps=range(resumed_from, num_steps),
-            workers=config.workers, pin_memory=accelerator.device.type == "cuda", flips=config.num_states == 2,
-            rank=accelerator.process_index, world_size=accelerator.num_processes,
-        )  # fmt: skip
+        steps, rank = range(resumed_from, num_steps), accelerator.process_index
         trainer.modules.train()
         trainer.clock = time.monotonic()
         stopping = False
         try:
-            for batch in loader:
+            for batch in batches(store, config, steps, rank, accelerator.num_processes):
                 trainer.train_batch(*batch)
                 scoring = val_data is not None and trainer.is_due(config.eval_every)
                 if scoring or trainer.is_due(config.log_every) or trainer.step == num_steps:

@@ -62,8 +62,8 @@ class TrainStep(nn.Module):
     """forward(images (n, 3, h, w), labels (n, h, w)) -> {"total", "ce", and one scalar for each term of the
     method}.
 
-    `total` is ce + method.combine(terms). The teacher is held outside the module tree: it is neither
-    trained, saved nor reduced.
+    `total` is ce + method.combine(terms), supervised and in the precision that `config` says. The teacher is held
+    outside the module tree: it is neither trained, saved nor reduced.
 
     With several processes the mean over them is the loss of one process with the whole batch: ce is divided by the
     class weights of the whole batch, and a method's means over valid pixels by their number in the whole batch.
@@ -71,44 +71,30 @@ class TrainStep(nn.Module):
     """
 
     def __init__(
-        self,
-        student: nn.Module,
-        teacher: nn.Module | None = None,
-        method: nn.Module | None = None,
-        *,
-        supervise: str = "full",
-        class_weights: Tensor | None = None,
-        precision: str = "fp32",
-        world_size: int = 1,
+        self, student: nn.Module, config: TrainConfig, teacher: Any = None, method: Any = None, world_size: int = 1
     ) -> None:
         super().__init__()
-        self.student = student
-        self.method: Any = method  # what it can beside forward is not known to nn.Module
-        self._outside = (teacher,)
-        self.supervise = supervise
-        self.precision, self.world_size = precision, world_size
+        self.student, self.method, self._outside = student, method, (teacher,)
+        self.config, self.world_size = config, world_size
         if isinstance(method, Distiller):
             method.join_training(world_size)
+        weights = None if config.class_weights is None else torch.tensor(config.class_weights)
         self.class_weights: Tensor | None
-        self.register_buffer("class_weights", class_weights, persistent=False)
+        self.register_buffer("class_weights", weights, persistent=False)
 
     def forward(self, images: Tensor, labels: Tensor, target: SegOutput | None = None) -> dict[str, Tensor]:
         """The loss terms of one mini-batch; target: what the teacher says of it, where that is known."""
         teacher = self._outside[0]
-        with autocast(images.device, self.precision):
+        with autocast(images.device, resolve_precision(self.config.precision, images.device)):
             if teacher is not None and target is None:
                 with torch.no_grad():
                     target = teacher(images)
             output = self.student(images)
             terms = {} if self.method is None else self.method(images, output, target, labels)
             extra = 0.0 if self.method is None else self.method.combine(terms)
-        ce = self.supervised(output.logits, labels)
+        logits, labels = match_sizes(output.logits.float(), labels, self.config.supervise)
+        ce = cross_entropy(logits, labels, self.class_weights, self.world_size)
         return {"total": ce + extra, "ce": ce, **terms}
-
-    def supervised(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Cross entropy of logits (n, K, h, w) with labels (n, H, W), as the step takes it."""
-        logits, labels = match_sizes(logits.float(), labels, self.supervise)
-        return cross_entropy(logits, labels, self.class_weights, self.world_size)
 
 
 class SyncedBatchNorm(TorchFunctionMode):
@@ -126,22 +112,17 @@ class SyncedBatchNorm(TorchFunctionMode):
         x, running_mean, running_var, weight, bias, training, momentum, eps = call.args
         if not training:
             return func(*call.args)
-        dims = [d for d in range(x.dim()) if d != 1]
-        shape = [1, -1] + [1] * (x.dim() - 2)
-        wide = x.float()
+        wide, dims, shape = x.float(), [0, *range(2, x.dim())], [1, -1, *[1] * (x.dim() - 2)]
         count = wide.numel() / wide.shape[1] * dist.get_world_size()
-        mean = all_reduce(wide.sum(dims)) / count
-        centred = wide - mean.view(shape)
-        variance = all_reduce(centred.square().sum(dims)) / count
+        mean = all_reduce(wide.sum(dims, keepdim=True)) / count
+        centred = wide - mean
+        variance = all_reduce(centred.square().sum(dims, keepdim=True)) / count
         with torch.no_grad():
-            if running_mean is not None and running_var is not None:
-                unbiased = variance * count / max(1.0, count - 1)
-                running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-                running_var.lerp_(unbiased.to(running_var.dtype), momentum)
-        y = centred * torch.rsqrt(variance + eps).view(shape)
-        if weight is not None and bias is not None:
-            y = y * weight.view(shape) + bias.view(shape)
-        return y.to(x.dtype)
+            for running, now in ((running_mean, mean), (running_var, variance * count / max(1.0, count - 1))):
+                if running is not None:
+                    running.lerp_(now.flatten().to(running.dtype), momentum)
+        y = centred * torch.rsqrt(variance + eps)
+        return (y if weight is None else y * weight.view(shape) + bias.view(shape)).to(x.dtype)
 
 
 # --- What a run is at a step: everything that it needs to go on, and nothing else.
@@ -154,49 +135,35 @@ class NonFiniteLossError(RuntimeError):
     """A loss term became infinite or not a number."""
 
 
+_ADVICE = "lower lr or its weight, set grad_clip or precision='fp32'; the checkpoints before that step are whole"
 _PLAIN = ("step", "names", "seconds", "elapsed", "threads")
 
 
 class Trainer:
     """Student, method, optimiser, position and history of one run; the networks are moved to the accelerator's device.
 
+    samples: how many there are to train on, which make an epoch.
+
     `state_dict` and `load_state_dict` are whole: a run that goes on from them ends with the same weights and the
     same history as one that never stopped.
     """
 
     def __init__(
-        self,
-        student: SegModel,
-        teacher: SegModel | None,
-        method: nn.Module | None,
-        config: TrainConfig,
-        accelerator: Accelerator,
-        num_samples: int,
+        self, student: SegModel, teacher: Any, method: Any, config: TrainConfig, accelerator: Accelerator, samples: int
     ) -> None:
-        self.config, self.accelerator, self.num_samples = config, accelerator, num_samples
-        self.device, self.num_steps = accelerator.device, config.num_steps(num_samples)
-        for module in (student, teacher, method):
-            if module is not None:
-                module.to(self.device)
-        if teacher is not None:
-            teacher.eval()
+        self.config, self.accelerator, self.num_samples = config, accelerator, samples
+        self.device, self.num_steps = accelerator.device, config.num_steps(samples)
+        self.precision = resolve_precision(config.precision, self.device)
+        teacher = teacher and teacher.to(self.device).eval()
         compiled: Any = torch.compile if config.compile else lambda network: network
-        weights = config.class_weights
-        self.modules = TrainStep(
-            compiled(student),
-            None if teacher is None else compiled(teacher),
-            method,
-            supervise=config.supervise,
-            class_weights=None if weights is None else torch.tensor(weights, device=self.device),
-            precision=resolve_precision(config.precision, self.device),
-            world_size=accelerator.num_processes,
-        )
+        whole = TrainStep(compiled(student), config, teacher and compiled(teacher), method, accelerator.num_processes)
+        self.modules = whole.to(self.device)
         self.trained = [p for p in self.modules.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.trained, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay,
             fused=self.device.type in ("cpu", "cuda"),
         )  # fmt: skip
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.modules.precision == "fp16")
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         alone = accelerator.num_processes == 1
         self.prepared: nn.Module = accelerator.prepare_model(self.modules, evaluation_mode=alone)
         # What has a state of its own, and, below, the plain values of a state.
@@ -294,11 +261,8 @@ class Trainer:
         if len(terms) > 1:
             terms.pop("total", None)  # it breaks with any of them
         found = ", ".join(f"{name} = {value}" for name, value in terms.items())
-        raise NonFiniteLossError(
-            f"every loss term must be finite; at step {step} (counted from 0) {found}, with lr "
-            f"{self.learning_rate(step):.3g} in {self.modules.precision}: lower lr or its weight, set "
-            "grad_clip or precision='fp32'; the checkpoints before that step are whole"
-        )
+        where = f"at step {step} (counted from 0) {found}, with lr {self.learning_rate(step):.3g} in {self.precision}"
+        raise NonFiniteLossError(f"every loss term must be finite; {where}: {_ADVICE}")
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, in tensors and plain values.
@@ -309,14 +273,12 @@ class Trainer:
             self._fetch()
         norm = torch.stack(torch._foreach_norm([p.detach() for p in self.trained])).sum()
         if not bool(norm.isfinite()):
-            raise NonFiniteLossError(
-                f"every weight must be finite; after step {self.step - 1} some are not (the gradient "
-                "overflowed): lower lr, set grad_clip or precision='fp32'; the checkpoints before are whole"
-            )
+            found = f"after step {self.step - 1} some are not (the gradient overflowed)"
+            raise NonFiniteLossError(f"every weight must be finite; {found}: {_ADVICE}")
         state: dict[str, Any] = {name: getattr(self, name) for name in _PLAIN}
         state |= {name: {} if part is None else part.state_dict() for name, part in self.stateful.items()}
         state |= {"pending": [terms.cpu() for terms in self.pending], "history": json.dumps(self.history)}
-        return state | {"precision": self.modules.precision}
+        return state | {"precision": self.precision}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` gave, with as many threads as then where this machine has the cores.
@@ -336,8 +298,5 @@ class Trainer:
             torch.set_num_threads(before)
         if (now := torch.get_num_threads()) != before:
             self.threads = [*self.threads, (self.step, now)]
-            warnings.warn(
-                f"this run had {before} threads and goes on at step {self.step} with the {now} of this machine: its "
-                "last digits are not those of a run that never stopped",
-                stacklevel=2,
-            )
+            what = f"this run had {before} threads and goes on at step {self.step} with the {now} of this machine"
+            warnings.warn(f"{what}: its last digits are not those of a run that never stopped", stacklevel=2)

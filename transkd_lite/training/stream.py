@@ -6,7 +6,6 @@ a run can go on from any step with nothing but the step number, whatever the num
 """
 
 import functools
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,11 +14,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from transkd_lite.data.labels import VOID, require_train_ids
-from transkd_lite.data.transforms import is_flipped, require_labelled, to_tensors
+from transkd_lite.data.transforms import is_flipped, make_transform, require_labelled, to_tensors
+from transkd_lite.training.config import TrainConfig
 
 __all__ = ["SampleStore", "UnreadableSampleError", "batches", "mix_seed"]
-
-Transform = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 
 
 def mix_seed(*numbers: int) -> int:
@@ -64,10 +62,9 @@ class SampleStore:
         try:
             sample = self.data[index]
         except Exception as error:
-            raise UnreadableSampleError(
-                f"every sample must be readable; number {index} of {len(self.data)} is not "
-                f"({type(error).__name__}: {error}): put the file back, then go on with resume=True"
-            ) from error
+            found = f"number {index} of {len(self.data)} is not ({type(error).__name__}: {error})"
+            advice = "put the file back, then go on with resume=True"
+            raise UnreadableSampleError(f"every sample must be readable; {found}: {advice}") from error
         pair = to_tensors(sample)
         require_train_ids(pair[1], self.num_classes, f"sample {index}")
         if self.keeps:
@@ -76,30 +73,18 @@ class SampleStore:
 
 
 class _Augmented(Dataset[Any]):
-    """The store seen through the transform, with keys; an item is addressed by (epoch, index)."""
+    """The store seen through a run's augmentation, with keys; an item is addressed by (epoch, index)."""
 
-    def __init__(self, store: SampleStore, transform: Transform, seed: int, flips: bool) -> None:
-        self.store, self.transform, self.seed, self.flips = store, transform, seed, flips
+    def __init__(self, store: SampleStore, config: TrainConfig) -> None:
+        self.store, self.config = store, config
+        self.transform = make_transform(augment=config.augment, crop=config.crop, normalize=config.normalize)
 
     def __getitem__(self, where: tuple[int, int]) -> tuple[Tensor, Tensor, int]:
         epoch, index = where
-        drawn = mix_seed(self.seed, epoch, index)
-        flipped = self.flips and is_flipped(torch.Generator().manual_seed(drawn))
+        drawn = mix_seed(self.config.seed, epoch, index)
+        flipped = self.config.num_states == 2 and is_flipped(torch.Generator().manual_seed(drawn))
         pair = self.transform(*self.store[index], torch.Generator().manual_seed(drawn))
         return *pair, index + len(self.store) * flipped
-
-
-def _positions(num_samples: int, batch_size: int, seed: int, steps: range) -> Iterator[list[tuple[int, int]]]:
-    """(epoch, index) of every sample of every batch of these steps."""
-
-    @functools.lru_cache(maxsize=1)
-    def order(epoch: int) -> list[int]:
-        generator = torch.Generator().manual_seed(mix_seed(seed, epoch))
-        return torch.randperm(num_samples, generator=generator).tolist()
-
-    for step in steps:
-        positions = range(step * batch_size, (step + 1) * batch_size)
-        yield [(epoch, order(epoch)[offset]) for epoch, offset in (divmod(p, num_samples) for p in positions)]
 
 
 def _stack(samples: list[tuple[Tensor, Tensor, int]]) -> tuple[Tensor, Tensor, Tensor]:
@@ -110,37 +95,38 @@ def _stack(samples: list[tuple[Tensor, Tensor, int]]) -> tuple[Tensor, Tensor, T
     return torch.stack(images), torch.stack(labels), torch.tensor(keys)
 
 
-def batches(
-    store: SampleStore,
-    transform: Transform,
-    *,
-    batch_size: int,
-    seed: int,
-    steps: range,
-    workers: int = 0,
-    pin_memory: bool = False,
-    rank: int = 0,
-    world_size: int = 1,
-    flips: bool = False,
-) -> DataLoader[Any]:
+def batches(store: SampleStore, config: TrainConfig, steps: range, rank: int = 0, world_size: int = 1) -> DataLoader:
     """Loader of (images (n, 3, h, w), labels (n, h, w), keys (n,)), one mini-batch per step; n = size / processes.
 
-    A sample's key is its number. flips: all that the transform does is flip, and the key of a flipped sample is its
-    number plus the number of samples. Raises `ValueError` if the processes cannot share a batch evenly.
+    config: its batch_size, seed, augmentation and workers. rank: which of the `world_size` processes this one is.
+    A sample's key is its number; where nothing but flips is drawn, the key of a flipped sample is its number plus the
+    number of samples.
+    Raises `ValueError` if the processes cannot share a batch evenly.
     """
-    if batch_size % world_size:
-        raise ValueError(f"batch_size must be a multiple of the {world_size} processes; got batch_size={batch_size}")
-    if workers and store.keeps:  # loader processes share one copy instead of each making its own
+    size = config.batch_size
+    if size % world_size:
+        raise ValueError(f"batch_size must be a multiple of the {world_size} processes; got batch_size={size}")
+    if config.workers and store.keeps:  # loader processes share one copy instead of each making its own
         for index in range(len(store)):
             store[index]
-    whole = _positions(len(store), batch_size, seed, steps)
+
+    @functools.lru_cache(maxsize=1)
+    def order(epoch: int) -> list[int]:
+        generator = torch.Generator().manual_seed(mix_seed(config.seed, epoch))
+        return torch.randperm(len(store), generator=generator).tolist()
+
+    def share(step: int) -> list[tuple[int, int]]:
+        """(epoch, index) of every sample of the step's batch that this process takes."""
+        positions = range(step * size + rank, (step + 1) * size, world_size)
+        return [(epoch, order(epoch)[offset]) for epoch, offset in (divmod(p, len(store)) for p in positions)]
+
     return DataLoader(
-        _Augmented(store, transform, seed, flips),
-        batch_sampler=(batch[rank::world_size] for batch in whole),
-        num_workers=workers,
+        _Augmented(store, config),
+        batch_sampler=map(share, steps),
+        num_workers=config.workers,
         collate_fn=_stack,
-        pin_memory=pin_memory,
-        prefetch_factor=4 if workers else None,
+        pin_memory=config.device != "cpu" and torch.cuda.is_available(),
+        prefetch_factor=4 if config.workers else None,
         # Making the iterator draws from it, not from the global one.
-        generator=torch.Generator().manual_seed(seed),
+        generator=torch.Generator().manual_seed(config.seed),
     )

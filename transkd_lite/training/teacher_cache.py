@@ -23,6 +23,7 @@ from torch import Tensor
 
 from transkd_lite.data.transforms import make_transform
 from transkd_lite.data.whole import TEMPORARY, digest, user_cache
+from transkd_lite.distill.distiller import MAPS
 from transkd_lite.metrics import autocast
 from transkd_lite.models.output import SegModel, SegOutput
 from transkd_lite.training.config import TrainConfig
@@ -36,8 +37,7 @@ FILE_GB = 16  # the largest file; a teacher with more to say computes in every s
 
 def maps_by_name(output: SegOutput) -> dict[str, Tensor]:
     """The maps of a network's output: logits, features_1 … features_4, embeddings_1 … embeddings_4."""
-    stages = {f"{kind}_{i}": x for kind in ("features", "embeddings") for i, x in enumerate(getattr(output, kind), 1)}
-    return {"logits": output.logits, **stages}
+    return dict(zip(MAPS, (output.logits, *output.features, *output.embeddings), strict=True))
 
 
 class TeacherCache:
@@ -79,11 +79,9 @@ class TeacherCache:
                 self._open_file(folder, key.hexdigest()[:16])
             except OSError as error:
                 self.place = ""
-                warnings.warn(
-                    f"no room for {self.num_bytes / 2**20:.0f} MB of the teacher's answers in {folder} "
-                    f"({error}): the teacher computes in every step; make room, or set TRANSKD_CACHE to another folder",
-                    stacklevel=4,
-                )
+                what = f"no room for {self.num_bytes / 2**20:.0f} MB of the teacher's answers in {folder} ({error})"
+                advice = "make room, or set TRANSKD_CACHE to another folder"
+                warnings.warn(f"{what}: the teacher computes in every step; {advice}", stacklevel=4)
 
     def __call__(self, keys: Tensor) -> SegOutput:
         """The teacher's output for keys (n,), on the device; the answers that are missing are computed first."""

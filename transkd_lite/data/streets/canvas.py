@@ -6,8 +6,7 @@ colour and label at once, so the two cannot disagree by a pixel. Source: this pr
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Self, TypeAlias, TypeVar
+from typing import NamedTuple, Self, TypeAlias, TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -90,8 +89,7 @@ BLUE, DARK = colours("568ace 6ea0d8 4678be"), colours("0a0e22 1a1e34 302622")
 CONDITIONS = ("clear", "fog", "night", "rain", "snow")
 
 
-@dataclass(frozen=True)
-class Mood:
+class Mood(NamedTuple):
     """Light and air of one scene; colours are 0..255, gains are 256ths, `visibility` is in cm."""
 
     condition: str

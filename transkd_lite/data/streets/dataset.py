@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from transkd_lite.data.decoding import Size
 from transkd_lite.data.labels import CITYSCAPES
 from transkd_lite.data.streets import NUM_SCENES, SPLITS, draw_scene, require_known, require_size
 from transkd_lite.data.streets.canvas import CONDITIONS
@@ -42,12 +43,7 @@ class SceneDecoder:
 
 
 def open_streets(
-    split: str,
-    *,
-    size: tuple[int, int] | int | None = (128, 256),
-    num: int | None = None,
-    seed: int = 0,
-    conditions: Sequence[str] | str | None = None,
+    split: str, size: Size = (128, 256), num: int | None = None, seed: int = 0, conditions: Sequence[str] | None = None
 ) -> "datasets.Dataset":
     """Open `num` scenes as a table with the columns image, label and condition.
 

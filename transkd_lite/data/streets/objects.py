@@ -258,6 +258,7 @@ PAINT = colours("181a1e 34373c 767a80 b2b6ba e2e4e4 901c1e 1e3878 22523e c4a82c 
 LIVERY = colours("ce3c2c e4be3c 3c7854 dededa 325c96 969ca0 c48232")
 TRIM = colours("e2e2de 464a50 d2be78")
 GLASS, RUBBER, CHROME, RED_LIGHT, WHITE_LIGHT = colours("2c3640 1a1a1c a8acb0 ff1e1a fffae6")
+_LIGHTS = {True: (WHITE_LIGHT, 80), False: (RED_LIGHT, 45)}  # of a large vehicle, oncoming or not; how far they shine
 
 # Side profiles as (percent of length, percent of height) from the rear bumper, body first, then glass.
 _BODIES = {
@@ -279,11 +280,6 @@ def wheels(face: Face, radius: int, *hubs: int) -> None:
     for u in hubs:
         face.oval(u, radius, radius, radius, RUBBER)
         face.oval(u, radius, radius * 58 // 100, radius * 58 // 100, CHROME)
-
-
-def _lights(end: Face, edge: int, low: int, wide: int, oncoming: bool) -> None:
-    """Paint the two lights of a large vehicle's near end: white ones, or red ones that shine less far."""
-    end.pair(edge, low, wide, 20, *((WHITE_LIGHT, 80) if oncoming else (RED_LIGHT, 45)))
 
 
 def _car_side(face: Face, kind: str, long: int, tall: int, paint: Colour) -> None:
@@ -363,7 +359,7 @@ def truck_or_bus(canvas: Canvas, dice: Dice, x: int, z: int, *, bus: bool, oncom
     else:
         end.centred((3, 90, tall - 14, shade(paint, 70)), (half - 8, 86, 92, shade(paint, 70)))
     end.centred((half, 42, 62, shade(paint, 55)))
-    _lights(end, half - 10, 72, 30, oncoming)
+    end.pair(half - 10, 72, 30, 20, *_LIGHTS[oncoming])
 
 
 def tram(canvas: Canvas, dice: Dice, x: int, z: int) -> None:
@@ -386,7 +382,7 @@ def tram(canvas: Canvas, dice: Dice, x: int, z: int) -> None:
     end.mirrored(((half, 24), (half, tall - 70), (half - 26, tall)), paint)
     end.mirrored(((half - 12, 120), (half - 30, tall - 52)), GLASS)
     end.centred((half - 44, tall - 44, tall - 18, (255, 186, 70)), (half, 24, 52, shade(trim, 60)))
-    _lights(end, half - 16, 78, 28, oncoming)
+    end.pair(half - 16, 78, 28, 20, *_LIGHTS[oncoming])
     mast = Face(canvas, x, z + 500, Id.TRAIN)
     mast.line(((-50, tall), (10, tall + 70), (-20, tall + 130), (60, tall + 130)), 6, (50, 50, 54))
 
