@@ -45,7 +45,8 @@ class Part(nn.Module):
     family: names the part inside a Distiller.
     weights: one default weight for each term that `forward` yields.
     processes: the number of processes that share a mini-batch; the training loop sets it.
-    reads: names of the teacher's maps that it reads, all unless told; the others may be anything of their shape.
+    reads: names of the teacher's maps that it reads (logits, features_1 … embeddings_4), all unless told; the others may
+        be anything of their shape.
     """
 
     processes = 1
@@ -118,6 +119,8 @@ class Distiller(nn.Module):
         self.weights: dict[str, float] = {k: v for part in parts for k, v in part.weights.items()}
         self.terms = tuple(self.weights)
         self.reads = {name for part in parts for name in part.reads}
+        if unknown := self.reads.difference(MAPS):
+            raise ValueError(f"the parts of {name} may read {', '.join(MAPS)}; got reads {', '.join(sorted(unknown))}")
         self.warmup: dict[str, int] = {}
         self._processes: int | None = None  # known within a training loop alone
         self._searched = False

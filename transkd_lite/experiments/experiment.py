@@ -7,6 +7,7 @@ used: a finished batch is recognised without torch.
 
 import ast
 import contextlib
+import importlib.util
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -93,7 +94,7 @@ def find_file(source: str) -> str:
 # What a run writes, how often it saves, and how many processes decode images, does not change its result.
 _NOT_IDENTITY = ("out_dir", "workers", "checkpoint_every", "eval_every", "log_every", "cache_mb")
 # Parameters of the optimiser and the images that run folders of the first version did not have.
-_IF_UNUSUAL = ("betas", "eps", "grad_clip", "schedule_power", "pad", "teacher_cache")
+_IF_UNUSUAL = ("betas", "eps", "grad_clip", "schedule_power", "pad", "teacher_cache", "method_file")
 _Side = Annotated[int, Ge(32)]
 # What the street scenes get where nothing is given; all other data are taken whole and as they are.
 _STREETS = {"train_images": 128, "val_images": 64, "height": 64, "width": 128}
@@ -108,8 +109,8 @@ class Experiment(TrainConfig):
     so many. None, the default, takes all images as they are; of `streets` it is 128 and 64 images of 64 x 128.
     `pretrained` starts the trained network from what `create_model` takes: a file, a folder, "timm" or "hub:<repo id>".
     `teacher` is a file or folder too, "hub:<repo id>", or `run:<folder name>`, a run beside `out_dir`. `steps=0`
-    trains nothing: the pretrained network is scored and saved as it is. `class_weights="paper"` stands for the
-    authors' nineteen factors of Cityscapes.
+    trains nothing: the pretrained network is scored and saved as it is. `method_file` is a file of one's own that
+    registers methods (`tk.register`). `class_weights="paper"` stands for the authors' nineteen factors of Cityscapes.
 
     Raises `ParameterError`: a value that makes no sense, with its name.
 
@@ -130,6 +131,7 @@ class Experiment(TrainConfig):
     teacher: str | None = None
     method: str = "none"
     options: dict[str, Any] = field(default_factory=dict)
+    method_file: str | None = None
     steps: kinds.Whole | None = 100
     lr: kinds.Positive = 1.0e-3
     augment: kinds.Augmentation = "standard"
@@ -163,7 +165,7 @@ class Experiment(TrainConfig):
 
     def record(self) -> dict[str, Any]:
         """What run.json keeps: the parameters without those that only say where to write and how often to save."""
-        usual = [name for name in _IF_UNUSUAL if getattr(self, name) == getattr(TrainConfig, name)]
+        usual = [name for name in _IF_UNUSUAL if getattr(self, name) == getattr(Experiment, name)]
         found = {"data_root": str(Path(self.data_root).resolve())} if self.data_root else {}
         left_out = {*_NOT_IDENTITY, *usual, "data_root"}
         return {name: value for name, value in self.to_dict().items() if name not in left_out} | found
@@ -174,8 +176,9 @@ class Experiment(TrainConfig):
         values.pop("data_root", None)
         if self.method == "none":
             values |= {"teacher": None, "options": {}}
-        for name in ("pretrained", "teacher"):
-            source = values[name]
+            values.pop("method_file", None)
+        for name in ("pretrained", "teacher", "method_file"):
+            source = values.get(name)
             if source is not None and source != "timm" and not source.startswith(("hub:", "run:")):
                 path = Path(find_file(source))
                 files = sorted(file for end in ("*.safetensors", "*.bin", "config.json") for file in path.glob(end))
@@ -193,13 +196,19 @@ class Experiment(TrainConfig):
         return runs.run_name(kind, self.method, self.seed, self.identity())
 
     def check_names(self) -> None:
-        """Check the names of network and method (imports torch).
+        """Run `method_file`, and check the names of network and method (imports torch).
 
-        Raises `ParameterError`: a name that does not exist, with the nearest ones.
+        Raises `ParameterError`: a name that does not exist, with the nearest ones; a file that raises.
         """
         from transkd_lite.distill.methods import list_methods
         from transkd_lite.models.weights import list_models
 
+        if self.method_file and self.method != "none":
+            own = importlib.util.spec_from_file_location("method_file", find_file(self.method_file))
+            try:
+                own.loader.exec_module(importlib.util.module_from_spec(own))  # type: ignore[union-attr, arg-type]
+            except Exception as error:
+                raise ParameterError(f"method_file {self.method_file}: {type(error).__name__}: {error}") from error
         if not self.network.startswith("timm:"):
             check_name(self.network, list_models(), "network")
         for part in self.method.split("+"):
@@ -275,6 +284,7 @@ class Experiment(TrainConfig):
         from transkd_lite.distill.methods import create_method
         from transkd_lite.models import weights
 
+        self.check_names()
         student = self.build_student(num_classes)
         if self.method == "none":
             return student, None, None

@@ -22,13 +22,14 @@ __all__ = ["NOTEBOOKS", "PlannedRun", "Profile", "list_profiles", "load_profile"
 NOTEBOOKS = COURSE / "notebooks"
 _SECTIONS: dict[str, Any] = {
     "name": str, "about": str, "kind": str, "notebooks": str, "lessons": list[str | dict[str, dict[str, Any]]],
-    "parameters": dict, "teacher": dict, "students": dict, "report": str | None,
+    "parameters": dict, "teacher": dict, "students": dict, "import": str, "report": str | None,
 }  # fmt: skip
 _LAYERS = dict[str, dict[str, Any]]
 _GRID = {"methods": list[str], "seeds": list[int], "by_method": _LAYERS, "variants": _LAYERS, "notebook": str}
 _SMOKE = {"steps": 6, "batch_size": 2, "train_images": 8, "val_images": 4}
 _SMOKE_HEIGHT = 64
 _LENGTH = ("steps", "epochs")  # one replaces the other
+_PATHS = ("data_root", "pretrained", "teacher", "method_file")
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,8 @@ def load_profile(source: str, settings: Mapping[str, Any] | None = None) -> Prof
         raise ParameterError(f"{path} must be YAML with sections ({', '.join(_SECTIONS)}): {error}") from error
     where, known = f"profile {path.name}", Experiment.hints()
     check_parameters(raw, _SECTIONS, where)
+    if "import" in raw:
+        raw.setdefault("students", {})["method_file"] = raw.pop("import")
     sections = {"": raw.setdefault("parameters", {})} | {k: raw[k] for k in ("teacher", "students") if k in raw}
     extras: dict[str, dict[str, Any]] = {"": {}, "teacher": {"notebook": str}, "students": _GRID}
     for kind, section in sections.items():
@@ -146,7 +149,7 @@ def load_profile(source: str, settings: Mapping[str, Any] | None = None) -> Prof
 
 def _located(layer: Mapping[str, Any], folder: Path) -> dict[str, str]:
     """The paths in a layer that begin at a folder, absolute, since notebooks run elsewhere; not those of the course."""
-    given = {name: str(layer[name]) for name in ("data_root", "pretrained", "teacher") if layer.get(name)}
+    given = {name: str(layer[name]) for name in _PATHS if layer.get(name)}
     paths = {name: (folder / Path(text).expanduser()).resolve() for name, text in given.items() if text != "timm"}
     course = NOTEBOOKS.parent
     return {name: str(p) for name, p in paths.items() if p.exists() and p != (course / given[name]).resolve()}
