@@ -49,7 +49,7 @@ def notebooks_without_kernels(monkeypatch):
     execute.fails_for_seed = None
     monkeypatch.setattr(batch, "execute_notebook", execute)
     monkeypatch.setattr(batch, "to_html", lambda notebook: "<html>report</html>")
-    monkeypatch.setattr(batch, "preflight", lambda *given: ([], 0.0))
+    monkeypatch.setattr(batch, "preflight", lambda *given: ("", 0.0))
     return execute
 
 

@@ -165,19 +165,12 @@ def new(
 
     transkd new masks --data ../masks --set "label_map={0: 0, 255: 1}"
     """
-    from transkd_lite.data.tools import find_dataset
     from transkd_lite.experiments.preflight import new_profile
 
-    options = profile.parse_settings(settings or [])
-    found = find_dataset(data, **options)
-    typer.echo(str(found).rpartition("\n")[0])
-    if any(split.problems for split in found.splits) or not found.splits[0].num_images:
-        raise ParameterError("no profile was written: mend what is listed above, and try again")
-    path, told = new_profile(folder, found, options)
-    typer.echo("\n".join([f"\nwrote {path}, with these settings:", path.read_text(encoding="utf-8"), *told]))
-    typer.echo(f"\nNext:\n  cd {shlex.quote(str(folder))}")
-    for arguments in (f"reproduce {path.name} --smoke", f"reproduce {path.name}"):
-        typer.echo(f"  transkd {arguments}")
+    path, told = new_profile(folder, data, profile.parse_settings(settings or []))
+    typer.echo(f"{path.read_text(encoding='utf-8')}\n{told}\n\nwrote {path}. Next:\n  cd {shlex.quote(str(folder))}")
+    typer.echo(f"  transkd reproduce {path.name} --smoke  # a minute or two, to see that all is well")
+    typer.echo(f"  transkd reproduce {path.name}")
 
 
 @data_app.command("check")
@@ -321,9 +314,9 @@ def reproduce(
     if outcome.report is not None and outcome.report.is_file():
         stale = " (of an earlier batch)" if "report" in outcome.errors else ""
         typer.echo(f"\nReport: {outcome.report}{stale}")
-    scores = {folder: read_json(folder / METRICS_FILE).get("full", {}) for folder in outcome.root.glob("student-*")}
-    if best := max(scores, key=lambda folder: scores[folder].get("miou") or 0, default=None):
-        typer.echo(f"Best student as a file: transkd export {shlex.quote(str(best))} student.onnx")
+    if outcome.runs[-1].kind == "student" and not outcome.errors:
+        student = shlex.quote(str(outcome.root / outcome.runs[-1].folder))
+        typer.echo(f"The last student as a file: transkd export {student} student.onnx")
     for folder, error in outcome.errors.items():
         typer.echo(f"FAILED {folder}: {error}", err=True)
     raise typer.Exit(bool(outcome.errors))
@@ -355,24 +348,21 @@ def train(
         raise ParameterError(f"profile {chosen.name} has no section teacher: leave out --teacher, or write one")
     kind = "teacher" if teacher else chosen.kind
     run = chosen.experiment(kind)
-    other = "students." if teacher else "teacher."
-    if ignored := [f"--set {key}" for key in given if key.startswith(other)]:
-        ignored.append(f"since {kind} is trained")
-    elif run.teacher and run.method == "none":
-        ignored = [f"teacher {run.teacher}", "since method none has none (--set method=transkd-base)"]
+    ignored = [key for key in given if key.startswith("students." if teacher else "teacher.")]
+    ignored += ["teacher"] * (run.method == "none" and run.teacher is not None)
     if ignored:
-        raise ParameterError(f"every setting counts, but this would be ignored: {', '.join(ignored)}")
+        raise ParameterError(f"training {kind}, method {run.method}, would ignore {', '.join(ignored)}: leave it out")
     folder = out or runs / chosen.name / run.folder_name(kind)
     if os.environ.get("RANK", "0") != "0":  # of torchrun's processes one speaks and saves
         experiment.run_experiment(run, folder)
         return
     if not is_finished(folder):
         planned = profile.PlannedRun(kind, folder.name, profile.NOTEBOOKS, {}, None, run)
-        typer.echo("\n".join(batch.preflight([planned], folder.parent)[0]))
+        typer.echo(batch.preflight([planned], folder.parent)[0])
     typer.echo(f"{run.network}, method {run.method}, into {folder}")
     typer.echo(_score_line(experiment.run_experiment(run, folder)))
     if save is not None:
-        experiment.save_half(folder, save, profile=f"{chosen.name} --teacher" if teacher else chosen.name)
+        experiment.save_half(folder, save, profile=chosen.name + " --teacher" * teacher)
         typer.echo(f"saved {save} ({save.stat().st_size / 1e6:.1f} MB)")
 
 

@@ -45,14 +45,14 @@ def quick(notebook: str = "quick_run", **changes) -> Profile:
 def _names_are_checked_elsewhere(request, monkeypatch):
     """Keep torch out of the tests that are about notebooks."""
     if "preflight" not in request.node.name:
-        monkeypatch.setattr(batch, "preflight", lambda *given: ([], 0.0))
+        monkeypatch.setattr(batch, "preflight", lambda *given: ("", 0.0))
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A finished batch with a report, in a folder with a space in its name, and its outcome."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(batch, "preflight", lambda *given: ([], 0.0))
+    patch.setattr(batch, "preflight", lambda *given: ("", 0.0))
     runs = tmp_path_factory.mktemp("some runs")
     outcome = reproduce(quick(lessons=(("lesson", {}),), report="report"), runs=runs, echo=lambda line: None)
     patch.undo()

@@ -187,7 +187,7 @@ def look(reader: str, place: Path, folder: Path) -> tuple[str, Any]:
 def main(count: int, seed: int = 0, show: Callable[[str], None] = print) -> Counter[tuple[str, str]]:
     """Do `count` trials: how often each reader did what, by (reader, what); every fault is shown."""
     rng, counts = random.Random(seed), Counter[tuple[str, str]]()
-    nothing_runs = mock.patch.multiple(batch, preflight=lambda *given: ([], 0.0), execute=lambda run, root, *more: "")
+    nothing_runs = mock.patch.multiple(batch, preflight=lambda *given: ("", 0.0), execute=lambda run, root, *more: "")
     with tempfile.TemporaryDirectory() as home, warnings.catch_warnings(action="ignore"), nothing_runs:
         whole, damaged, place = (Path(home) / name for name in ("whole", "damaged", "place"))
         make(whole)

@@ -20,16 +20,8 @@ from transkd_lite.data.files import survey
 from transkd_lite.data.labels import VOID, LabelSpace, colour_ids, lookup_table
 from transkd_lite.data.whole import atomic_write
 
-__all__ = [
-    "CAMVID_URL",
-    "Report",
-    "SplitReport",
-    "check_dataset",
-    "fetch",
-    "fetch_camvid",
-    "find_dataset",
-    "prepare_nyuv2",
-]
+__all__ = ["CAMVID_URL", "Report", "SplitReport", "check_dataset", "fetch", "fetch_camvid", "find_dataset"]
+__all__ += ["prepare_nyuv2"]
 
 # --- `transkd data check`: what is in a root, against what should be, on one screen.
 
@@ -125,20 +117,17 @@ def find_dataset(root: str | Path, **options: Any) -> Report:
 
     Raises `DataError` for a folder that has no known layout.
     """
-    reasons = []
+    reason = "no image"
     for name in LAYOUTS:
         try:
             report = check_dataset(name, root, **options)
         except (OSError, TypeError, ValueError) as error:
-            reasons.append(f"{name}: {error}")
+            reason = str(error)
             continue
-        if any(split.num_images for split in report.splits):
+        if any(split.num_images or split.problems for split in report.splits):
             return report
-        reasons.append(f"{name}: {report.splits[0].missing or 'no image'}")
-    raise DataError(
-        f"{root} is laid out like no data set that is known here ({'; '.join(reasons)}): put images, labels and "
-        "classes.txt into it, see `transkd data fetch folder`"
-    )
+    known = ", ".join(LAYOUTS)
+    raise DataError(f"{root} holds none of {known}; as the last of these: {reason}; see transkd data fetch folder")
 
 
 # --- `transkd data fetch`: download CamVid, or say where the others are registered for and unpacked.

@@ -269,7 +269,7 @@ def reproduce(
     root = (runs / profile.name).resolve()
     outcome = Outcome(root, plan(profile, methods, seeds))
     pending = [run for run in outcome.runs if not is_done(root, run)]
-    told = preflight(pending, root)[0] if pending else []
+    told = preflight(pending, root)[0] if pending else ""
     for path in [root / run.folder / name for run in outcome.runs if is_done(root, run) for name in whole.VOUCHED]:
         try:
             whole.verified(path)
@@ -277,9 +277,8 @@ def reproduce(
             outcome.errors[path.parent.name] = str(damage)
     with lock_run(root), StopRequest() as stop:
         whole.sweep_temporary(root)
-        for line in told:
-            echo(line)
         if pending:
+            echo(told)
             echo(f"{len(pending)} of {len(outcome.runs)} runs to do in {root}")
         for run, error in execute_all(pending, root, jobs, scheduler, stop):
             outcome.executed.append(run.folder)

@@ -7,7 +7,6 @@ used: a finished batch is recognised without torch.
 
 import ast
 import contextlib
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, Self, Union
 
 from annotated_types import Ge
-from PIL import Image
 
 from transkd_lite.data.datasets import LAYOUTS, open_dataset
 from transkd_lite.data.labels import CITYSCAPES_CLASS_WEIGHTS, LabelSpace, label_space
@@ -207,46 +205,6 @@ class Experiment(TrainConfig):
         for part in self.method.split("+"):
             check_name(part, ["none", *list_methods()], "method")
 
-    def check(self, teacher: "Experiment | None" = None) -> "tuple[SegModel, SegModel | None, Distiller | None]":
-        """Find, before anything runs, what would end the run later or be ignored; returns what `build` does.
-
-        teacher: the experiment of the teacher, where that is a run that has not ended yet.
-        Raises `ParameterError`: a name, a setting, the data, a file of weights or a teacher that does not fit the rest.
-        """
-        from transkd_lite.distill.methods import create_method
-
-        self.check_names()
-        ignored = {
-            "data_root (streets are drawn, not read)": self.dataset == "streets" and self.data_root,
-            "data_seed (only streets have one)": self.dataset != "streets" and self.data_seed,
-            "pad (it needs a crop)": self.pad and not self.crop,
-        }
-        for setting in (setting for setting, given in ignored.items() if given):
-            raise ParameterError(f"every setting counts, but {setting} would be ignored: leave it out")
-        self.check_data()
-        train, val = self.open_data()
-        space, sizes = label_space(train), {*self.picture_sizes(train)}
-        low, high = (tuple(map(edge, zip(*sizes, strict=True))) for edge in (min, max))
-        if low != high and self.crop is None and self.batch_size > 1 and self.steps != 0:
-            raise ParameterError(
-                f"the images of a mini-batch must have one size, but these have {low} to {high} (height, width): set "
-                "crop, with pad=true where some are smaller, or resize all of them to one height and width"
-            )
-        self.config().check_fits(low, space.num_classes)
-        if (side := min(map(min, {*sizes, *self.picture_sizes(val)}))) < 32:
-            raise ParameterError(f"images have sides of at least 32 pixels, one has {side}: set height and width")
-        try:
-            if teacher is None or self.method == "none":
-                student, tutor, method = self.build(space.num_classes, space)
-            else:
-                student, tutor = (each.build_student(space.num_classes) for each in (self, teacher))
-                method = create_method(self.method, student, tutor, **self.options)
-            if difference := student.label_space and student.label_space.difference(space):
-                raise ValueError(f"{self.pretrained} and {self.dataset} must have the same classes; {difference}")
-        except (OSError, TypeError, ValueError) as error:
-            raise ParameterError(f"network {self.network}, method {self.method}: {error}") from error
-        return student, tutor, method
-
     def check_data(self) -> None:
         """Open both splits, which looks into every file once; the runs need not do so again.
 
@@ -285,13 +243,6 @@ class Experiment(TrainConfig):
         images = open_dataset(self.dataset, split, root=self.data_root, size=self.size, **options)
         return images if num is None else images.select(range(min(num, len(images))))
 
-    def picture_sizes(self, data: "Dataset") -> list[tuple[int, int]]:
-        """(height, width) of every image of a split, from the heads of the label files where nothing resizes them."""
-        if self.size or self.dataset == "streets":
-            return [data[0]["label"].size[::-1]] * len(data)
-        files = data.with_format(None)["label"][:]
-        return [Image.open(io.BytesIO(f["bytes"]) if f.get("bytes") else f["path"]).size[::-1] for f in files]
-
     def build_student(self, num_classes: int) -> "SegModel":
         """The network to train; new weights come from the seed alone.
 
@@ -313,10 +264,11 @@ class Experiment(TrainConfig):
         return student
 
     def build(
-        self, num_classes: int, space: "LabelSpace | None" = None
+        self, num_classes: int, space: "LabelSpace | None" = None, teacher: "SegModel | None" = None
     ) -> "tuple[SegModel, SegModel | None, Distiller | None]":
         """Student, teacher and method, new weights from the seed; teacher and method are None for "none".
 
+        teacher: a network instead of the one that `teacher` names.
         Raises `ParameterError` for a teacher that cannot be read or compared: one with another number of classes, or
         other names than `space` has, where the method compares logits.
         """
@@ -326,11 +278,11 @@ class Experiment(TrainConfig):
         student = self.build_student(num_classes)
         if self.method == "none":
             return student, None, None
-        source = self.teacher_file()
+        source = self.teacher_file() if teacher is None else Path()
         try:
-            if weights.read_metadata(weights.files_of(source)[0]):
+            if teacher is None and weights.read_metadata(weights.files_of(source)[0]):
                 teacher = weights.load_model(source)
-            else:  # of another library: its tensors tell
+            elif teacher is None:  # of another library: its tensors tell
                 name, own_classes, _ = weights.infer_network(weights.read_tensors(source), weights.SIGNS)
                 teacher = weights.create_model(name, own_classes, pretrained=source).eval()
             method = create_method(self.method, student, teacher, **self.options)
@@ -393,7 +345,8 @@ def save_half(folder: str | Path, target: str | Path, *, profile: str) -> Path:
     run = runs.read_run(folder)
     kept = ("parameters", "versions", "device", "precision", "commit", "dirty", "started", "wall_s")
     made = {"command": f"transkd train {profile}", **{name: run.info.get(name) for name in kept}}
-    made["parameters"] = {name: value for name, value in made["parameters"].items() if name != "data_root"}
+    given = run.info.get("parameters") or {}
+    made["parameters"] = {name: value for name, value in given.items() if not Path(str(value)).is_absolute()}
     made["miou"] = {name: run.metrics[name]["miou"] for name in PROTOCOLS if name in run.metrics}
     return save_model(load_model(Path(folder) / STUDENT_FILE), target, dtype=torch.float16, provenance=made)
 

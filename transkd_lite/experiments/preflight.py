@@ -1,7 +1,8 @@
-"""What is checked and told before anything runs: settings, data, weights, machine, and about how long it will take."""
+"""What is checked and told before anything runs, about how long it will take, and a profile for images of one's own."""
 
+import io
+import math
 import statistics
-import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -9,133 +10,153 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from PIL import Image
 
-from transkd_lite.data.tools import Report
+from transkd_lite.data.labels import label_space
+from transkd_lite.data.tools import find_dataset
 from transkd_lite.data.whole import atomic_write
 from transkd_lite.experiments.experiment import Experiment
 from transkd_lite.experiments.profile import PlannedRun, Profile, plan
 from transkd_lite.training.config import ParameterError, check_plain
 
-__all__ = ["new_profile", "preflight"]
+__all__ = ["look", "new_profile", "preflight"]
 
 NOTEBOOK_S = 20  # what a notebook takes beside training and scoring, on two cores
 
 
-def preflight(pending: Sequence[PlannedRun], root: Path) -> tuple[list[str], float]:
-    """Check what the plan could not check without torch, and time a step of each kind of run.
+def preflight(pending: Sequence[PlannedRun], root: Path) -> tuple[str, float]:
+    """Check what a plan cannot check without torch, and time a step of each kind of run.
 
     pending: the runs to do. root: the folder that theirs lie in.
-    Returns lines that tell data, machine, runs and time, and the seconds that all runs take, one after the other, as
-    far as one step can tell.
-    Raises `ParameterError`: see `Experiment.check`.
+    Returns lines that tell data, machine, runs and time, and the seconds of all runs, one after the other.
+    Raises `ParameterError`: see `look`.
     """
     experiments = {run.folder: run.experiment for run in pending}
-    measured: dict[str, float] = {}
-    lines: dict[str, None] = {}
-    groups: dict[str, list[float]] = {}
+    alike: dict[str, list[tuple[PlannedRun, Experiment]]] = {}
     for run in pending:
-        if run.experiment is None:
-            groups.setdefault("a lesson", []).append(NOTEBOOK_S)
-            continue
-        experiment = replace(run.experiment, out_dir=str(root / run.folder))
-        key = str(replace(experiment, seed=0, out_dir=None))
-        if key not in measured:
-            measured[key], told = _look(experiment, experiments.get(run.needs or ""))
-            lines |= dict.fromkeys(told)
-        length = f"{experiment.epochs} epochs" if experiment.steps is None else f"{experiment.steps} steps"
-        what = f"{run.kind}, {experiment.network}, {length} of {experiment.batch_size} images"
-        groups.setdefault(what, []).append(measured[key])
-    runs = [f"{len(each)} x {what}: about {sum(each) / len(each) / 60:.1f} min each" for what, each in groups.items()]
-    total = sum(map(sum, groups.values()))
-    return [*lines, *runs, f"in all about {total / 60:.0f} min, one run after the other (guessed from one step)"], total
+        if run.experiment is not None:  # no lesson
+            alike.setdefault(str(replace(run.experiment, seed=0)), []).append((run, run.experiment))
+    told, seconds = dict[str, None](), NOTEBOOK_S * len(pending)
+    for (run, experiment), *others in alike.values():
+        here = replace(experiment, out_dir=str(root / run.folder))
+        each, data, what = look(here, experiments.get(run.needs or ""))
+        number = 1 + len(others)
+        told |= dict.fromkeys((data, f"{number} x {what}: about {(each + NOTEBOOK_S) / 60:.1f} min each"))
+        seconds += round(number * each)
+    return "\n".join(
+        [*told, f"in all about {seconds / 60:.0f} min one after the other, guessed from one step"]
+    ), seconds
 
 
-def _look(experiment: Experiment, teacher: Experiment | None) -> tuple[float, list[str]]:
-    """The seconds of a run, and its data and machine in words."""
+def look(experiment: Experiment, teacher: Experiment | None = None) -> tuple[float, str, str]:
+    """Find what would end a run later or be ignored, and time one step of it.
+
+    teacher: the experiment of the teacher, where that is a run that has not ended yet.
+    Returns about how many seconds training and scoring take; data and machine; and the run, in words.
+    Raises `ParameterError`: a name, a setting, the data, a file of weights or a teacher that does not fit the rest.
+    """
     import torch
 
-    from transkd_lite.data.labels import label_space
     from transkd_lite.metrics import resolve_precision
-    from transkd_lite.training.loop import device_name
-    from transkd_lite.training.step import TrainStep
+    from transkd_lite.training.loop import device_name, fit
 
-    student, tutor, method = experiment.check(teacher)
+    experiment.check_names()
+    drawn = experiment.dataset == "streets"
+    ignored = {"data_root": drawn and experiment.data_root, "data_seed": not drawn and experiment.data_seed}
+    for name in filter(ignored.get, ignored):
+        raise ParameterError(f"{name} would be ignored with dataset {experiment.dataset}: leave it out")
+    experiment.check_data()
     config, (train, val) = experiment.config(), experiment.open_data()
-    sizes, scored = experiment.picture_sizes(train), experiment.picture_sizes(val)
-    names, edges = label_space(train).names, sorted({*sizes, *scored}, key=lambda size: size[0] * size[1])
-    size = config.crop or edges[-1]
-    device = torch.device("cuda" if config.device == "auto" and torch.cuda.is_available() else "cpu")
-    precision = resolve_precision(config.precision, device)
-    images = torch.rand(1 if device.type == "cpu" else config.batch_size, 3, *size, device=device)
-    labels = torch.zeros((len(images), *size), dtype=torch.long, device=device)
-    networks: Any = (student.train(), tutor and tutor.to(device).eval(), method)
-    step = TrainStep(*networks, precision=precision).to(device)
-    with warnings.catch_warnings(action="ignore"):
-        for _ in range(2):  # the first one allocates
-            begun = time.perf_counter()
-            step(images, labels)["total"].backward()
-            float(next(student.parameters()).sum())  # waits for the device
-            seconds = (time.perf_counter() - begun) / len(images)
-    pixels = sum(height * width for height, width in scored) / (size[0] * size[1])
-    steps = config.num_steps(len(train))
-    where = f" in {experiment.data_root}" if experiment.data_root else ""
-    span = " to ".join(f"{height} x {width}" for height, width in dict.fromkeys((edges[0], edges[-1])))
-    crop = f", trained on crops of {size[0]} x {size[1]}" if config.crop else ""
-    return NOTEBOOK_S + seconds * (steps * config.batch_size + pixels), [  # two passes over val, of a third of a step
-        f"data: {experiment.dataset}{where}, {len(train)} images for training, {len(val)} for validation",
-        f"size: {span} pixels (height x width), scored so{crop}",
-        f"classes: {len(names)} ({', '.join(names)})",
-        f"machine: {device_name(device)}, {torch.get_num_threads()} threads, {precision}",
-    ]
+    space, sizes = label_space(train), []
+    for split in (train, val):
+        files = split.with_format(None)["label"][:]
+        if drawn or experiment.size:
+            sizes.append([split[0]["label"].size[::-1]] * len(split))
+        else:  # the heads of the files tell
+            heads = (Image.open(io.BytesIO(file["bytes"]) if file.get("bytes") else file["path"]) for file in files)
+            sizes.append([head.size[::-1] for head in heads])
+    low, high = (tuple(map(edge, zip(*sizes[0], *sizes[1], strict=True))) for edge in (min, max))
+    span = " to ".join(f"{height} x {width}" for height, width in dict.fromkeys((low, high)))
+    if min(low) < 32:
+        raise ParameterError(f"images must be at least 32 x 32 pixels, these are {span}: set height and width")
+    if len({*sizes[0]}) > 1 and config.crop is None and config.batch_size > 1 and config.steps != 0:
+        rule = f"the images of a mini-batch must have one size; these are {span} pixels"
+        raise ParameterError(f"{rule}: set crop, and pad where some are smaller, or resize all to height and width")
+    config.check_fits(low, space.num_classes)
+    gpu = config.device == "auto" and torch.cuda.is_available()
+    short: dict[str, Any] = {
+        "steps": 2,
+        "epochs": None,
+        "warmup_steps": 0,
+        "log_every": 1,
+        "workers": 0,
+        "compile": False,
+    }
+    try:
+        tutor = None if teacher is None else teacher.build_student(space.num_classes)
+        student, tutor, method = experiment.build(space.num_classes, space, tutor)
+        if difference := student.label_space and student.label_space.difference(space):
+            raise ValueError(f"{experiment.pretrained} has other classes than {experiment.dataset}; {difference}")
+        with warnings.catch_warnings(action="ignore"):
+            trial = replace(config, **short, batch_size=config.batch_size if gpu else 1)
+            history = fit(student, train, config=trial, teacher=tutor, method=method, progress="none").history
+    except (OSError, TypeError, ValueError) as error:
+        raise ParameterError(f"network {experiment.network}, method {experiment.method}: {error}") from error
+    device, steps = next(student.parameters()).device, config.num_steps(len(train))
+    passes = sum(map(math.prod, sizes[1])) / math.prod(config.crop or high)  # two over val, of a third of a step each
+    crops = f", in crops of {config.crop[0]} x {config.crop[1]}" if config.crop else ""
+    data = f"""{experiment.dataset} {experiment.data_root or ""}: {span} pixels (height x width)
+{len(train)} images for training{crops}, {len(val)} for validation
+{space.num_classes} classes: {", ".join(space.names)}
+{device_name(device)}, {torch.get_num_threads()} threads, {resolve_precision(config.precision, device)}"""
+    what = f"{experiment.network}, method {experiment.method}, {steps} steps of {config.batch_size} images"
+    return (steps * config.batch_size + passes) / history["images_per_s"].iloc[-1], data, what
 
 
-# --- `transkd new`: a profile for pictures of one's own.
+# --- `transkd new`: a profile for images of one's own.
 
 MINUTES = 20  # that all of its runs shall take
-LARGE = 2**20  # pixels of a picture that is not resized
+LARGE = 2**20  # pixels of an image that is not resized
 
 
-def new_profile(folder: Path, report: Report, options: Mapping[str, Any]) -> tuple[Path, list[str]]:
+def new_profile(folder: Path, data: Path, options: Mapping[str, Any]) -> tuple[Path, str]:
     """Write `<name of the folder>.yaml` into a folder: teacher, student alone and distilled, with what was found.
 
-    report: of `find_dataset`, with train images and nothing wrong. options: of `open_dataset`, to read them.
+    data: the folder of a data set that `find_dataset` knows. options: of `open_dataset`, to read it.
     Images of one size that a mini-batch can hold are trained on as they are, larger or unlike ones in crops; all are
     scored at their own size. Very large ones are resized. Without a split val, the last fifth of train is held out.
     Steps are as many as take about 20 minutes on this machine, at most 100 epochs.
     Returns the file and what `preflight` tells of it.
-    Raises `ParameterError`: there is a profile already.
+    Raises `ParameterError`: there is a profile already, or something is wrong with the data.
     """
     import torch
 
     name = check_plain(folder.resolve().name, "the name of a profile")
-    path = folder / f"{name}.yaml"
-    if path.exists():
-        raise ParameterError(f"{path} exists already: choose another folder, or change that profile")
-    gpu = torch.cuda.is_available()
-    side, counts = 512 if gpu else 192, {split.split: split.num_images for split in report.splits}
+    path, report = folder / f"{name}.yaml", find_dataset(data, **options)
+    counts = {split.split: split.num_images for split in report.splits}
+    if path.exists() or not counts["train"] or any(split.problems for split in report.splits):
+        raise ParameterError(f"{path} exists already: choose another folder" if path.exists() else str(report))
+    side, batch_size = (512, 8) if torch.cuda.is_available() else (192, 4)
     sizes = [size[::-1] for split in report.splits for size in split.sizes.elements()]
-    height, width = (int(statistics.median(edge)) for edge in zip(*sizes, strict=True))
-    parameters: dict[str, Any] = {"dataset": report.name, "data_root": str(report.root.resolve())}
+    middle = [int(statistics.median(edge)) for edge in zip(*sizes, strict=True)]
     held_out = {} if counts.get("val") else {"fold": [4, 5]}
-    parameters["data_options"] = {**options, **held_out}
-    if height * width > LARGE or min(map(min, sizes)) < 32:
-        scale = side / min(height, width)
-        parameters |= {"height": 32 * round(scale * height / 32), "width": 32 * round(scale * width / 32)}
-    elif len({*sizes}) > 1 or max(height, width) > side:
-        crop = [min(side, height // 32 * 32 or height), min(side, width // 32 * 32 or width)]
-        small = any(size[0] < crop[0] or size[1] < crop[1] for size in sizes)
-        parameters |= {"crop": crop} | ({"pad": True} if small else {})
-    parameters |= {"augment": "standard", "batch_size": 8 if gpu else 4, "steps": 100, "warmup_steps": 20}
+    shared: dict[str, Any] = {"dataset": report.name, "data_root": str(report.root.resolve())}
+    shared |= {"data_options": {**options, **held_out}, "augment": "standard", "batch_size": batch_size}
+    if math.prod(middle) > LARGE or min(map(min, sizes)) < 32:
+        common = (32 * round(side * length / min(middle) / 32) for length in middle)
+        shared |= zip(("height", "width"), common, strict=True)
+    elif len({*sizes}) > 1 or max(middle) > side:
+        crop = [min(side, length // 32 * 32 or length) for length in middle]
+        shared |= {"crop": crop, "pad": any(size[0] < crop[0] or size[1] < crop[1] for size in sizes)}
     teacher = {"network": "segformer_b1", "pretrained": "data/weights/streets-segformer_b1.safetensors", "lr": 3.0e-4}
-    students, grid = {"network": "segformer_b0", "lr": 1.0e-3}, {"methods": ["none", "transkd-base"], "seeds": [0, 1]}
-    about = f"{sum(counts.values())} images of {report.root.resolve().name}"
-    planned = Profile(name, about, parameters=parameters, teacher=teacher, students=students, **grid)  # type: ignore
-    seconds = preflight(plan(planned), folder / "runs" / name)[1]
-    most = 100 * counts["train"] // parameters["batch_size"]
-    parameters["steps"] = max(100, min(most, int(60 * MINUTES / seconds) * 100))
-    told = preflight(plan(planned), folder / "runs" / name)[0]
+    students: dict[str, Any] = {"network": "segformer_b0", "lr": 1.0e-3}
+    grid: dict[str, Any] = {"methods": ["none", "transkd-base"], "seeds": [0, 1]}
+    planned = Profile(name, name, parameters=shared, teacher=teacher, students=students, **grid)
+    shared |= {"steps": 100, "warmup_steps": 20}
+    wanted = int(60 * MINUTES / preflight(plan(planned), folder)[1]) * 100
+    shared["steps"] = max(100, min(wanted, 100 * counts["train"] // batch_size))
     found = [*str(report).splitlines()[:-1], *["the last fifth of train is held out as val (fold)"] * len(held_out)]
-    content = {"about": about, "parameters": parameters, "teacher": teacher, "students": students | grid}
-    text = "".join(f"# {line}\n" for line in found)
-    atomic_write(path, text + yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=110))
-    return path, told
+    content = {"about": f"images of {data}", "parameters": shared, "teacher": teacher, "students": students | grid}
+    text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=110)
+    told = preflight(plan(planned), folder)[0]
+    return atomic_write(path, "".join(f"# {line}\n" for line in found) + text), told

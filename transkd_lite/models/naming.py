@@ -15,10 +15,7 @@ from torch import Tensor
 
 from transkd_lite.models.output import listed
 
-__all__ = [
-    "SCHEMES", "Network", "Rules", "family_of", "find_network", "plain_name", "rename", "to_huggingface",
-    "to_own_names",
-]  # fmt: skip
+__all__ = ["Network", "Rules", "family_of", "find_network", "plain_name", "rename", "to_huggingface", "to_own_names"]
 
 Rules = list[tuple[str, str]]
 Tensors = dict[str, Tensor]

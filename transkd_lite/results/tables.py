@@ -111,8 +111,8 @@ _COLUMNS = (
     *("commit", "run", "wall_s", "settings", "miou", "pixel_accuracy"),
 )
 # Parameters of a run that have a column of their own, or do not say how it was trained.
-_KNOWN = {*TOLD_APART, "network", "method", "options", "seed", "epochs", "device", "deterministic", "compile"}
-_KNOWN |= {"data_root"}
+_KNOWN = {*TOLD_APART, "network", "method", "options", "seed", "epochs", "deterministic", "compile", "data_root"}
+_KNOWN |= {"device"}
 
 
 @dataclass(frozen=True)
