@@ -149,6 +149,17 @@ def _parts(text: str) -> list[str]:
 # --- Datasets and files.
 
 
+def _report(name: str, root: Path, options: Mapping[str, Any]) -> Any:
+    """What `check_dataset` finds."""
+    from transkd_lite.data.datasets import LAYOUTS
+    from transkd_lite.data.tools import check_dataset
+
+    try:
+        return check_dataset(check_name(name, LAYOUTS, "dataset in folders"), root, **options)
+    except TypeError as error:
+        raise ParameterError(f"--set names an option of {name}, see open_dataset; got {options}: {error}") from error
+
+
 @app.command()
 def new(
     folder: Annotated[Path, Argument(metavar="DIR", help="A folder for the profile and its runs; made where missing.")],
@@ -165,9 +176,11 @@ def new(
 
     transkd new masks --data ../masks --set "label_map={0: 0, 255: 1}"
     """
+    from transkd_lite.data.tools import find_name
     from transkd_lite.experiments.preflight import new_profile
 
-    path, told = new_profile(folder, data, profile.parse_settings(settings or []))
+    options = profile.parse_settings(settings or [])
+    path, told = new_profile(folder, _report(find_name(data), data, options), options)
     typer.echo(f"{path.read_text(encoding='utf-8')}\n{told}\n\nwrote {path}. Next:\n  cd {shlex.quote(str(folder))}")
     typer.echo(f"  transkd reproduce {path.name} --smoke  # a minute or two, to see that all is well")
     typer.echo(f"  transkd reproduce {path.name}")
@@ -186,14 +199,7 @@ def data_check(
 
     Example: transkd data check folder --root ../masks --set "label_map={0: 0, 255: 1}"
     """
-    from transkd_lite.data.datasets import LAYOUTS
-    from transkd_lite.data.tools import check_dataset
-
-    options = profile.parse_settings(settings or [])
-    try:
-        found = check_dataset(check_name(name, LAYOUTS, "dataset in folders"), root, **options)
-    except TypeError as error:
-        raise ParameterError(f"--set names an option of {name}, see open_dataset; got {options}: {error}") from error
+    found = _report(name, root, profile.parse_settings(settings or []))
     typer.echo(str(found))
     raise typer.Exit(not found.ok)
 
@@ -344,11 +350,10 @@ def train(
     """
     given = _settings(settings, data_root)
     chosen = profile.load_profile(name, given)
-    if teacher and chosen.teacher is None:
-        raise ParameterError(f"profile {chosen.name} has no section teacher: leave out --teacher, or write one")
     kind = "teacher" if teacher else chosen.kind
     run = chosen.experiment(kind)
     ignored = [key for key in given if key.startswith("students." if teacher else "teacher.")]
+    ignored += ["--teacher (there is no such section)"] * (teacher and chosen.teacher is None)
     ignored += ["teacher"] * (run.method == "none" and run.teacher is not None)
     if ignored:
         raise ParameterError(f"training {kind}, method {run.method}, would ignore {', '.join(ignored)}: leave it out")
@@ -356,7 +361,7 @@ def train(
     if os.environ.get("RANK", "0") != "0":  # of torchrun's processes one speaks and saves
         experiment.run_experiment(run, folder)
         return
-    if not is_finished(folder):
+    if "RANK" not in os.environ and not is_finished(folder):
         planned = profile.PlannedRun(kind, folder.name, profile.NOTEBOOKS, {}, None, run)
         typer.echo(batch.preflight([planned], folder.parent)[0])
     typer.echo(f"{run.network}, method {run.method}, into {folder}")

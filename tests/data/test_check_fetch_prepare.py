@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from transkd_lite.cli import app
 from transkd_lite.data.datasets import LAYOUTS, open_dataset
 from transkd_lite.data.decoding import DataError
-from transkd_lite.data.tools import check_dataset, fetch, fetch_camvid, prepare_nyuv2
+from transkd_lite.data.tools import check_dataset, fetch, fetch_camvid, find_name, prepare_nyuv2
 
 OFFICIAL = {
     "cityscapes": ["4 images of 2975", "4 images of 500", "4 images of 1525"],
@@ -33,6 +33,7 @@ def test_report_of_a_sound_root_fits_one_screen(trees, tmp_path, name):
         (root / "val.txt").write_text("day one/écluse 1\n", encoding="utf-8")
     report = check_dataset(name, root)
     text = str(report)
+    assert find_name(root) == name
     assert report.ok, text
     assert all(line in text for line in OFFICIAL[name])
     assert "verdict: sound" in text

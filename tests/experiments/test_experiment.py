@@ -62,7 +62,7 @@ def test_a_finished_run_with_a_map_of_labels_opens_again(tmp_path):
     assert runs[0].run_id == runs[1].run_id
     scores = [run_experiment(run, tmp_path / "run")["full"]["miou"] for run in runs]
     assert scores[0] == scores[1]
-    assert evaluate_run(tmp_path / "run", {"data_root": str(tmp_path)})["full"]["miou"] == scores[0]
+    assert evaluate_run(tmp_path / "run", {})["full"]["miou"] == scores[0]
 
 
 def test_the_hash_covers_what_decides_the_result_and_nothing_else():
@@ -126,12 +126,11 @@ def test_a_missing_file_of_weights_says_what_to_do():
     [
         ({"network": "segformer_b9"}, "unknown network 'segformer_b9': did you mean segformer_b"),
         ({"method": "trankd-base", "teacher": "run:x"}, "did you mean transkd-base"),
-        ({"method": "kd", "teacher": "run:x", "options": {"tmperature": 2}}, "options of method kd: .*tmperature"),
     ],
 )
 def test_names_that_do_not_exist_are_refused_with_the_nearest(change, message):
     with pytest.raises(ParameterError, match=message):
-        replace(TINY, **change).check_names("segformer_b0")
+        replace(TINY, **change).check_names()
 
 
 @pytest.mark.parametrize(
@@ -212,7 +211,9 @@ def test_shipped_weights_say_how_they_were_made(teacher_folder, tmp_path):
 
 def test_a_teacher_of_another_dataset_is_refused(teacher_folder, monkeypatch):
     student = replace(TINY, method="kd", teacher=str(teacher_folder / "student.safetensors"))
-    with pytest.raises(ParameterError, match="the one has 19 classes, the other 11"):
+    with pytest.raises(
+        ParameterError, match="the student segformer_b0 has 11 classes and the teacher segformer_b0 has 19"
+    ):
         student.build(11)
 
 
@@ -234,10 +235,11 @@ def mixed_up(teacher_folder, tmp_path):
 
 
 def test_a_teacher_with_the_classes_in_another_order_is_refused_before_training(mixed_up, tmp_path):
-    student = replace(TINY, method="transkd-base", teacher=mixed_up)
+    student = replace(TINY, method="kd", teacher=mixed_up)
     with pytest.raises(ParameterError, match="class 0 is 'sidewalk' in the one and 'road' in the other"):
         run_experiment(student, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+    replace(student, method="csf").build(19, CITYSCAPES)  # compares no logits
 
 
 def test_pretrained_weights_with_the_classes_in_another_order_train_but_have_no_score(mixed_up, tmp_path):

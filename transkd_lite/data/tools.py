@@ -4,7 +4,7 @@ import inspect
 import io
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -20,8 +20,9 @@ from transkd_lite.data.files import survey
 from transkd_lite.data.labels import VOID, LabelSpace, colour_ids, lookup_table
 from transkd_lite.data.whole import atomic_write
 
-__all__ = ["CAMVID_URL", "Report", "SplitReport", "check_dataset", "fetch", "fetch_camvid", "find_dataset"]
-__all__ += ["prepare_nyuv2"]
+__all__ = [
+    "CAMVID_URL", "Report", "SplitReport", "check_dataset", "fetch", "fetch_camvid", "find_name", "prepare_nyuv2",
+]  # fmt: skip
 
 # --- `transkd data check`: what is in a root, against what should be, on one screen.
 
@@ -112,22 +113,13 @@ def check_dataset(name: str, root: str | Path, **options: Any) -> Report:
     return Report(name, home, space, reports)
 
 
-def find_dataset(root: str | Path, **options: Any) -> Report:
-    """What `check_dataset` says of the folder as the data set whose layout it has; options as for `open_dataset`.
-
-    Raises `DataError` for a folder that has no known layout.
-    """
-    reason = "no image"
-    for name in LAYOUTS:
-        try:
-            report = check_dataset(name, root, **options)
-        except (OSError, TypeError, ValueError) as error:
-            reason = str(error)
-            continue
-        if any(split.num_images or split.problems for split in report.splits):
-            return report
-    known = ", ".join(LAYOUTS)
-    raise DataError(f"{root} holds none of {known}; as the last of these: {reason}; see transkd data fetch folder")
+def find_name(root: str | Path) -> str:
+    """The name of the data set whose layout a folder has; "folder" where it has none that is known."""
+    for name, layout in LAYOUTS.items():
+        with suppress(OSError, ValueError):
+            if layout.find(Path(root), "train").images:
+                return name
+    return "folder"
 
 
 # --- `transkd data fetch`: download CamVid, or say where the others are registered for and unpacked.

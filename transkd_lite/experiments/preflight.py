@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from transkd_lite.data.labels import label_space
-from transkd_lite.data.tools import find_dataset
+from transkd_lite.data.tools import Report
 from transkd_lite.data.whole import atomic_write
 from transkd_lite.experiments.experiment import Experiment
 from transkd_lite.experiments.profile import PlannedRun, Profile, plan
@@ -32,20 +32,16 @@ def preflight(pending: Sequence[PlannedRun], root: Path) -> tuple[str, float]:
     Raises `ParameterError`: see `look`.
     """
     experiments = {run.folder: run.experiment for run in pending}
-    alike: dict[str, list[tuple[PlannedRun, Experiment]]] = {}
+    looked: dict[str, tuple[float, str, str]] = {}
+    seconds = 0.0
     for run in pending:
         if run.experiment is not None:  # no lesson
-            alike.setdefault(str(replace(run.experiment, seed=0)), []).append((run, run.experiment))
-    told, seconds = dict[str, None](), NOTEBOOK_S * len(pending)
-    for (run, experiment), *others in alike.values():
-        here = replace(experiment, out_dir=str(root / run.folder))
-        each, data, what = look(here, experiments.get(run.needs or ""))
-        number = 1 + len(others)
-        told |= dict.fromkeys((data, f"{number} x {what}: about {(each + NOTEBOOK_S) / 60:.1f} min each"))
-        seconds += round(number * each)
-    return "\n".join(
-        [*told, f"in all about {seconds / 60:.0f} min one after the other, guessed from one step"]
-    ), seconds
+            key, here = str(replace(run.experiment, seed=0)), replace(run.experiment, out_dir=str(root / run.folder))
+            looked[key] = looked.get(key) or look(here, experiments.get(run.needs or ""))
+            seconds += looked[key][0]
+    told = dict.fromkeys(text for _, *texts in looked.values() for text in texts)
+    total = f"in all about {seconds / 60:.0f} min, one after the other; guessed from one step"
+    return "\n".join([*told, total]), seconds
 
 
 def look(experiment: Experiment, teacher: Experiment | None = None) -> tuple[float, str, str]:
@@ -67,50 +63,46 @@ def look(experiment: Experiment, teacher: Experiment | None = None) -> tuple[flo
         raise ParameterError(f"{name} would be ignored with dataset {experiment.dataset}: leave it out")
     experiment.check_data()
     config, (train, val) = experiment.config(), experiment.open_data()
-    space, sizes = label_space(train), []
-    for split in (train, val):
-        files = split.with_format(None)["label"][:]
-        if drawn or experiment.size:
-            sizes.append([split[0]["label"].size[::-1]] * len(split))
-        else:  # the heads of the files tell
-            heads = (Image.open(io.BytesIO(file["bytes"]) if file.get("bytes") else file["path"]) for file in files)
-            sizes.append([head.size[::-1] for head in heads])
-    low, high = (tuple(map(edge, zip(*sizes[0], *sizes[1], strict=True))) for edge in (min, max))
+    space, given = label_space(train), drawn or experiment.size
+
+    def size(file: Any) -> tuple[int, int]:  # the head of a file tells
+        return Image.open(io.BytesIO(file["bytes"]) if file.get("bytes") else file["path"]).size[::-1]
+
+    seen, scored = (
+        [size(file) for file in split.with_format(None)["label"]]
+        if not given
+        else [split[0]["label"].size[::-1]] * len(split)
+        for split in (train, val)
+    )
+    low, high = (tuple(map(edge, zip(*seen, *scored, strict=True))) for edge in (min, max))
     span = " to ".join(f"{height} x {width}" for height, width in dict.fromkeys((low, high)))
     if min(low) < 32:
         raise ParameterError(f"images must be at least 32 x 32 pixels, these are {span}: set height and width")
-    if len({*sizes[0]}) > 1 and config.crop is None and config.batch_size > 1 and config.steps != 0:
+    if len({*seen}) > 1 and config.crop is None and config.batch_size > 1 and config.steps != 0:
         rule = f"the images of a mini-batch must have one size; these are {span} pixels"
         raise ParameterError(f"{rule}: set crop, and pad where some are smaller, or resize all to height and width")
-    config.check_fits(low, space.num_classes)
-    gpu = config.device == "auto" and torch.cuda.is_available()
-    short: dict[str, Any] = {
-        "steps": 2,
-        "epochs": None,
-        "warmup_steps": 0,
-        "log_every": 1,
-        "workers": 0,
-        "compile": False,
-    }
+    config.check_fits((min(height for height, _ in seen), min(width for _, width in seen)), space.num_classes)
+    batch_size = config.batch_size if config.device == "auto" and torch.cuda.is_available() else 1
+    trial = replace(config, steps=2, epochs=None, warmup_steps=0, batch_size=batch_size, log_every=1, compile=False)
     try:
         tutor = None if teacher is None else teacher.build_student(space.num_classes)
         student, tutor, method = experiment.build(space.num_classes, space, tutor)
         if difference := student.label_space and student.label_space.difference(space):
             raise ValueError(f"{experiment.pretrained} has other classes than {experiment.dataset}; {difference}")
         with warnings.catch_warnings(action="ignore"):
-            trial = replace(config, **short, batch_size=config.batch_size if gpu else 1)
             history = fit(student, train, config=trial, teacher=tutor, method=method, progress="none").history
     except (OSError, TypeError, ValueError) as error:
         raise ParameterError(f"network {experiment.network}, method {experiment.method}: {error}") from error
     device, steps = next(student.parameters()).device, config.num_steps(len(train))
-    passes = sum(map(math.prod, sizes[1])) / math.prod(config.crop or high)  # two over val, of a third of a step each
+    passes = sum(map(math.prod, scored)) / math.prod(config.crop or high)  # two over val, of a third of a step each
     crops = f", in crops of {config.crop[0]} x {config.crop[1]}" if config.crop else ""
     data = f"""{experiment.dataset} {experiment.data_root or ""}: {span} pixels (height x width)
 {len(train)} images for training{crops}, {len(val)} for validation
 {space.num_classes} classes: {", ".join(space.names)}
 {device_name(device)}, {torch.get_num_threads()} threads, {resolve_precision(config.precision, device)}"""
-    what = f"{experiment.network}, method {experiment.method}, {steps} steps of {config.batch_size} images"
-    return (steps * config.batch_size + passes) / history["images_per_s"].iloc[-1], data, what
+    seconds = NOTEBOOK_S + (steps * config.batch_size + passes) / history["images_per_s"].iloc[-1]
+    what = f"{experiment.network}, method {experiment.method}, {steps} steps of {config.batch_size} images: about"
+    return seconds, data, f"{what} {seconds / 60:.1f} min each"
 
 
 # --- `transkd new`: a profile for images of one's own.
@@ -119,10 +111,10 @@ MINUTES = 20  # that all of its runs shall take
 LARGE = 2**20  # pixels of an image that is not resized
 
 
-def new_profile(folder: Path, data: Path, options: Mapping[str, Any]) -> tuple[Path, str]:
+def new_profile(folder: Path, report: Report, options: Mapping[str, Any]) -> tuple[Path, str]:
     """Write `<name of the folder>.yaml` into a folder: teacher, student alone and distilled, with what was found.
 
-    data: the folder of a data set that `find_dataset` knows. options: of `open_dataset`, to read it.
+    report: what `check_dataset` finds. options: of `open_dataset`, with which it did.
     Images of one size that a mini-batch can hold are trained on as they are, larger or unlike ones in crops; all are
     scored at their own size. Very large ones are resized. Without a split val, the last fifth of train is held out.
     Steps are as many as take about 20 minutes on this machine, at most 100 epochs.
@@ -132,7 +124,7 @@ def new_profile(folder: Path, data: Path, options: Mapping[str, Any]) -> tuple[P
     import torch
 
     name = check_plain(folder.resolve().name, "the name of a profile")
-    path, report = folder / f"{name}.yaml", find_dataset(data, **options)
+    path = folder / f"{name}.yaml"
     counts = {split.split: split.num_images for split in report.splits}
     if path.exists() or not counts["train"] or any(split.problems for split in report.splits):
         raise ParameterError(f"{path} exists already: choose another folder" if path.exists() else str(report))
@@ -143,20 +135,20 @@ def new_profile(folder: Path, data: Path, options: Mapping[str, Any]) -> tuple[P
     shared: dict[str, Any] = {"dataset": report.name, "data_root": str(report.root.resolve())}
     shared |= {"data_options": {**options, **held_out}, "augment": "standard", "batch_size": batch_size}
     if math.prod(middle) > LARGE or min(map(min, sizes)) < 32:
-        common = (32 * round(side * length / min(middle) / 32) for length in middle)
-        shared |= zip(("height", "width"), common, strict=True)
+        shared["height"], shared["width"] = (32 * round(side * length / min(middle) / 32) for length in middle)
     elif len({*sizes}) > 1 or max(middle) > side:
-        crop = [min(side, length // 32 * 32 or length) for length in middle]
+        crop = [min(side, length) for length in middle]
         shared |= {"crop": crop, "pad": any(size[0] < crop[0] or size[1] < crop[1] for size in sizes)}
     teacher = {"network": "segformer_b1", "pretrained": "data/weights/streets-segformer_b1.safetensors", "lr": 3.0e-4}
     students: dict[str, Any] = {"network": "segformer_b0", "lr": 1.0e-3}
     grid: dict[str, Any] = {"methods": ["none", "transkd-base"], "seeds": [0, 1]}
-    planned = Profile(name, name, parameters=shared, teacher=teacher, students=students, **grid)
+    about = f"images of {report.root.resolve().name}"
+    planned = Profile(name, about, parameters=shared, teacher=teacher, students=students, **grid)
     shared |= {"steps": 100, "warmup_steps": 20}
     wanted = int(60 * MINUTES / preflight(plan(planned), folder)[1]) * 100
     shared["steps"] = max(100, min(wanted, 100 * counts["train"] // batch_size))
     found = [*str(report).splitlines()[:-1], *["the last fifth of train is held out as val (fold)"] * len(held_out)]
-    content = {"about": f"images of {data}", "parameters": shared, "teacher": teacher, "students": students | grid}
+    content = {"about": about, "parameters": shared, "teacher": teacher, "students": students | grid}
     text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=110)
     told = preflight(plan(planned), folder)[0]
     return atomic_write(path, "".join(f"# {line}\n" for line in found) + text), told
