@@ -63,17 +63,15 @@ def look(experiment: Experiment, teacher: Experiment | None = None) -> tuple[flo
         raise ParameterError(f"{name} would be ignored with dataset {experiment.dataset}: leave it out")
     experiment.check_data()
     config, (train, val) = experiment.config(), experiment.open_data()
-    space, given = label_space(train), drawn or experiment.size
+    space = label_space(train)
 
-    def size(file: Any) -> tuple[int, int]:  # the head of a file tells
-        return Image.open(io.BytesIO(file["bytes"]) if file.get("bytes") else file["path"]).size[::-1]
+    def sizes(split: Any) -> list[tuple[int, int]]:
+        if drawn or experiment.size:
+            return [split[0]["label"].size[::-1]] * len(split)
+        files = split.with_format(None)["label"]  # their heads tell
+        return [Image.open(io.BytesIO(f["bytes"]) if f.get("bytes") else f["path"]).size[::-1] for f in files]
 
-    seen, scored = (
-        [size(file) for file in split.with_format(None)["label"]]
-        if not given
-        else [split[0]["label"].size[::-1]] * len(split)
-        for split in (train, val)
-    )
+    seen, scored = sizes(train), sizes(val)
     low, high = (tuple(map(edge, zip(*seen, *scored, strict=True))) for edge in (min, max))
     span = " to ".join(f"{height} x {width}" for height, width in dict.fromkeys((low, high)))
     if min(low) < 32:
