@@ -129,7 +129,8 @@ def new_profile(folder: Path, report: Report, options: Mapping[str, Any]) -> tup
     side, batch_size = (512, 8) if torch.cuda.is_available() else (192, 4)
     sizes = [size[::-1] for split in report.splits for size in split.sizes.elements()]
     middle = [int(statistics.median(edge)) for edge in zip(*sizes, strict=True)]
-    held_out = {} if counts.get("val") else {"fold": [4, 5]}
+    folds = min(5, counts["train"])
+    held_out = {} if counts.get("val") else {"fold": [folds - 1, folds]}
     shared: dict[str, Any] = {"dataset": report.name, "data_root": str(report.root.resolve())}
     shared |= {"data_options": {**options, **held_out}, "augment": "standard", "batch_size": batch_size}
     if math.prod(middle) > LARGE or min(map(min, sizes)) < 32:
@@ -145,7 +146,7 @@ def new_profile(folder: Path, report: Report, options: Mapping[str, Any]) -> tup
     shared |= {"steps": 100, "warmup_steps": 20}
     wanted = int(60 * MINUTES / preflight(plan(planned), folder)[1]) * 100
     shared["steps"] = max(100, min(wanted, 100 * counts["train"] // batch_size))
-    found = [*str(report).splitlines()[:-1], *["the last fifth of train is held out as val (fold)"] * len(held_out)]
+    found = [*str(report).splitlines()[:-1], *[f"val is the last of {folds} parts of train (fold)"] * len(held_out)]
     content = {"about": about, "parameters": shared, "teacher": teacher, "students": students | grid}
     text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=110)
     told = preflight(plan(planned), folder)[0]
