@@ -45,8 +45,8 @@ class Part(nn.Module):
     family: names the part inside a Distiller.
     weights: one default weight for each term that `forward` yields.
     processes: the number of processes that share a mini-batch; the training loop sets it.
-    reads: names of the teacher's maps that it reads (logits, features_1 … embeddings_4), all unless told; the others may
-        be anything of their shape.
+    reads: names of the teacher's maps that it reads (logits, features_1 … embeddings_4), all unless told; the
+        others may be anything of their shape.
     """
 
     processes = 1
