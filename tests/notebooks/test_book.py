@@ -78,7 +78,7 @@ def test_the_book_loads_nothing_from_elsewhere(pages):
 def test_the_results_come_with_their_charts(book):
     text = (book / "data/results/README.html").read_text(encoding="utf-8")
     assert re.search(r'<img alt="[^"]{20,}"[^>]* src="[^"]*_images/streets-steady.png"', text)
-    assert 'id="the-paper-s-claims"' in text or 'id="the-papers-claims"' in text
+    assert 'id="the-papers-claims"' in text
 
 
 def test_formulas_and_stored_pictures_are_there(book):
