@@ -1,4 +1,4 @@
-"""Sphinx settings of the book: README and notebooks with their stored outputs as one static site (`make book`).
+"""Sphinx settings of the book: README, results and notebooks, as they are stored, as one static site (`make book`).
 
 The sources stay where they are; the order of the pages is written here and nowhere else. MathJax is copied into the
 site, so that it needs no network.
@@ -20,7 +20,7 @@ BEHIND = ["data/README", "notebooks/profiles/README", "CONTRIBUTING"]
 project = "transkd_lite"
 author = "The transkd_lite authors"
 root_doc = "README"
-include_patterns = ["README.md", "CONTRIBUTING.md", "data/README.md", "notebooks/**"]
+include_patterns = ["README.md", "CONTRIBUTING.md", "data/README.md", "data/results/README.md", "notebooks/**"]
 exclude_patterns = ["notebooks/.*", "notebooks/**/.ipynb_checkpoints"]
 
 extensions = ["myst_nb", "sphinx.ext.mathjax"]
@@ -57,6 +57,7 @@ def _contents() -> str:
         "Solutions": [f"notebooks/solutions/{name}" for name in solutions],
         "Behind the course": BEHIND,
     }
+    parts["Results"].insert(0, "data/results/README")
     tree = "```{{toctree}}\n:hidden:\n:caption: {}\n\n{}\n```"
     return "\n\n".join(tree.format(title, "\n".join(pages)) for title, pages in parts.items())
 

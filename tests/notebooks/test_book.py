@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
-    "README", "data/README", "CONTRIBUTING",
+    "README", "data/README", "data/results/README", "CONTRIBUTING",
     *(path.relative_to(ROOT).with_suffix("").as_posix() for path in (ROOT / "notebooks").glob("**/[0-9]*.ipynb")),
 ]  # fmt: skip
 
@@ -73,6 +73,12 @@ def test_links_inside_the_book_lead_somewhere(pages):
 def test_the_book_loads_nothing_from_elsewhere(pages):
     for page, links in pages.items():
         assert not [r for r in links.resources if re.match(r"(https?:)?//", r)], page.name
+
+
+def test_the_results_come_with_their_charts(book):
+    text = (book / "data/results/README.html").read_text(encoding="utf-8")
+    assert re.search(r'<img alt="[^"]{20,}"[^>]* src="[^"]*_images/streets-steady.png"', text)
+    assert 'id="the-papers-claims"' in text
 
 
 def test_formulas_and_stored_pictures_are_there(book):
