@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import typer
 import yaml
 
+from transkd_lite.cli import app
 from transkd_lite.data import open_dataset
 from transkd_lite.distill import create_method, list_methods
 from transkd_lite.distill.methods import METHODS, PAPER_STUDENT, PAPER_TEACHER
+from transkd_lite.experiments.profile import list_profiles
 from transkd_lite.models import create_model
 from transkd_lite.models.weights import read_metadata
 from transkd_lite.profiling import count_parameters
@@ -59,6 +62,19 @@ def test_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text()
     for target in set(re.findall(r"\bmake ([a-z]+)\b", README.partition("## Troubleshooting")[0])):
         assert re.search(rf"^{target}:", makefile, flags=re.M), target
+
+
+@pytest.mark.parametrize("page", [README, RESULTS], ids=["README", "results"])
+def test_commands_options_and_profiles_exist(page):
+    commands = typer.main.get_command(app).commands
+    blocks = [line.partition(" #")[0] for line in page.splitlines() if line.startswith("    ")]
+    calls = re.findall(r"\btranskd ([a-z].*)", "\n".join([*blocks, *re.findall(r"`([^`\n]+)`", page)]))
+    assert calls
+    for name, *words in map(str.split, calls):
+        options = {option for parameter in commands[name].params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= options, (name, words)
+        if name in ("reproduce", "train") and words and words[0].islower() and not words[0].endswith(".yaml"):
+            assert words[0] in list_profiles()
 
 
 def test_the_citation_is_the_projects_and_the_papers():
