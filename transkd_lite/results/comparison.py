@@ -138,7 +138,7 @@ def verdict(table: pd.DataFrame, differences: pd.DataFrame, teacher: float | Non
     }
     lines = []
     for head, part in found.items():
-        for base, own in part.groupby("baseline"):
+        for base, own in part.groupby("baseline", sort=False):
             gains = []
             for row in own.itertuples():
                 reach = f" ({100 * row.low:+.1f} to {100 * row.high:+.1f})" if row.pairs > 1 else ""
