@@ -143,7 +143,7 @@ def test_names_that_do_not_exist_are_refused_with_the_nearest(change, message):
 )
 def test_missing_data_is_refused_before_anything_runs(change, message):
     with pytest.raises(ParameterError, match=message):
-        replace(TINY, **change).check_data()
+        replace(TINY, **change).open_data()
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ from transkd_lite.experiments.preflight import preflight
 from transkd_lite.experiments.profile import PlannedRun, Profile, plan
 from transkd_lite.training import folder as run_folder
 from transkd_lite.training.config import ParameterError, check_parameters
-from transkd_lite.training.folder import is_finished, lock_run
+from transkd_lite.training.folder import BATCH_FILE, is_finished, lock_run
 from transkd_lite.training.interrupts import StopRequest
 
 __all__ = ["Outcome", "dask_setup", "execute", "is_done", "progress_line", "render_report", "reproduce", "scores"]
@@ -143,7 +143,6 @@ async def dask_setup(worker: Any) -> None:
 
 # --- One attempt at a run: what is checked before, and what happens in its folder around the notebook's execution.
 
-ASIDE = "running.ipynb"
 # glibc gives memory back to the system at every large free unless told otherwise, and a Dask worker tells it to do so
 # early: a training step, which frees hundreds of tensors, then spends up to a third of its time on page faults.
 KEPT_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
@@ -156,7 +155,7 @@ def executed(target: Path, failed: Path) -> Iterator[Path]:
 
     Raises `NotebookFailed`, which names `failed`. Of a notebook that was interrupted nothing is kept.
     """
-    aside = target.with_name(ASIDE)
+    aside = target.with_name("running.ipynb")
     aside.unlink(missing_ok=True)
     try:
         yield aside
@@ -329,9 +328,9 @@ def _report(profile: Profile, outcome: Outcome) -> None:
     outcome.report, made_of = root / "report.html", root / "report.json"
     batch = {"profile": profile.name, "about": profile.about, "runs": list(folders)}
     with contextlib.suppress(DamagedRunError):  # then both are written anew
-        if outcome.report.is_file() and read_json(made_of) == inputs and read_json(root / run_folder.BATCH_FILE) == batch:
+        if outcome.report.is_file() and read_json(made_of) == inputs and read_json(root / BATCH_FILE) == batch:
             return
-    write_json(root / run_folder.BATCH_FILE, batch)
+    write_json(root / BATCH_FILE, batch)
     try:
         if not any(is_finished(root / folder) for folder in folders if folder.startswith("student-")):
             raise NotebookFailed("not rendered: no student has finished")
@@ -350,7 +349,7 @@ def render_report(profile: Profile, root: Path) -> Path:
     notebook = profile.notebooks / f"{profile.report}.ipynb"
     data_root = profile.parameters.get("data_root")
     parameters = {"run_dir": str(root)} | ({"data_root": str(data_root)} if data_root else {})
-    check_parameters(parameters, read_signature(notebook)[0], notebook.name)
+    check_parameters(parameters, read_signature(notebook), notebook.name)
     with executed(root / "report.ipynb", root / "report.failed.ipynb") as aside:
         execute_notebook(notebook, aside, parameters)
     title = f"{profile.name}: {profile.about}" if profile.about else profile.name

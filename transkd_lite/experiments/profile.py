@@ -126,8 +126,7 @@ def load_profile(source: str, settings: Mapping[str, Any] | None = None) -> Prof
             check_parameters(layer, known | extra, f"{where}, {name}.{label}")
             layers.append(("students", layer))
     for _, layer in layers:
-        for folder in (path.parent, Path()):
-            layer.update(_located(layer, folder))
+        layer.update(_located(layer, Path()) | _located(layer, path.parent))
     for key, value in (settings or {}).items():
         kind, _, name = key.rpartition(".")
         check_name(kind, sections, "section of --set")
@@ -222,7 +221,7 @@ def plan(profile: Profile, methods: Sequence[str] = (), seeds: Sequence[int] = (
     runs, teacher = [], None
     for name, own in profile.lessons:  # gets the profile's data parameters that its notebook has
         path = profile.notebooks / Path(name).with_suffix(".ipynb")
-        hints, _ = read_signature(path)
+        hints = read_signature(path)
         shared = profile.merged()
         passed = {k: shared[k] for k in _DATA if k in hints and shared.get(k) is not None} | own
         check_parameters(passed, hints, path.name)
@@ -262,7 +261,7 @@ def _plan_experiment(
     """Pass a notebook the experiment's parameters that it has; one that it lacks must be at its default."""
     notebook = profile.teacher_notebook if kind == "teacher" else profile.student_notebook
     path = profile.notebooks / Path(notebook).with_suffix(".ipynb")
-    hints, _ = read_signature(path)
+    hints = read_signature(path)
     given = experiment.to_dict() | {"out_dir": "where the run is"}
     usual = Experiment(dataset=experiment.dataset).to_dict() | {"dataset": "streets"}
     passed = {name: value for name, value in given.items() if name in hints or value != usual[name]}
