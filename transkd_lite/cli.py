@@ -68,7 +68,7 @@ def score_table(outcome: batch.Outcome) -> str:
         compared = gains and (variant or method not in ("none", "teacher"))
         sd = f"{statistics.stdev(values):.2f}" if len(values) > 1 else "-"
         gain = f"{statistics.mean(gains):+.2f}" if compared else "-"
-        name = profile.with_variant(method, variant)
+        name = f"{method} ({variant})" if variant else method
         rows.append((name, str(len(values)), f"{statistics.mean(values):.2f}", sd, gain))
     finished = [outcome.root / run.folder for run in whole if batch.is_done(outcome.root, run)]
     return "\n".join([_align(rows), *caveats(read_json(folder / RUN_FILE) for folder in finished)])
@@ -98,10 +98,8 @@ class _Group(TyperGroup):
         """Run the command."""
         try:
             return super().invoke(ctx)
-        except (typer.Exit, typer.Abort, BrokenPipeError):
-            raise
         except (ValueError, OSError, RuntimeError) as error:
-            if os.environ.get("TRANSKD_TRACEBACK"):
+            if isinstance(error, typer.Exit | typer.Abort | BrokenPipeError) or os.environ.get("TRANSKD_TRACEBACK"):
                 raise
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(2 if isinstance(error, ParameterError) else 1) from error

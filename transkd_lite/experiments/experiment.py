@@ -169,11 +169,8 @@ class Experiment(TrainConfig):
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides the result; files of weights count by their content."""
-        values = self.record()
-        values.pop("data_root", None)
-        if self.method == "none":
-            values |= {"teacher": None, "options": {}}
-            values.pop("method_file", None)
+        unread = {"teacher": None, "options": {}, "method_file": None} if self.method == "none" else {}
+        values = replace(self, data_root=None, **unread).record()
         for name in ("pretrained", "teacher", "method_file"):
             source = values.get(name)
             if source is not None and source != "timm" and not source.startswith(("hub:", "run:")):
@@ -182,11 +179,6 @@ class Experiment(TrainConfig):
                 content = "".join(fingerprint(file)["sha256"] for file in files).encode()
                 values[name] = f"sha256:{digest(path.read_bytes() if path.is_file() else content)}"
         return values
-
-    @property
-    def run_id(self) -> str:
-        """Eight hexadecimal digits of the identity."""
-        return self.folder_name().rpartition("-")[2]
 
     def folder_name(self, kind: str = "student") -> str:
         """`<kind>-<method>-s<seed>-<hash>`, the name of this run's folder."""
@@ -301,8 +293,7 @@ class Experiment(TrainConfig):
             return Path(find_file(self.teacher))
         if self.out_dir is None:
             raise ParameterError(f"teacher {self.teacher!r} is a run beside out_dir, but out_dir is None")
-        beside = check_plain(self.teacher.removeprefix("run:"), "teacher")
-        return verified(Path(self.out_dir).parent / beside / STUDENT_FILE)
+        return verified(Path(self.out_dir).parent / check_plain(self.teacher[4:], "teacher") / STUDENT_FILE)
 
 
 def run_experiment(
