@@ -131,11 +131,6 @@ def _settings(texts: list[str] | None, data_root: Path | None) -> dict[str, Any]
     return profile.parse_settings(texts or []) | ({"data_root": str(data_root)} if data_root else {})
 
 
-def _parts(text: str) -> list[str]:
-    """The parts of `a,b,c`."""
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
 # --- Datasets and files.
 
 
@@ -339,12 +334,13 @@ def reproduce(
 
     transkd reproduce cityscapes --data-root /data/cityscapes --methods none,transkd-base --seeds 0 --jobs 2
     """
-    if not all(map(str.isdecimal, _parts(seeds))):
+    names, numbers = (text.replace(",", " ").split() for text in (methods, seeds))
+    if not all(map(str.isdecimal, numbers)):
         raise ParameterError(f"--seeds {seeds!r}: write whole numbers (a seed is 0 or more) with commas between them")
     where: dict[str, Any] = {"runs": runs, "jobs": jobs, "scheduler": scheduler, "echo": typer.echo}
     chosen = profile.load_profile(name, _settings(settings, data_root))
     chosen = profile.shrink(chosen) if smoke else chosen
-    outcome = batch.reproduce(chosen, methods=_parts(methods), seeds=[int(seed) for seed in _parts(seeds)], **where)
+    outcome = batch.reproduce(chosen, methods=names, seeds=list(map(int, numbers)), **where)
     if not outcome.executed and not outcome.errors:
         rendered = "the report was rendered anew" if outcome.report_rendered else "nothing to do"
         typer.echo(f"All {len(outcome.runs)} runs in {outcome.root} are finished: {rendered}.")

@@ -237,7 +237,7 @@ def execute_all(
     try:  # without an address the client starts a cluster here
         client = Client(scheduler, timeout="20s", **({} if scheduler else own))
     except (OSError, ValueError) as error:
-        raise ParameterError(f"no Dask scheduler answers at {scheduler}: {error}") from error
+        raise ParameterError(f"no Dask scheduler answers at {scheduler or 'this machine'}: {error}") from error
     running: dict[Any, PlannedRun] = {}
     with client:
         for position, run in enumerate(pending):
