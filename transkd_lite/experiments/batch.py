@@ -229,17 +229,20 @@ def execute_all(
                 break
         return
     from dask.system import CPU_COUNT
-    from distributed import Client, wait
+    from distributed import Client, LocalCluster, wait
 
-    threads = max(1, CPU_COUNT // jobs) if scheduler is None else None
-    own: dict[str, Any] = {"n_workers": jobs, "threads_per_worker": 1, "memory_limit": 0, "silence_logs": logging.ERROR}
-    own |= {"dashboard_address": "127.0.0.1:0", "preload": ["transkd_lite.experiments.batch"]}
-    try:  # without an address the client starts a cluster here
-        client = Client(scheduler, timeout="20s", **({} if scheduler else own))
-    except (OSError, ValueError) as error:
-        raise ParameterError(f"no Dask scheduler answers at {scheduler or 'this machine'}: {error}") from error
-    running: dict[Any, PlannedRun] = {}
-    with client:
+    with contextlib.ExitStack() as stack:
+        threads, address = None, scheduler
+        if scheduler is None:
+            threads = max(1, CPU_COUNT // jobs)
+            how: dict[str, Any] = {"processes": True, "memory_limit": 0, "silence_logs": logging.ERROR}
+            how |= {"dashboard_address": "127.0.0.1:0", "preload": ["transkd_lite.experiments.batch"]}
+            address = stack.enter_context(LocalCluster(n_workers=jobs, threads_per_worker=1, **how))
+        try:
+            client = stack.enter_context(Client(address, timeout="20s"))
+        except (OSError, ValueError) as error:
+            raise ParameterError(f"no Dask scheduler answers at {address}: {error}") from error
+        running: dict[Any, PlannedRun] = {}
         for position, run in enumerate(pending):
             needed = next((future for future, other in running.items() if other.folder == run.needs), None)
             # Without a priority Dask may begin with the last run.
