@@ -72,3 +72,6 @@ def test_a_line_of_a_run_names_its_variant(outcome):
     assert "student-kd-s0-00000006 (long) " in run_table(outcome)
     told = progress_line(7, 10, outcome.root, outcome.runs[6], "")
     assert told == "[ 7/10] student-kd-s0-00000006 (long) finished, 3.0 s, mIoU 25.0 %"
+    (outcome.root / outcome.runs[6].folder / METRICS_FILE).write_bytes(b"damaged")
+    told = progress_line(7, 10, outcome.root, outcome.runs[6], "it is damaged")
+    assert told == "[ 7/10] student-kd-s0-00000006 (long) FAILED: it is damaged"
