@@ -169,8 +169,8 @@ class Experiment(TrainConfig):
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides the result; files of weights count by their content."""
-        unread = {"teacher": None, "options": {}, "method_file": None} if self.method == "none" else {}
-        values = replace(self, data_root=None, **unread).record()
+        unread: dict[str, Any] = {"teacher": None, "options": {}, "method_file": None}
+        values = replace(self, data_root=None, **(unread if self.method == "none" else {})).record()
         for name in ("pretrained", "teacher", "method_file"):
             source = values.get(name)
             if source is not None and source != "timm" and not source.startswith(("hub:", "run:")):

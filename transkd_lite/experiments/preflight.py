@@ -80,7 +80,7 @@ def look(experiment: Experiment, teacher: Experiment | None = None) -> tuple[flo
     batch_size = config.batch_size if config.device == "auto" and torch.cuda.is_available() else 1
     trial = replace(config, steps=2, epochs=None, warmup_steps=0, batch_size=batch_size, log_every=1, compile=False)
     try:
-        tutor = teacher and teacher.build_student(space.num_classes)
+        tutor = None if teacher is None else teacher.build_student(space.num_classes)
         student, tutor, method = experiment.build(space.num_classes, space, tutor)
         if difference := student.label_space and student.label_space.difference(space):
             raise ValueError(f"{experiment.pretrained} has other classes than {experiment.dataset}; {difference}")
