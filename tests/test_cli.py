@@ -66,7 +66,6 @@ def notebooks_without_kernels(monkeypatch):
         (["reproduce", "smoke", "--seeds", "-1"], "a seed is 0 or more"),
         (["train", "streets-teacher", "--set", "network=segformer_b9"], "unknown network 'segformer_b9'"),
         (["evaluate", "no/such/run"], "no weights at no/such/run"),
-        (["evaluate", "no/such/run", "--set", "datset=camvid"], "did you mean dataset"),
         (["report", "demo", "--runs", "no runs"], "run `transkd reproduce demo` first"),
         (["runs", "no runs"], "no run folder below no runs"),
         (["notebooks", "00_chek_environment"], "unknown notebook"),
@@ -183,12 +182,14 @@ def test_a_file_of_weights_is_scored_on_the_data_that_it_was_made_for_or_on_name
     torch.manual_seed(0)
     model = tk.create_model("segformer_b0", 19, decoder_channels=8)
     bare = str(tk.save_model(model, tmp_path / "bare.safetensors"))
+    size = ["--set", "height=32", "--set", "width=64"]
     nothing = call("evaluate", bare)
     assert nothing.exit_code == 2
     assert "does not say on which images it was trained: pass --set dataset=… --set height=…" in nothing.output
+    misspelt = call("evaluate", bare, "--set", "dataset=streets", *size, "--set", "val_image=1")
+    assert (misspelt.exit_code, "did you mean val_images" in misspelt.output) == (2, True)
     partly = call("evaluate", bare, "--set", "dataset=streets", "--set", "height=32")
     assert "pass --set width=…" in partly.output
-    size = ["--set", "height=32", "--set", "width=64"]
     whole = call("evaluate", bare, "--set", "dataset=streets", *size, "--set", "val_images=1", "--json")
     assert json.loads(whole.output)["data"]["images"] == 1
     files = call("evaluate", bare, "--set", "dataset=camvid", *size)

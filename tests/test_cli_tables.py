@@ -51,8 +51,12 @@ def test_a_listing_says_which_run_is_damaged_and_goes_on(tmp_path):
     (tmp_path / "c" / "metrics.json").write_text('{"full": {"miou": 0.5}}')  # as earlier versions wrote it
     done = CliRunner().invoke(app, ["runs", str(tmp_path)])
     assert done.exit_code == 0
-    rows = [line.split()[:4] for line in done.output.splitlines()]
-    assert rows[1:4] == [["a", "finished", "25.0", "3.0"], ["b", "damaged", "-", "-"], ["c", "finished", "50.0", "-"]]
+    rows = [line.split() for line in done.output.splitlines()]
+    assert [row[:4] for row in rows[1:4]] == [
+        ["a", "finished", "25.0", "3.0"],
+        ["b", "damaged", "-", "-"],
+        ["c", "finished", "50.0", "-"],
+    ]
     told, old = done.output.splitlines()[4:]
     assert told.startswith(f"b (damaged): {tmp_path / 'b' / 'run.json'} is not what its run left")
     assert old == "c (finished): of an earlier version, without digests"
@@ -67,4 +71,7 @@ def test_a_listing_says_which_run_is_damaged_and_goes_on(tmp_path):
 def test_a_line_of_a_run_names_its_variant(outcome):
     assert "student-kd-s0-00000006 (long) " in run_table(outcome)
     told = progress_line(7, 10, outcome.root, outcome.runs[6], "")
-    assert told == "[ 7/10] student-kd-s0-00000006 (long) finished, 3 s, mIoU 25.0 %"
+    assert told == "[ 7/10] student-kd-s0-00000006 (long) finished, 3.0 s, mIoU 25.0 %"
+    (outcome.root / outcome.runs[6].folder / METRICS_FILE).write_bytes(b"damaged")
+    told = progress_line(7, 10, outcome.root, outcome.runs[6], "it is damaged")
+    assert told == "[ 7/10] student-kd-s0-00000006 (long) FAILED: it is damaged"

@@ -20,8 +20,13 @@ from typer import Argument, Option
 from typer.core import TyperGroup
 
 from transkd_lite import __version__
+from transkd_lite.data import tools
+from transkd_lite.data.datasets import LAYOUTS, open_dataset
+from transkd_lite.data.decoding import read_frames
+from transkd_lite.data.files import SUFFIXES, is_hidden
+from transkd_lite.data.labels import LabelSpace, voc_palette
 from transkd_lite.data.whole import METRICS_FILE, RUN_FILE, atomic_write, read_json
-from transkd_lite.experiments import batch, experiment, notebook, profile
+from transkd_lite.experiments import batch, experiment, notebook, preflight, profile
 from transkd_lite.training.config import ParameterError, check_name
 from transkd_lite.training.folder import caveats, is_finished, list_runs
 
@@ -36,14 +41,9 @@ def run_table(outcome: batch.Outcome) -> str:
     for run in outcome.runs:
         failed = run.folder in outcome.errors
         state = "FAILED" if failed else "finished" if batch.is_done(outcome.root, run) else "missing"
-        rows.append((run.title, state, *_scores({} if failed else read_json(outcome.root / run.folder / METRICS_FILE))))
+        metrics = {} if failed else read_json(outcome.root / run.folder / METRICS_FILE)
+        rows.append((run.title, state, *batch.scores(metrics)))
     return _align(rows)
-
-
-def _scores(metrics: Mapping[str, Any]) -> tuple[str, str]:
-    """mIoU in percent and seconds of a run, or "-"."""
-    miou, wall = metrics.get("full", {}).get("miou"), metrics.get("wall_s")
-    return "-" if miou is None else f"{100 * miou:.1f}", "-" if wall is None else f"{wall:.1f}"
 
 
 def score_table(outcome: batch.Outcome) -> str:
@@ -58,19 +58,18 @@ def score_table(outcome: batch.Outcome) -> str:
         if miou is not None and run.experiment is not None:
             method = "teacher" if run.kind == "teacher" else run.experiment.method
             scores.setdefault((method, run.variant), {})[run.experiment.seed] = 100 * miou
+    if not scores:
+        return ""
     rows = [("method", "seeds", "mIoU %", "sd", "difference to none")]
-    plain = scores.get(("none", ""), {})
     for (method, variant), by_seed in scores.items():
         values = list(by_seed.values())
-        alone = plain if method == "none" else scores.get(("none", variant), plain)
+        alone = scores.get(("none", variant if method != "none" else ""), scores.get(("none", ""), {}))
         gains = [value - alone[seed] for seed, value in by_seed.items() if seed in alone]
         compared = gains and (variant or method not in ("none", "teacher"))
         sd = f"{statistics.stdev(values):.2f}" if len(values) > 1 else "-"
         gain = f"{statistics.mean(gains):+.2f}" if compared else "-"
-        name = profile.with_variant(method, variant)
+        name = f"{method} ({variant})" if variant else method
         rows.append((name, str(len(values)), f"{statistics.mean(values):.2f}", sd, gain))
-    if len(rows) == 1:
-        return ""
     finished = [outcome.root / run.folder for run in whole if batch.is_done(outcome.root, run)]
     return "\n".join([_align(rows), *caveats(read_json(folder / RUN_FILE) for folder in finished)])
 
@@ -99,27 +98,20 @@ class _Group(TyperGroup):
         """Run the command."""
         try:
             return super().invoke(ctx)
-        except (typer.Exit, typer.Abort, BrokenPipeError):
-            raise
         except (ValueError, OSError, RuntimeError) as error:
-            if os.environ.get("TRANSKD_TRACEBACK"):
+            if isinstance(error, typer.Exit | typer.Abort | BrokenPipeError) or os.environ.get("TRANSKD_TRACEBACK"):
                 raise
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(2 if isinstance(error, ParameterError) else 1) from error
 
 
-app = typer.Typer(
-    cls=_Group,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+HELP = {"help_option_names": ["-h", "--help"]}
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, context_settings=HELP)
 data_app = typer.Typer(help="Fetch, prepare and check a dataset.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 
-@app.callback(invoke_without_command=True, no_args_is_help=True)
+@app.callback(cls=_Group, invoke_without_command=True, no_args_is_help=True)
 def root(version: Annotated[bool, Option("--version", help="Print the version.")] = False) -> None:
     """Learn and reproduce transformer knowledge distillation for semantic segmentation (TransKD)."""
     if version:
@@ -139,21 +131,13 @@ def _settings(texts: list[str] | None, data_root: Path | None) -> dict[str, Any]
     return profile.parse_settings(texts or []) | ({"data_root": str(data_root)} if data_root else {})
 
 
-def _parts(text: str) -> list[str]:
-    """The parts of `a,b,c`."""
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
 # --- Datasets and files.
 
 
 def _report(name: str, root: Path, options: Mapping[str, Any]) -> Any:
     """What `check_dataset` finds."""
-    from transkd_lite.data.datasets import LAYOUTS
-    from transkd_lite.data.tools import check_dataset
-
     try:
-        return check_dataset(check_name(name, LAYOUTS, "dataset in folders"), root, **options)
+        return tools.check_dataset(check_name(name, LAYOUTS, "dataset in folders"), root, **options)
     except TypeError as error:
         raise ParameterError(f"--set names an option of {name}, see open_dataset; got {options}: {error}") from error
 
@@ -174,11 +158,8 @@ def new(
 
     transkd new masks --data ../masks --set "label_map={0: 0, 255: 1}"
     """
-    from transkd_lite.data.tools import find_name
-    from transkd_lite.experiments.preflight import new_profile
-
     options = profile.parse_settings(settings or [])
-    path, told = new_profile(folder, _report(find_name(data), data, options), options)
+    path, told = preflight.new_profile(folder, _report(tools.find_name(data), data, options), options)
     typer.echo(f"{path.read_text(encoding='utf-8')}\n{told}\n\nwrote {path}. Next:\n  cd {shlex.quote(str(folder))}")
     typer.echo(f"  transkd reproduce {path.name} --smoke  # a minute or two, to see that all is well")
     typer.echo(f"  transkd reproduce {path.name}")
@@ -211,10 +192,7 @@ def data_fetch(
 
     Example: transkd data fetch camvid --root datasets/camvid
     """
-    from transkd_lite.data.datasets import LAYOUTS
-    from transkd_lite.data.tools import fetch
-
-    typer.echo(fetch(check_name(name, LAYOUTS, "dataset to fetch"), root or Path(name)))
+    typer.echo(tools.fetch(check_name(name, LAYOUTS, "dataset to fetch"), root or Path(name)))
 
 
 @data_app.command("prepare")
@@ -230,12 +208,7 @@ def data_prepare(
     Example: transkd data prepare nyuv2 --root datasets/nyuv2 --labeled nyu_depth_v2_labeled.mat
     --mapping classMapping40.mat --splits splits.mat
     """
-    from transkd_lite.data.tools import prepare_nyuv2
-
-    typer.echo(f"NYUv2 is in {prepare_nyuv2(labeled, mapping, splits, root)}")
-
-
-NUM_SCENES, LARGEST = 4, 1024  # what an exported file is compared on: its memory grows with their size
+    typer.echo(f"NYUv2 is in {tools.prepare_nyuv2(labeled, mapping, splits, root)}")
 
 
 @app.command()
@@ -252,28 +225,26 @@ def export(
 
     Example: transkd export data/weights/streets-segformer_b0-transkd-base.safetensors student.onnx --size 64 128
     """
-    from transkd_lite.data.datasets import open_dataset
     from transkd_lite.metrics import as_batch
     from transkd_lite.models.onnx import export_onnx, parity
 
     model, made = experiment.read_weights(source)
     normalize = bool(made.get("normalize", True))
-    target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as aside:
         options: dict[str, Any] = {"normalize": normalize, "fold_head": not plain_head, "opset": opset}
         try:
             file = export_onnx(model, Path(aside) / target.name, size, parameters=made, **options)
         except ValueError as error:  # a name, a size or an opset
             raise ParameterError(str(error)) from error
-        height, width = (min(side, LARGEST) for side in size)
-        scenes = open_dataset("streets", "val", num=NUM_SCENES, size=(height, width))["image"]
+        height, width = (min(side, 1024) for side in size)  # the memory of a comparison grows with it
+        scenes = open_dataset("streets", "val", num=4, size=(height, width))["image"]
         found = parity(model, file, as_batch(scenes, normalize=normalize))
         if not found.holds:
             raise RuntimeError(f"{target} was not written: ONNX Runtime disagrees with the network: {found}")
         atomic_write(target, file.read_bytes())
     typer.echo(f"{model.spec.name}, {model.spec.num_classes} classes, from {source}")
     typer.echo(f"wrote {target} ({target.stat().st_size / 1e6:.1f} MB)")
-    typer.echo(f"parity on {NUM_SCENES} scenes of {height}x{width}: {found}")
+    typer.echo(f"parity on 4 scenes of {height}x{width}: {found}")
 
 
 @app.command()
@@ -294,10 +265,6 @@ def predict(
 
     Example: transkd predict data/weights/streets128-segformer_b1.safetensors photographs --out segmented
     """
-    from transkd_lite.data.decoding import read_frames
-    from transkd_lite.data.files import SUFFIXES, is_hidden
-    from transkd_lite.data.labels import LabelSpace, voc_palette
-
     kinds = [out / "labels", out / "overlays"]
     root, found = (pictures, sorted(pictures.rglob("*"))) if pictures.is_dir() else (pictures.parent, [pictures])
     found = [path for path in found if path.suffix.lower() in SUFFIXES and not {*kinds} & {*path.parents}]
@@ -367,12 +334,13 @@ def reproduce(
 
     transkd reproduce cityscapes --data-root /data/cityscapes --methods none,transkd-base --seeds 0 --jobs 2
     """
-    if not all(map(str.isdecimal, _parts(seeds))):
+    names, numbers = (text.replace(",", " ").split() for text in (methods, seeds))
+    if not all(map(str.isdecimal, numbers)):
         raise ParameterError(f"--seeds {seeds!r}: write whole numbers (a seed is 0 or more) with commas between them")
     where: dict[str, Any] = {"runs": runs, "jobs": jobs, "scheduler": scheduler, "echo": typer.echo}
     chosen = profile.load_profile(name, _settings(settings, data_root))
     chosen = profile.shrink(chosen) if smoke else chosen
-    outcome = batch.reproduce(chosen, methods=_parts(methods), seeds=[int(seed) for seed in _parts(seeds)], **where)
+    outcome = batch.reproduce(chosen, methods=names, seeds=list(map(int, numbers)), **where)
     if not outcome.executed and not outcome.errors:
         rendered = "the report was rendered anew" if outcome.report_rendered else "nothing to do"
         typer.echo(f"All {len(outcome.runs)} runs in {outcome.root} are finished: {rendered}.")
@@ -380,9 +348,6 @@ def reproduce(
     if outcome.report is not None and outcome.report.is_file():
         stale = " (of an earlier batch)" if "report" in outcome.errors else ""
         typer.echo(f"\nReport: {outcome.report}{stale}")
-    if outcome.runs[-1].kind == "student" and not outcome.errors:
-        student = shlex.quote(str(outcome.root / outcome.runs[-1].folder))
-        typer.echo(f"The last student as a file: transkd export {student} student.onnx")
     for folder, error in outcome.errors.items():
         typer.echo(f"FAILED {folder}: {error}", err=True)
     raise typer.Exit(bool(outcome.errors))
@@ -450,24 +415,18 @@ def evaluate(
 
     transkd evaluate data/weights/streets-segformer_b1.safetensors --set val_images=50
     """
-    from transkd_lite.metrics import PROTOCOLS
+    import pandas as pd
 
-    values = _settings(settings, data_root)
-    experiment.Experiment.from_dict(values)
-    scores = experiment.evaluate_run(source, values, split)
+    scores = experiment.evaluate_run(source, _settings(settings, data_root), split)
     if as_json:
         typer.echo(json.dumps(scores, indent=2))
         return
-    data = scores["data"]
-    typer.echo(
-        f"{data['dataset']}, split {data['split']}: {data['images']} images, {data['size'][0]} x {data['size'][1]} "
-        f"(height x width of the first), {'' if data['normalize'] else 'not '}normalized"
-    )
-    rows = [("class", *PROTOCOLS)]
-    for name in scores["full"]["iou"]:
-        found = [scores[protocol]["iou"][name] for protocol in PROTOCOLS]
-        rows.append((name, *("absent" if iou is None else f"{100 * iou:.2f}" for iou in found)))
-    typer.echo(f"{_align(rows)}\n{_score_line(scores)}")
+    data, (height, width) = scores["data"], scores["data"]["size"]
+    size = f"{height} x {width} (height x width of the first), {'' if data['normalize'] else 'not '}normalized"
+    typer.echo(f"{data['dataset']}, split {data['split']}: {data['images']} images, {size}")
+    iou = pd.DataFrame({name: score["iou"] for name, score in scores.items() if name != "data"}, dtype=float)
+    table = (100 * iou).rename_axis(columns="class").to_string(float_format="%.2f", na_rep="absent")
+    typer.echo(f"{table}\n{_score_line(scores)}")
 
 
 @app.command()
@@ -518,7 +477,7 @@ def list_run_folders(
             at = run.progress or {"step": run.metrics.get("steps", "-")}
             step = f"{at['step']} of {at['steps']}" if "steps" in at else str(at["step"])
             told = (str(run.info.get(name) or "-")[:16].replace("T", " ") for name in ("precision", "started"))
-            rows.append((str(run.folder.relative_to(runs)), run.state, *_scores(run.metrics), step, *told))
+            rows.append((str(run.folder.relative_to(runs)), run.state, *batch.scores(run.metrics), step, *told))
         notes = (f"{run.name} ({run.state}): {run.note}" for run in found if run.note)
         typer.echo("\n".join([_align(rows), *notes]))
     else:

@@ -59,7 +59,7 @@ def test_a_finished_run_with_a_map_of_labels_opens_again(tmp_path):
     (tmp_path / "classes.txt").write_text("wall\ncrack\n")
     same = {"dataset": "folder", "data_root": str(tmp_path), "train_images": 1, "val_images": 1}
     runs = [replace(TINY, **same, data_options={"label_map": ids}) for ids in ({0: 0, 7: 1}, {"0": 0, "7": 1})]
-    assert runs[0].run_id == runs[1].run_id
+    assert runs[0].folder_name() == runs[1].folder_name()
     scores = [run_experiment(run, tmp_path / "run")["full"]["miou"] for run in runs]
     assert scores[0] == scores[1]
     assert evaluate_run(tmp_path / "run", {})["full"]["miou"] == scores[0]
@@ -67,19 +67,19 @@ def test_a_finished_run_with_a_map_of_labels_opens_again(tmp_path):
 
 def test_the_hash_covers_what_decides_the_result_and_nothing_else():
     same = replace(TINY, data_root="/elsewhere", out_dir="/there", workers=3, checkpoint_every=7)
-    assert same.run_id == TINY.run_id
-    assert {replace(TINY, **change).run_id for change in ({"seed": 1}, {"lr": 0.1}, {"steps": 3})}.isdisjoint(
-        {TINY.run_id}
+    assert same.folder_name() == TINY.folder_name()
+    assert {replace(TINY, **change).folder_name() for change in ({"seed": 1}, {"lr": 0.1}, {"steps": 3})}.isdisjoint(
+        {TINY.folder_name()}
     )
-    assert TINY.folder_name("teacher") == f"teacher-none-s0-{TINY.run_id}"
+    assert TINY.folder_name("teacher") == "teacher" + TINY.folder_name().removeprefix("student")
 
 
 def test_run_folders_of_earlier_versions_are_recognised():
     """These names are on people's disks: a parameter that came later counts only where it is not as usual."""
     assert Experiment().folder_name() == "student-none-s0-69042958"
     assert Experiment(epochs=2, steps=None, crop=(32, 64), seed=3).folder_name() == "student-none-s3-93dfcb14"
-    assert replace(TINY, workers=2, log_every=1, cache_mb=0).run_id == TINY.run_id
-    assert replace(TINY, grad_clip=1.0).run_id != TINY.run_id
+    assert replace(TINY, workers=2, log_every=1, cache_mb=0).folder_name() == TINY.folder_name()
+    assert replace(TINY, grad_clip=1.0).folder_name() != TINY.folder_name()
 
 
 def test_a_finished_folder_of_an_earlier_version_is_read_and_not_trained_again(tmp_path):
@@ -107,11 +107,12 @@ def test_a_notebook_gives_its_parameters_in_one_line():
 def test_weights_count_by_content_and_a_teacher_only_where_one_is_used(tmp_path):
     first, second, other = (tmp_path / name for name in ("a", "b", "c"))
     first.write_bytes(b"weights"), second.write_bytes(b"weights"), other.write_bytes(b"retrained")
-    ids = [replace(TINY, pretrained=str(path)).run_id for path in (first, second, other)]
+    ids = [replace(TINY, pretrained=str(path)).folder_name() for path in (first, second, other)]
     assert ids[0] == ids[1] != ids[2]
-    assert replace(TINY, teacher=str(first)).run_id == TINY.run_id
+    assert replace(TINY, teacher=str(first)).folder_name() == TINY.folder_name()
     assert (
-        replace(TINY, method="kd", teacher=str(first)).run_id != replace(TINY, method="kd", teacher=str(other)).run_id
+        replace(TINY, method="kd", teacher=str(first)).folder_name()
+        != replace(TINY, method="kd", teacher=str(other)).folder_name()
     )
 
 
@@ -143,7 +144,7 @@ def test_names_that_do_not_exist_are_refused_with_the_nearest(change, message):
 )
 def test_missing_data_is_refused_before_anything_runs(change, message):
     with pytest.raises(ParameterError, match=message):
-        replace(TINY, **change).check_data()
+        replace(TINY, **change).open_data()
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +159,7 @@ def test_a_run_leaves_a_finished_folder_with_both_scores(teacher_folder):
     assert run.state == "finished"
     assert {"full", "paper", "wall_s"} <= run.metrics.keys()
     assert len(run.metrics["full"]["iou"]) == 19
-    assert Experiment.from_dict(run.info["parameters"]).run_id == TINY.run_id
+    assert Experiment.from_dict(run.info["parameters"]).folder_name() == TINY.folder_name()
     scores = evaluate_run(teacher_folder, {})
     assert scores["full"]["miou"] == pytest.approx(run.metrics["full"]["miou"])
 

@@ -99,7 +99,7 @@ def test_a_folder_of_another_library_teaches_methods_that_compare_no_logits(odd,
     features = replace(odd, method="csf", teacher=hugging_face)
     _, teacher, _ = features.build(4)
     assert (teacher.spec.name, teacher.spec.num_classes) == ("segformer_b0", 7)
-    assert features.run_id != replace(features, teacher=None, method="none").run_id
+    assert features.identity() != replace(features, teacher=None, method="none").identity()
     with pytest.raises(ParameterError, match=r"kd compares logits by class, .* 4 classes and the teacher"):
         replace(features, method="kd").build(4)
     assert look(replace(odd, method="csf", teacher="run:x"), replace(odd, network="timm:test_convnext"))[0] > 0

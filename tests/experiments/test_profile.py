@@ -133,6 +133,7 @@ def test_epochs_of_a_section_replace_the_shared_steps(write):
     ("settings", "message"),
     [
         (["steps"], "write --set key=value"),
+        (["crop=[64"], "write --set key=value"),
         (["stes=3"], "did you mean steps"),
         (["lr=6e-5"], "write 6.0e-5"),
         (["techer.lr=0.5"], "did you mean teacher"),

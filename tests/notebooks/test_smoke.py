@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.notebook, pytest.mark.timeout(600)]
 def test_a_notebook_runs_small(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path, out = FOLDER / f"{name}.ipynb", tmp_path / "small.ipynb"
-    hints = read_signature(path)[0]
+    hints = read_signature(path)
     given = {name: value for name, value in SMALL.items() if name in hints and name not in KEPT}
     assert given
     execute_notebook(path, out, given)  # raises where a cell fails or is left out

@@ -93,7 +93,7 @@ def test_parameters_are_annotated_literals_one_a_line(path):
 
 @every
 def test_papermills_help_lists_every_parameter_and_what_it_was_given_is_checked(path):
-    names = read_signature(path)[0]
+    names = read_signature(path)
     assert list(papermill.inspect_notebook(path)) == list(names)
     source = "\n".join(cell.source for cell in code_cells(path))
     assert re.search(r"(from_notebook|check_injected)\(globals\(\)", source)

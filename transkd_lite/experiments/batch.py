@@ -15,7 +15,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -29,19 +29,12 @@ from transkd_lite.experiments.experiment import read_signature
 from transkd_lite.experiments.notebook import NotebookFailed, NotebookInterrupted, execute_notebook, to_html
 from transkd_lite.experiments.preflight import preflight
 from transkd_lite.experiments.profile import PlannedRun, Profile, plan
+from transkd_lite.training import folder as run_folder
 from transkd_lite.training.config import ParameterError, check_parameters
-from transkd_lite.training.folder import (
-    BATCH_FILE,
-    FAILED_FILE,
-    PROGRESS_FILE,
-    RunLockedError,
-    is_finished,
-    lock_run,
-    provenance,
-)  # fmt: skip
+from transkd_lite.training.folder import BATCH_FILE, is_finished, lock_run
 from transkd_lite.training.interrupts import StopRequest
 
-__all__ = ["Outcome", "dask_setup", "execute", "is_done", "progress_line", "render_report", "reproduce"]
+__all__ = ["Outcome", "dask_setup", "execute", "is_done", "progress_line", "render_report", "reproduce", "scores"]
 
 
 @dataclass
@@ -62,15 +55,17 @@ def is_done(root: Path, run: PlannedRun) -> bool:
     return is_finished(folder) and (folder / run.notebook.name).is_file()
 
 
+def scores(metrics: Mapping[str, Any]) -> tuple[str, str]:
+    """mIoU in percent and seconds of a run, or "-"."""
+    miou, wall = metrics.get("full", {}).get("miou"), metrics.get("wall_s")
+    return "-" if miou is None else f"{100 * miou:.1f}", "-" if wall is None else f"{wall:.1f}"
+
+
 def progress_line(number: int, total: int, root: Path, run: PlannedRun, error: str) -> str:
-    """`[ 3/14] student-none-s0-1a2b3c4d finished, 61 s, mIoU 41.2 %`."""
-    head = f"[{number:>{len(str(total))}}/{total}] {run.title}"
-    if error:
-        return f"{head} FAILED: {error}"
-    metrics = read_json(root / run.folder / METRICS_FILE)
-    seconds, miou = metrics.get("wall_s"), metrics.get("full", {}).get("miou")
-    head += " finished" + ("" if seconds is None else f", {seconds:.0f} s")
-    return head + ("" if miou is None else f", mIoU {100 * miou:.1f} %")
+    """`[ 3/14] student-none-s0-1a2b3c4d finished, 61.2 s, mIoU 41.2 %`."""
+    miou, seconds = scores({} if error else read_json(root / run.folder / METRICS_FILE))
+    state = f"FAILED: {error}" if error else f"finished, {seconds} s, mIoU {miou} %"
+    return f"[{number:>{len(str(total))}}/{total}] {run.title} {state}"
 
 
 @contextlib.contextmanager
@@ -83,7 +78,7 @@ def signs_of_life(
     def tell() -> None:
         while not over.wait(every_s):
             for run in runs:
-                file = root / run.folder / "checkpoint" / PROGRESS_FILE
+                file = root / run.folder / "checkpoint" / run_folder.PROGRESS_FILE
                 with contextlib.suppress(OSError, DamagedRunError):
                     if time.time() - file.stat().st_mtime < 60:  # of none that was stopped
                         at = read_json(file)
@@ -148,7 +143,6 @@ async def dask_setup(worker: Any) -> None:
 
 # --- One attempt at a run: what is checked before, and what happens in its folder around the notebook's execution.
 
-ASIDE = "running.ipynb"
 # glibc gives memory back to the system at every large free unless told otherwise, and a Dask worker tells it to do so
 # early: a training step, which frees hundreds of tensors, then spends up to a third of its time on page faults.
 KEPT_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
@@ -161,7 +155,7 @@ def executed(target: Path, failed: Path) -> Iterator[Path]:
 
     Raises `NotebookFailed`, which names `failed`. Of a notebook that was interrupted nothing is kept.
     """
-    aside = target.with_name(ASIDE)
+    aside = target.with_name("running.ipynb")
     aside.unlink(missing_ok=True)
     try:
         yield aside
@@ -187,7 +181,7 @@ def execute(run: PlannedRun, root: Path, threads: int | None = None, needed: str
     if run.needs and (needed or not is_finished(root / run.needs)):
         return f"not started: it needs {run.needs}, which failed"
     metrics, withheld = folder / METRICS_FILE, folder / "metrics.withheld.json"
-    with contextlib.suppress(RunLockedError), lock_run(folder, patience_s=60):
+    with contextlib.suppress(run_folder.RunLockedError), lock_run(folder, patience_s=60):
         whole.sweep_temporary(folder)  # the kernel of a killed worker may hold the folder a moment longer
     if withheld.exists():
         os.replace(withheld, metrics)
@@ -195,59 +189,49 @@ def execute(run: PlannedRun, root: Path, threads: int | None = None, needed: str
     own = {} if run.experiment is None else {"out_dir": str(folder)}
     environment = KEPT_MEMORY | dict.fromkeys(THREADS if threads else (), str(threads))
     try:
-        with executed(folder / run.notebook.name, folder / FAILED_FILE) as aside:
+        with executed(folder / run.notebook.name, folder / run_folder.FAILED_FILE) as aside:
             execute_notebook(run.notebook, aside, run.parameters | own, environment)
             if run.experiment is not None and not is_finished(folder):
                 raise NotebookFailed(f"{run.notebook.name} ended without writing {METRICS_FILE} to {folder}")
     except Exception as error:
-        message, stopped = str(error), isinstance(error, NotebookInterrupted)
-        if metrics.exists():
-            os.replace(metrics, withheld)
-        told = {"state": "interrupted" if stopped else "failed", "error": None if stopped else message}
+        stopped = isinstance(error, NotebookInterrupted)
+        told = {"state": "interrupted" if stopped else "failed", "error": None if stopped else str(error)}
         with contextlib.suppress(DamagedRunError):  # the next attempt writes it anew
-            if not withheld.exists():  # metrics vouch for run.json, which must stay as it is
+            if metrics.exists():  # they vouch for run.json, which must stay as it is
+                os.replace(metrics, withheld)
+            else:
                 write_json(folder / RUN_FILE, read_json(folder / RUN_FILE) | told)
-        return message
+        return str(error)
     if run.experiment is None:  # a lesson's result is its notebook; the records are written here, the metrics last
         info = {"kind": run.kind, "notebook": run.notebook.name, "parameters": run.parameters}
-        write_json(folder / RUN_FILE, provenance() | info | {"state": "finished", "error": None})
+        write_json(folder / RUN_FILE, run_folder.provenance() | info | {"state": "finished", "error": None})
         whole.seal(folder, {"wall_s": round(time.perf_counter() - start, 2)})
     return ""
 
 
 # --- Where a batch's runs are executed: in this process one after the other, side by side, or on a Dask cluster.
-#
-# dask is imported only for the last two.
 
 
 def execute_all(
     pending: Sequence[PlannedRun], root: Path, jobs: int, scheduler: str | None, stop: StopRequest
 ) -> Iterator[tuple[PlannedRun, str]]:
-    """Execute runs and yield each with its outcome as it ends; after a signal those that it did not cut short."""
-    if pending and (scheduler is not None or jobs > 1):
-        yield from _execute_on_dask(pending, root, jobs, scheduler, stop)
-        return
-    for run in pending:
-        error = run_aside(functools.partial(execute, run, root), stop)
-        if not error or stop.signal is None:
-            yield run, error
-        if stop.signal is not None:
-            break
+    """Execute runs and yield each with its outcome as it ends; after a signal those that it did not cut short.
 
-
-def _execute_on_dask(
-    pending: Sequence[PlannedRun], root: Path, jobs: int, scheduler: str | None, stop: StopRequest
-) -> Iterator[tuple[PlannedRun, str]]:
-    """Send the runs to a cluster; when a worker dies in mid-notebook, the notebook runs again elsewhere.
-
-    After a signal nothing more is started; notebooks under way on another machine's cluster run to their end.
+    On a cluster, where a worker dies in mid-notebook, the notebook runs again elsewhere. After a signal nothing more is
+    started; notebooks under way on another machine's cluster run to their end.
     """
-    import dask
+    if not pending or (scheduler is None and jobs == 1):
+        for run in pending:
+            error = run_aside(functools.partial(execute, run, root), stop)
+            if not error or stop.signal is None:
+                yield run, error
+            if stop.signal is not None:
+                break
+        return
     from dask.system import CPU_COUNT
     from distributed import Client, LocalCluster, wait
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": 3}))
         threads, address = None, scheduler
         if scheduler is None:
             threads = max(1, CPU_COUNT // jobs)
@@ -313,8 +297,7 @@ def reproduce(
     with lock_run(root), StopRequest() as stop, signs_of_life(root, pending, echo):
         whole.sweep_temporary(root)
         if pending:
-            echo(told)
-            echo(f"{len(pending)} of {len(outcome.runs)} runs to do in {root}")
+            echo(f"{told}\n{len(pending)} of {len(outcome.runs)} runs to do in {root}")
         for run, error in execute_all(pending, root, jobs, scheduler, stop):
             outcome.executed.append(run.folder)
             if error:
@@ -350,11 +333,10 @@ def _report(profile: Profile, outcome: Outcome) -> None:
         if not any(is_finished(root / folder) for folder in folders if folder.startswith("student-")):
             raise NotebookFailed("not rendered: no student has finished")
         render_report(profile, root)
+        write_json(made_of, inputs)
+        outcome.report_rendered = True
     except Exception as error:
         outcome.errors["report"] = str(error)
-        return
-    outcome.report_rendered = True
-    write_json(made_of, inputs)
 
 
 def render_report(profile: Profile, root: Path) -> Path:
@@ -363,10 +345,9 @@ def render_report(profile: Profile, root: Path) -> Path:
     Raises `NotebookFailed`: a cell raised or was left out; the executed notebook is kept as `report.failed.ipynb`.
     """
     notebook = profile.notebooks / f"{profile.report}.ipynb"
-    parameters = {"run_dir": str(root)}
-    if profile.parameters.get("data_root"):
-        parameters["data_root"] = str(profile.parameters["data_root"])
-    check_parameters(parameters, read_signature(notebook)[0], notebook.name)
+    data_root = profile.parameters.get("data_root")
+    parameters = {"run_dir": str(root)} | ({"data_root": str(data_root)} if data_root else {})
+    check_parameters(parameters, read_signature(notebook), notebook.name)
     with executed(root / "report.ipynb", root / "report.failed.ipynb") as aside:
         execute_notebook(notebook, aside, parameters)
     title = f"{profile.name}: {profile.about}" if profile.about else profile.name

@@ -36,8 +36,8 @@ _TYPES: dict[str, Any] = {t.__name__: t for t in (bool, dict, float, int, list, 
 _TYPES |= {"Any": Any, "Optional": Optional, "Union": Union}  # papermill's own help reads these, but not `int | None`
 
 
-def read_signature(notebook: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Types and defaults by name, from a notebook's cell tagged `parameters` (none: no parameters).
+def read_signature(notebook: Path) -> dict[str, Any]:
+    """Types by name, from a notebook's cell tagged `parameters` (none: no parameters).
 
     By the course's rule the cell holds one annotated literal a line. Raises `ParameterError` where a line is
     something else, or the notebook is missing or unreadable.
@@ -46,22 +46,20 @@ def read_signature(notebook: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         near = ", ".join(sorted(path.name for path in notebook.parent.glob("*.ipynb")))
         raise ParameterError(f"no notebook {notebook}; that folder has {near or 'no notebook'}")
     hints: dict[str, Any] = {}
-    defaults: dict[str, Any] = {}
     try:
         cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
         tagged = (c["source"] for c in cells if "parameters" in c.get("metadata", {}).get("tags", []))
         for line in ast.parse("".join(next(tagged, []))).body:
             if not (isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.value):
                 raise ValueError(f"`{ast.unparse(line)}`")
+            ast.literal_eval(line.value)
             hints[line.target.id] = _type(line.annotation)
-            defaults[line.target.id] = ast.literal_eval(line.value)
     except (ValueError, KeyError, SyntaxError) as error:
-        raise ParameterError(
-            f"{notebook} is not a readable notebook whose parameters cell holds one annotated literal a line, such as "
-            f"`steps: int = 100`; after {list(hints)} comes {type(error).__name__}: {error}: write a literal and "
-            f"derive the rest in the next cell, with types of {', '.join(sorted(_TYPES))} and None"
-        ) from error
-    return hints, defaults
+        rule = "is not a readable notebook whose parameters cell holds one annotated literal a line"
+        found = f"after {list(hints)} comes {type(error).__name__}: {error}"
+        advice = "write a literal and derive the rest in the next cell, such as `steps: int = 100`, with types of"
+        raise ParameterError(f"{notebook} {rule}; {found}: {advice} {', '.join(_TYPES)} and None") from error
+    return hints
 
 
 def _type(annotation: ast.expr) -> Any:
@@ -84,9 +82,8 @@ def find_file(source: str) -> str:
     for path in (Path(source).expanduser(), COURSE / source):
         if path.exists():
             return str(path)
-    raise ParameterError(
-        f"no file of weights {source} and no such folder: check the path, or train it (see `transkd train --help`)"
-    )
+    advice = "check the path, or train it (see `transkd train --help`)"
+    raise ParameterError(f"no file of weights {source} and no such folder: {advice}")
 
 
 # --- The record.
@@ -172,11 +169,8 @@ class Experiment(TrainConfig):
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides the result; files of weights count by their content."""
-        values = self.record()
-        values.pop("data_root", None)
-        if self.method == "none":
-            values |= {"teacher": None, "options": {}}
-            values.pop("method_file", None)
+        unread: dict[str, Any] = {"teacher": None, "options": {}, "method_file": None}
+        values = replace(self, data_root=None, **(unread if self.method == "none" else {})).record()
         for name in ("pretrained", "teacher", "method_file"):
             source = values.get(name)
             if source is not None and source != "timm" and not source.startswith(("hub:", "run:")):
@@ -185,11 +179,6 @@ class Experiment(TrainConfig):
                 content = "".join(fingerprint(file)["sha256"] for file in files).encode()
                 values[name] = f"sha256:{digest(path.read_bytes() if path.is_file() else content)}"
         return values
-
-    @property
-    def run_id(self) -> str:
-        """Eight hexadecimal digits of the identity."""
-        return self.folder_name().rpartition("-")[2]
 
     def folder_name(self, kind: str = "student") -> str:
         """`<kind>-<method>-s<seed>-<hash>`, the name of this run's folder."""
@@ -214,19 +203,6 @@ class Experiment(TrainConfig):
         for part in self.method.split("+"):
             check_name(part, ["none", *list_methods()], "method")
 
-    def check_data(self) -> None:
-        """Open both splits, which looks into every file once; the runs need not do so again.
-
-        Raises `ParameterError`: unknown dataset, missing folder or file, with what to do.
-        """
-        if self.data_root is None and self.dataset in LAYOUTS:
-            raise ParameterError(f"dataset {self.dataset} needs its files: pass --data-root DIR (data_root=...)")
-        try:
-            for split in ("train", "val"):
-                self.open_split(split, 1)
-        except (OSError, TypeError, ValueError) as error:
-            raise ParameterError(f"dataset {self.dataset}: {error}") from error
-
     @property
     def size(self) -> tuple[int, int] | None:
         """(height, width) of every image, or None for the images as they are."""
@@ -234,14 +210,20 @@ class Experiment(TrainConfig):
 
     def config(self) -> TrainConfig:
         """The training settings alone."""
-        values = {f.name: getattr(self, f.name) for f in fields(TrainConfig)}
-        if self.class_weights == "paper":
-            values["class_weights"] = CITYSCAPES_CLASS_WEIGHTS
-        return TrainConfig(**values)
+        weights = CITYSCAPES_CLASS_WEIGHTS if self.class_weights == "paper" else self.class_weights
+        return TrainConfig(**{f.name: getattr(self, f.name) for f in fields(TrainConfig)} | {"class_weights": weights})
 
     def open_data(self) -> "tuple[Dataset, Dataset]":
-        """The training and the validation images."""
-        return self.open_split("train", self.train_images), self.open_split("val", self.val_images)
+        """The training and the validation images; looks into every file once, and a later call need not do so again.
+
+        Raises `ParameterError`: unknown dataset, missing folder or file, with what to do.
+        """
+        if self.data_root is None and self.dataset in LAYOUTS:
+            raise ParameterError(f"dataset {self.dataset} needs its files: pass --data-root DIR (data_root=...)")
+        try:
+            return self.open_split("train", self.train_images), self.open_split("val", self.val_images)
+        except (OSError, TypeError, ValueError) as error:
+            raise ParameterError(f"dataset {self.dataset}: {error}") from error
 
     def open_split(self, split: str, num: int | None) -> "Dataset":
         """The first `num` images of a split (None: all)."""
@@ -311,8 +293,7 @@ class Experiment(TrainConfig):
             return Path(find_file(self.teacher))
         if self.out_dir is None:
             raise ParameterError(f"teacher {self.teacher!r} is a run beside out_dir, but out_dir is None")
-        beside = check_plain(self.teacher.removeprefix("run:"), "teacher")
-        return verified(Path(self.out_dir).parent / beside / STUDENT_FILE)
+        return verified(Path(self.out_dir).parent / check_plain(self.teacher[4:], "teacher") / STUDENT_FILE)
 
 
 def run_experiment(
@@ -328,16 +309,15 @@ def run_experiment(
     """
     from transkd_lite.training.loop import fit
 
-    folder = out_dir or experiment.out_dir
-    if folder is not None:
-        experiment = replace(experiment, out_dir=str(folder))
+    if out_dir is not None:
+        experiment = replace(experiment, out_dir=str(out_dir))
     train_data = experiment.open_split("train", 1 if experiment.steps == 0 else experiment.train_images)
     val_data = experiment.open_split("val", experiment.val_images)
     space = label_space(train_data)
     student, teacher, method = experiment.build(space.num_classes, space)
     result = fit(
         student, train_data, config=experiment.config(), teacher=teacher, method=method, val_data=val_data,
-        out_dir=folder, resume=resume, parameters=experiment.record(), progress=progress,
+        out_dir=experiment.out_dir, resume=resume, parameters=experiment.record(), progress=progress,
     )  # fmt: skip
     return result.metrics
 
@@ -403,12 +383,9 @@ def evaluate_run(source: str | Path, settings: Mapping[str, Any], split: str = "
     if settings.get("dataset", recorded.get("dataset")) == recorded.get("dataset"):
         kept += ["dataset", "data_seed", "data_options", "val_images", *["data_root"] * Path(source).is_dir()]
     known = {name: recorded[name] for name in kept if name in recorded} | dict(settings)
-    missing = [name for name in ("dataset", "height", "width") if name not in known]
-    if missing:
-        raise ParameterError(
-            f"{source} does not say on which images it was trained: pass "
-            f"{' '.join(f'--set {name}=…' for name in missing)} (and --data-root, where the data set has files)"
-        )
+    if missing := [f"--set {name}=…" for name in ("dataset", "height", "width") if name not in known]:
+        advice = f"pass {' '.join(missing)} (and --data-root, where the data set has files)"
+        raise ParameterError(f"{source} does not say on which images it was trained: {advice}")
     experiment = Experiment.from_dict({"val_images": None, **known})
     # A file, perhaps a stranger's, may not make us fetch or write anything.
     harmless = experiment.data_options.keys() <= {"conditions", "fold", "label_ids", "label_map"}

@@ -90,18 +90,16 @@ def execute_notebook(
             kind = NotebookInterrupted if error.ename == "KeyboardInterrupt" else NotebookFailed
             raise kind(f"{notebook.name}: cell [{error.exec_count}] raised {error.ename}: {error.evalue}") from error
         except RuntimeError as error:
-            if attempt < _STARTS and "before replying" in str(error):
-                time.sleep(attempt)
-                continue
-            raise NotebookFailed(f"{notebook.name}: {error}") from error
+            if attempt == _STARTS or "before replying" not in str(error):
+                raise NotebookFailed(f"{notebook.name}: {error}") from error
+            time.sleep(attempt)
     executed = json.loads(target.read_text(encoding="utf-8"))["cells"]
     cells = [cell for cell in executed if cell["cell_type"] == "code" and "".join(cell["source"]).strip()]
     for number, cell in enumerate(cells, start=1):
         ended = any(output.get("ename") == "SystemExit" for output in cell["outputs"])
         if ended or cell["execution_count"] is None:
-            how = "left the notebook by sys.exit()" if ended else "never ran"
-            cell = f"code cell {number} of {len(cells)}"
-            raise NotebookFailed(f"{notebook.name}: {cell} {how}; the last cell must be reached")
+            what = f"code cell {number} of {len(cells)} {'left the notebook by sys.exit()' if ended else 'never ran'}"
+            raise NotebookFailed(f"{notebook.name}: {what}; the last cell must be reached")
 
 
 def refresh_notebook(notebook: Path) -> float:

@@ -21,8 +21,6 @@ from transkd_lite.training.config import ParameterError, check_plain
 
 __all__ = ["look", "new_profile", "preflight"]
 
-NOTEBOOK_S = 20  # what a notebook takes beside training and scoring, on two cores
-
 
 def preflight(pending: Sequence[PlannedRun], root: Path) -> tuple[str, float]:
     """Check what a plan cannot check without torch, and time a step of each kind of run.
@@ -61,7 +59,6 @@ def look(experiment: Experiment, teacher: Experiment | None = None) -> tuple[flo
     ignored = {"data_root": drawn and experiment.data_root, "data_seed": not drawn and experiment.data_seed}
     for name in filter(ignored.get, ignored):
         raise ParameterError(f"{name} would be ignored with dataset {experiment.dataset}: leave it out")
-    experiment.check_data()
     config, (train, val) = experiment.config(), experiment.open_data()
     space = label_space(train)
 
@@ -98,15 +95,12 @@ def look(experiment: Experiment, teacher: Experiment | None = None) -> tuple[flo
 {len(train)} images for training{crops}, {len(val)} for validation
 {space.num_classes} classes: {", ".join(space.names)}
 {device_name(device)}, {torch.get_num_threads()} threads, {resolve_precision(config.precision, device)}"""
-    seconds = NOTEBOOK_S + (steps * config.batch_size + passes) / history["images_per_s"].iloc[-1]
+    seconds = 20 + (steps * config.batch_size + passes) / history["images_per_s"].iloc[-1]  # 20 for the notebook's rest
     what = f"{experiment.network}, method {experiment.method}, {steps} steps of {config.batch_size} images: about"
     return seconds, data, f"{what} {seconds / 60:.1f} min each"
 
 
 # --- `transkd new`: a profile for images of one's own.
-
-MINUTES = 20  # that all of its runs shall take
-LARGE = 2**20  # pixels of an image that is not resized
 
 
 def new_profile(folder: Path, report: Report, options: Mapping[str, Any]) -> tuple[Path, str]:
@@ -133,7 +127,7 @@ def new_profile(folder: Path, report: Report, options: Mapping[str, Any]) -> tup
     held_out = {} if counts.get("val") else {"fold": [folds - 1, folds]}
     shared: dict[str, Any] = {"dataset": report.name, "data_root": str(report.root.resolve())}
     shared |= {"data_options": {**options, **held_out}, "augment": "standard", "batch_size": batch_size}
-    if math.prod(middle) > LARGE or min(map(min, sizes)) < 32:
+    if math.prod(middle) > 2**20 or min(map(min, sizes)) < 32:
         shared["height"], shared["width"] = (32 * round(side * length / min(middle) / 32) for length in middle)
     elif len({*sizes}) > 1 or max(middle) > side:
         crop = [min(side, length) for length in middle]
@@ -144,7 +138,7 @@ def new_profile(folder: Path, report: Report, options: Mapping[str, Any]) -> tup
     about = f"images of {report.root.resolve().name}"
     planned = Profile(name, about, parameters=shared, teacher=teacher, students=students, **grid)
     shared |= {"steps": 100, "warmup_steps": 20}
-    wanted = int(60 * MINUTES / preflight(plan(planned), folder)[1]) * 100
+    wanted = int(20 * 60 / preflight(plan(planned), folder)[1]) * 100
     shared["steps"] = max(100, min(wanted, 100 * counts["train"] // batch_size))
     found = [*str(report).splitlines()[:-1], *[f"val is the last of {folds} parts of train (fold)"] * len(held_out)]
     content = {"about": about, "parameters": shared, "teacher": teacher, "students": students | grid}

@@ -126,22 +126,19 @@ def load_profile(source: str, settings: Mapping[str, Any] | None = None) -> Prof
             check_parameters(layer, known | extra, f"{where}, {name}.{label}")
             layers.append(("students", layer))
     for _, layer in layers:
-        for folder in (path.parent, Path()):
-            layer.update(_located(layer, folder))
+        layer.update(_located(layer, Path()) | _located(layer, path.parent))
     for key, value in (settings or {}).items():
         kind, _, name = key.rpartition(".")
         check_name(kind, sections, "section of --set")
         check_parameters({name: value}, known, "--set")
-        value = _located({name: value}, Path()).get(name, value)
         for layer in [layer for section, layer in layers if kind in ("", section)]:
             for replaced in _LENGTH if name in _LENGTH else (name,):
                 layer.pop(replaced, None)
-        sections[kind][name] = value
+        sections[kind] |= {name: value, **_located({name: value}, Path())}
     for kind, holder in (("teacher", sections.get("teacher", {})), ("student", grid)):
         if "notebook" in holder:
             raw[f"{kind}_notebook"] = holder.pop("notebook")
-    if "notebooks" in raw:
-        raw["notebooks"] = (path.parent / raw["notebooks"]).resolve()
+    raw["notebooks"] = (path.parent / raw.get("notebooks", NOTEBOOKS)).resolve()
     lessons = [{entry: {}} if isinstance(entry, str) else entry for entry in raw.get("lessons", [])]
     raw["lessons"] = [item for entry in lessons for item in entry.items()]
     return Profile(**{"name": path.stem, "about": "", **raw, **grid})
@@ -163,10 +160,11 @@ def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
     """
     settings = {}
     for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise ParameterError(f"--set {text}: write --set key=value, such as --set steps=20")
-        settings[key.strip()] = yaml.safe_load(value)
+        try:
+            key, value = text.split("=", 1)
+            settings[key.strip()] = yaml.safe_load(value)
+        except (ValueError, yaml.YAMLError) as error:
+            raise ParameterError(f"--set {text}: write --set key=value, such as --set steps=20 ({error})") from error
     return settings
 
 
@@ -206,12 +204,7 @@ class PlannedRun:
     @property
     def title(self) -> str:
         """The run folder, with the variant that its name does not tell."""
-        return with_variant(self.folder, self.variant)
-
-
-def with_variant(name: str, variant: str) -> str:
-    """`transkd-base (no-fusion)`, or the name alone where it is no variant."""
-    return f"{name} ({variant})" if variant else name
+        return f"{self.folder} ({self.variant})" if self.variant else self.folder
 
 
 def plan(profile: Profile, methods: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[PlannedRun]:
@@ -222,13 +215,12 @@ def plan(profile: Profile, methods: Sequence[str] = (), seeds: Sequence[int] = (
     runs, teacher = [], None
     for name, own in profile.lessons:  # gets the profile's data parameters that its notebook has
         path = profile.notebooks / Path(name).with_suffix(".ipynb")
-        hints, _ = read_signature(path)
+        hints = read_signature(path)
         shared = profile.merged()
         passed = {k: shared[k] for k in _DATA if k in hints and shared.get(k) is not None} | own
         check_parameters(passed, hints, path.name)
         identity = {k: v for k, v in passed.items() if k != "data_root"} | {"notebook": name}
-        folder = run_name("lesson", path.stem, 0, identity)
-        runs.append(PlannedRun("lesson", folder, path, passed))
+        runs.append(PlannedRun("lesson", run_name("lesson", path.stem, 0, identity), path, passed))
     if profile.teacher is not None:
         teacher = _plan_experiment(profile, "teacher", profile.experiment("teacher"))
         runs.append(teacher)
@@ -262,7 +254,7 @@ def _plan_experiment(
     """Pass a notebook the experiment's parameters that it has; one that it lacks must be at its default."""
     notebook = profile.teacher_notebook if kind == "teacher" else profile.student_notebook
     path = profile.notebooks / Path(notebook).with_suffix(".ipynb")
-    hints, _ = read_signature(path)
+    hints = read_signature(path)
     given = experiment.to_dict() | {"out_dir": "where the run is"}
     usual = Experiment(dataset=experiment.dataset).to_dict() | {"dataset": "streets"}
     passed = {name: value for name, value in given.items() if name in hints or value != usual[name]}
