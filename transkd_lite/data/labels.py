@@ -27,9 +27,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
-    "CAMVID", "CITYSCAPES", "CITYSCAPES_CLASS_WEIGHTS", "CITYSCAPES_ID_TO_TRAIN_ID", "ILLEGAL",
-    "NYU40", "VOC", "VOID", "Colour", "LabelSpace", "colour_ids", "colours", "label_space", "lookup_table",
-    "require_train_ids", "voc_palette",
+    "CAMVID", "CITYSCAPES", "CITYSCAPES_CLASS_WEIGHTS", "CITYSCAPES_ID_TO_TRAIN_ID", "ILLEGAL", "NYU40", "VOC", "VOID",
+    "Colour", "LabelSpace", "colour_ids", "colours", "label_space", "lookup_table", "require_train_ids", "voc_palette",
 ]  # fmt: skip
 
 VOID = 255
