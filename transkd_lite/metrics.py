@@ -294,9 +294,7 @@ def predict(model: SegModel, images: Any, *, normalize: bool = True, size: Size 
             batch = as_batch(resized, normalize=normalize).to(device)
             logits = _require_finite(model(batch).logits.float())
             if logits.shape[1] > VOID:
-                raise ValueError(
-                    f"predict takes up to {VOID} logits; got {logits.shape[1]}: take the argmax of the logits"
-                )
+                raise ValueError(f"predict takes up to {VOID} logits; got {logits.shape[1]}: take the argmax instead")
             logits = F.interpolate(logits, size=picture.size[::-1], mode="bilinear")
             label = logits.argmax(1)[0].to(torch.uint8).cpu().numpy()
             label[label >= num_classes] = VOID
