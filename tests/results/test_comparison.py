@@ -243,8 +243,10 @@ def test_scenes_are_scored_one_by_one():
     space = LabelSpace(("road", "sky"), ((128, 64, 128), (70, 130, 180)))
     label = np.array([[0, 0], [1, 255]], np.uint8)
     rows = {"label": [label, label], "kd": [np.array([[0, 1], [1, 1]], np.uint8), np.array([[0, 0], [1, 0]], np.uint8)]}
+    rows["void"] = [np.array([[0, 255], [1, 1]], np.uint8), label]
     scores = comparison.scene_scores(comparison.Gallery([None, None], rows, space))
     assert scores["kd"].tolist() == [0.5, 1.0]  # road 1 of 2, sky 1 of 2; void does not count
+    assert scores["void"].tolist() == [0.75, 1.0], "a pixel of a class that is predicted as void is a miss"
 
 
 def test_the_ends_of_the_scale_need_no_network():
