@@ -205,7 +205,7 @@ def test_the_number_of_classes_fits_labels_of_8_bits_and_is_no_single_one() -> N
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("label", np.full((32, 32), 256), r"every label holds whole numbers from 0 to 255; got np.int64\(256\)"),
+        ("label", np.full((32, 32), 256), r"labels hold whole numbers from 0 to 255; got np.int64\(256\)"),
         ("label", torch.full((32, 32), -1), "whole numbers from 0 to 255"),
         ("image", np.full((32, 32, 3), 1.5), "a picture is .* numbers from 0 to 255, or of floats from 0 to 1"),
     ],

@@ -205,8 +205,7 @@ def match_classes(
     given = num_logits if num_classes is None else num_classes
     known = space.num_classes if space else given
     if known is None or not 2 <= known <= VOID or num_classes not in (None, known):
-        advice = f"with names it is their number ({known}), and one class alone leaves nothing to tell apart"
-        raise ValueError(f"num_classes must be 2 to {VOID}, got {given}: {advice}")
+        raise ValueError(f"num_classes must be 2 to {VOID}, got {given}: with names it is their number ({known})")
     if num_logits not in (None, known, known + 1):
         rule = f"a network for {known} classes has {known} logits, or one more for void"
         raise ValueError(f"{rule}; got {num_logits}: take the data that it was made for, or create another")
@@ -252,8 +251,7 @@ def as_batch(images: Any, *, normalize: bool = True) -> Tensor:
     arrays = [to_rgb(image) for image in _each(images)]
     found = sorted({array.shape for array in arrays})
     if len(found) != 1:
-        rule = "a batch holds pictures of one size"
-        raise ValueError(f"{rule}; got {found}: convert them, or pass size=(height, width) to open_dataset")
+        raise ValueError(f"a batch holds pictures of one size; got {found}: convert them, or open them with size=")
     batch = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
     return normalized(batch) if normalize else batch
 
@@ -269,8 +267,7 @@ def _require_finite(logits: Tensor) -> Tensor:
     """The logits; ValueError where some are not finite, since the class of the largest would be an accident."""
     broken = logits.numel() - int(logits.isfinite().sum())
     if broken:
-        advice = "the network's weights are broken or its precision is too low (precision='fp32')"
-        raise ValueError(f"every logit must be finite; {broken} of {logits.numel()} are not: {advice}")
+        raise ValueError(f"every logit must be finite; {broken} of {logits.numel()} are not: try precision='fp32'")
     return logits
 
 
@@ -297,8 +294,7 @@ def predict(model: SegModel, images: Any, *, normalize: bool = True, size: Size 
             batch = as_batch(resized, normalize=normalize).to(device)
             logits = _require_finite(model(batch).logits.float())
             if logits.shape[1] > VOID:
-                rule = f"label maps are uint8, with {VOID} for void, so predict takes up to {VOID} logits"
-                raise ValueError(f"{rule}; got {logits.shape[1]}: take the argmax of the network's own")
+                raise ValueError(f"predict takes up to {VOID} logits; got {logits.shape[1]}: take the argmax instead")
             logits = F.interpolate(logits, size=picture.size[::-1], mode="bilinear")
             label = logits.argmax(1)[0].to(torch.uint8).cpu().numpy()
             label[label >= num_classes] = VOID

@@ -53,7 +53,6 @@ __all__ = ["PARTS", "MultiplyAccumulates", "call_aside", "count_flops", "count_p
 #             it), 2 an element of BatchNorm, 1 an element of LayerNorm, GELU and ReLU; no matrix and attention products
 
 Size = tuple[int, int]
-CONVOLUTIONS = (torch.conv1d, torch.conv2d, F.conv1d, F.conv2d)
 PRODUCTS = (torch.matmul, torch.bmm, Tensor.matmul, Tensor.bmm, Tensor.__matmul__)
 ELEMENTWISE = {F.batch_norm: 2, F.layer_norm: 1, F.gelu: 1, F.relu: 1, torch.relu: 1}
 
@@ -70,7 +69,7 @@ class MultiplyAccumulates(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func in CONVOLUTIONS:
+        if func in (torch.conv1d, torch.conv2d, F.conv1d, F.conv2d):
             additions = int(not self.full and len(args) > 2 and args[2] is not None)
             self.total += result.numel() * (math.prod(args[1].shape[1:]) + additions)
         elif func is F.linear or (self.full and func in PRODUCTS):

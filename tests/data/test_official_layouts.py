@@ -250,7 +250,7 @@ def test_hub_dataset_from_a_local_repository(trees, tmp_path):
     with pytest.raises(ValueError, match="2 to 254 different classes, got 0"):
         open_dataset(f"hub:{repo}", "train")
     columns |= {"label_column": "id"}
-    with pytest.raises(ValueError, match=r"label_column name columns of images, got 'id'.*'mask': Image"):
+    with pytest.raises(ValueError, match=r"'id' holds no images: set image_column.*'mask': Image"):
         open_dataset(f"hub:{repo}", "train", classes=("a", "b"), **columns)
 
 

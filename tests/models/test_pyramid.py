@@ -162,7 +162,7 @@ def test_what_cannot_serve_is_named(name: str, message: str) -> None:
     ("img_size", "message"),
     [
         ((64, 128), r"cannot give features .* with {'img_size': \(64, 128\)} \(.*unexpected keyword"),
-        (224, r"{'img_size': \(224, 224\)} \(.*: change or leave out the options, or choose"),
+        (224, r"{'img_size': \(224, 224\)} \(.*: change or omit the options, or choose"),
     ],
 )
 def test_an_img_size_that_does_not_fit_is_named(img_size, message: str) -> None:

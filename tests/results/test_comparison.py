@@ -65,7 +65,7 @@ def test_one_pair_has_no_interval(table):
 
 
 def test_mixed_tables_and_unknown_baselines_are_refused(table):
-    with pytest.raises(ValueError, match=r"one run of a seed, but .* select one dataset"):
+    with pytest.raises(ValueError, match=r"one run of a seed, here are several: choose"):
         comparison.paired_differences(pd.concat([table, table]))
     with pytest.raises(ValueError, match="baseline 'cwd' has no run here: choose one of none, kd"):
         comparison.paired_differences(table, "cwd")
@@ -242,8 +242,10 @@ def test_scenes_are_scored_one_by_one():
     space = LabelSpace(("road", "sky"), ((128, 64, 128), (70, 130, 180)))
     label = np.array([[0, 0], [1, 255]], np.uint8)
     rows = {"label": [label, label], "kd": [np.array([[0, 1], [1, 1]], np.uint8), np.array([[0, 0], [1, 0]], np.uint8)]}
+    rows["void"] = [np.array([[0, 255], [1, 1]], np.uint8), label]
     scores = comparison.scene_scores(comparison.Gallery([None, None], rows, space))
     assert scores["kd"].tolist() == [0.5, 1.0]  # road 1 of 2, sky 1 of 2; void does not count
+    assert scores["void"].tolist() == [0.75, 1.0], "a pixel of a class that is predicted as void is a miss"
 
 
 def test_the_ends_of_the_scale_need_no_network():

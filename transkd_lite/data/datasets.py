@@ -267,8 +267,7 @@ def open_hub(
     columns = {image_column: "image", label_column: "label"}
     for column in columns:
         if not isinstance(table.features.get(column), datasets.Image):
-            rule = "image_column and label_column name columns of images"
-            raise ValueError(f"{rule}, got {column!r}: name two of {table.features}")
+            raise ValueError(f"{column!r} holds no images: set image_column, label_column to two of {table.features}")
         table = table.cast_column(column, datasets.Image(decode=False))
     table = table.select_columns(list(columns)).rename_columns(columns)
     if faults := survey([table[k] for k in range(min(len(table), 16))], decoder)[2]:

@@ -106,8 +106,7 @@ def list_files(
 
     def stop(error: OSError) -> None:
         if isinstance(error, FileNotFoundError | NotADirectoryError):
-            what = "labels or images should be in"
-            raise FileNotFoundError(f"{what} {error.filename}, but that is no folder: see `transkd data fetch`")
+            raise FileNotFoundError(f"labels or images should be in folder {error.filename}: see `transkd data fetch`")
         raise DataError(f"folder {error.filename} cannot be listed ({error.strerror}): mend its permissions")
 
     def by_key(folder: Path, ending: str) -> dict[str, Path]:

@@ -4,15 +4,18 @@ A *train id* is what a network predicts: 0 to K-1 for the K scored classes, 255 
 that is neither trained on nor scored. The files of a dataset often hold other numbers; the tables here
 translate them.
 
-Sources: `cityscapesscripts/helpers/labels.py` (names, colours, ids), the CamVid colour list of Brostow et
-al. 2009 reduced to the 11 classes of the SegNet split, the VOC2012 development kit (names and the colour
-rule), and the 40 NYUv2 classes of Gupta et al. 2013. NYUv2 has no official palette, so its classes wear the
-VOC colours 1 to 40.
+Sources: `cityscapesscripts/helpers/labels.py` (names, colours, ids) and the authors' Cityscapes training script (class
+weights); the CamVid colour list of Brostow et al. 2009 reduced to the 11 classes of the SegNet split, its other colours
+grouped as in `camvidPixelLabelIDs` of MathWorks (lane markings are road, tunnels building, vans car, children
+pedestrian, motorcycles bicyclist); the VOC2012 development kit (names and the colour rule), and the 40 NYUv2 classes of
+Gupta et al. 2013. NYUv2 has no official palette, so its classes wear the VOC colours 1 to 40.
 """
 
+import csv
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 from itertools import zip_longest
 from operator import index
 from typing import TYPE_CHECKING, Any
@@ -24,9 +27,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
-    "CAMVID", "CITYSCAPES", "CITYSCAPES_CLASS_WEIGHTS", "CITYSCAPES_ID_TO_TRAIN_ID", "ILLEGAL",
-    "NYU40", "VOC", "VOID", "Colour", "LabelSpace", "colour_ids", "colours", "label_space", "lookup_table",
-    "require_train_ids", "voc_palette",
+    "CAMVID", "CITYSCAPES", "CITYSCAPES_CLASS_WEIGHTS", "CITYSCAPES_ID_TO_TRAIN_ID", "ILLEGAL", "NYU40", "VOC", "VOID",
+    "Colour", "LabelSpace", "colour_ids", "colours", "label_space", "lookup_table", "require_train_ids", "voc_palette",
 ]  # fmt: skip
 
 VOID = 255
@@ -136,34 +138,27 @@ def require_train_ids(labels: "Tensor", num_classes: int, where: str) -> None:
         raise ValueError(f"train ids are 0-{num_classes - 1} and {VOID}; {got}: map the labels to train ids")
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(","))
+# The rows of `classes.csv` by data set, in train-id order. `label_id` is what files hold that number classes otherwise.
+# Of several colours the first is the one that the class is drawn in; files may have the others, too.
+_TABLE: dict[str, list[dict[str, str]]] = {}
+for _row in csv.DictReader(files("transkd_lite.data").joinpath("classes.csv").read_text(encoding="utf-8").splitlines()):
+    _TABLE.setdefault(_row["dataset"], []).append(_row)
 
 
-def _coloured_space(text: str) -> LabelSpace:
-    """Classes with their colours, as `colours` reads them."""
-    names, digits = zip(*(entry.rsplit(" ", 1) for entry in _names(text)), strict=True)
-    return LabelSpace(names, colours(" ".join(digits)))
+def _space(dataset: str, palette: Iterable[Colour] = ()) -> LabelSpace:
+    """The classes of a data set, in the colours of the table unless others are given."""
+    rows = _TABLE[dataset]
+    own = tuple(palette) or tuple(colours(row["colours"])[0] for row in rows)
+    return LabelSpace(tuple(row["class"] for row in rows), own)
 
 
-CITYSCAPES = _coloured_space(
-    """road 804080, sidewalk f423e8, building 464646, wall 66669c, fence be9999, pole 999999, traffic light faaa1e,
-    traffic sign dcdc00, vegetation 6b8e23, terrain 98fb98, sky 4682b4, person dc143c, rider ff0000, car 00008e,
-    truck 000046, bus 003c64, train 005064, motorcycle 0000e6, bicycle 770b20"""
-)
+CITYSCAPES, CAMVID = _space("cityscapes"), _space("camvid")
+VOC, NYU40 = _space("voc2012", voc_palette(21)), _space("nyuv2", voc_palette(41)[1:])
 # Of the 34 ids that a *_labelIds.png may hold, 19 are scored; the rest (ego vehicle, parking ...) is void.
-_SCORED_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
-CITYSCAPES_ID_TO_TRAIN_ID = dict.fromkeys(range(34), VOID) | {value: k for k, value in enumerate(_SCORED_IDS)}
-
-CAMVID = _coloured_space(
-    """sky 808080, building 800000, pole c0c080, road 804080, pavement 0000c0, tree 808000, sign c08080, fence 404080,
-    car 400080, pedestrian 404000, bicyclist 0080c0"""
-)
-# The 32 colours of the original labels, by the 11 classes; black is void. Grouped as in `camvidPixelLabelIDs` of
-# MathWorks: lane markings are road, tunnels building, vans car, children pedestrian, motorcycles bicyclist.
-_CAMVID_GROUPS = """808080; 800000 004080 40c000 400040 c00080; c0c080 000040; 804080 8000c0 c00040;
-    0000c0 40c080 8080c0; 808000 c0c000; c08080 808040 004040; 404080; 400080 4080c0 c080c0 c04080 804040;
-    404000 c08040 4000c0 408040; 0080c0 c000c0"""
+_SCORED_IDS = {int(row["label_id"]): k for k, row in enumerate(_TABLE["cityscapes"])}
+CITYSCAPES_ID_TO_TRAIN_ID = dict.fromkeys(range(34), VOID) | _SCORED_IDS
+# Of the supervised loss in the authors' training script: rare classes weigh up to four times as much as road.
+CITYSCAPES_CLASS_WEIGHTS = tuple(float(row["weight"]) for row in _TABLE["cityscapes"])
 
 
 def colour_ids(space: LabelSpace, ids: Mapping[Any, int] | None = None) -> tuple[tuple[Colour, int], ...]:
@@ -177,27 +172,9 @@ def colour_ids(space: LabelSpace, ids: Mapping[Any, int] | None = None) -> tuple
     """
     classes: Iterable[Iterable[Colour]] = ((colour,) for colour in space.palette)
     if space == CAMVID:
-        classes = map(colours, _CAMVID_GROUPS.split(";"))
+        classes = (colours(row["colours"]) for row in _TABLE["camvid"])
     elif ids is not None or space.palette == voc_palette(len(space.palette) + 1)[1:]:
         return ()
     pairs = [(colour, k) for k, group in enumerate(classes) for colour in group]
     void = {(0, 0, 0): VOID, (224, 224, 192): VOID}
     return tuple((void | dict(pairs)).items()) if len(dict(pairs)) == len(pairs) else ()
-
-
-_VOC_NAMES = """background, aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, diningtable, dog, horse,
-    motorbike, person, pottedplant, sheep, sofa, train, tvmonitor"""
-VOC = LabelSpace(_names(_VOC_NAMES), voc_palette(21))
-
-_NYU_NAMES = """wall, floor, cabinet, bed, chair, sofa, table, door, window, bookshelf, picture, counter, blinds,
-    desk, shelves, curtain, dresser, pillow, mirror, floor mat, clothes, ceiling, books, refrigerator, television,
-    paper, towel, shower curtain, box, whiteboard, person, night stand, toilet, sink, lamp, bathtub, bag,
-    other structure, other furniture, other prop"""
-NYU40 = LabelSpace(_names(_NYU_NAMES), voc_palette(41)[1:])
-
-# Class weights of the supervised loss in the authors' Cityscapes training script, in train-id order: rare
-# classes weigh up to four times as much as road.
-CITYSCAPES_CLASS_WEIGHTS: tuple[float, ...] = (
-    2.5959737, 6.741505, 3.5353868, 9.866315, 9.690922, 9.369371, 10.289124, 9.953209, 4.3098087, 9.490392,
-    7.674411, 9.396925, 10.347794, 6.3928986, 10.226673, 10.241072, 10.28059, 10.396977, 10.05567,
-)  # fmt: skip

@@ -191,8 +191,7 @@ def prepare_nyuv2(labeled: str | Path, mapping: str | Path, splits: str | Path, 
         try:
             yield
         except (KeyError, OSError, ValueError, TypeError, IndexError, NotImplementedError) as error:
-            advice = "download it (again), see transkd data fetch nyuv2"
-            raise DataError(f"{path} should be {expected}, but gave {error!r}: {advice}") from None
+            raise DataError(f"{path} should be {expected}, but gave {error!r}: download it (again)") from None
 
     with reading(mapping, "a MATLAB file with mapClass"):
         to_40 = np.append(0, loadmat(str(mapping))["mapClass"]).astype(np.uint8)

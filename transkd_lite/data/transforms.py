@@ -48,8 +48,7 @@ def to_tensors(sample: Any) -> tuple[Tensor, Tensor]:
     given = value.numpy(force=True) if isinstance(value, Tensor) else np.array(value)
     label = given.astype(np.uint8, copy=False)
     if (label != given).any():
-        rule = "every label holds whole numbers from 0 to 255"
-        raise ValueError(f"{rule}; got {given[label != given][0]!r}: give train ids as uint8, and void as 255")
+        raise ValueError(f"labels hold whole numbers from 0 to 255; got {given[label != given][0]!r}: give uint8")
     return torch.from_numpy(to_rgb(sample["image"])).permute(2, 0, 1).contiguous(), torch.from_numpy(label)
 
 
@@ -115,8 +114,7 @@ def _transform(
 ) -> tuple[Tensor, Tensor]:
     if image.dtype != torch.uint8 or label.dtype != torch.uint8 or image.shape != (3, *label.shape):
         got = " and ".join(f"{picture.dtype} {tuple(picture.shape)}" for picture in (image, label))
-        rule = "image must be uint8 (3, H, W) and label uint8 (H, W) of one size"
-        raise ValueError(f"{rule}; got {got}: decode them as RGB and 8-bit train ids, resized to one size")
+        raise ValueError(f"image must be uint8 (3, H, W) and label uint8 (H, W) of one size; got {got}: resize them")
 
     def uniform(low: float, high: float) -> float:
         return low + (high - low) * float(torch.rand((), generator=generator))

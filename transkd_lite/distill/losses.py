@@ -168,14 +168,16 @@ def mgd(generated: Tensor, teacher_feature: Tensor) -> Tensor:
 
 
 @full_precision
-def kd(student: Tensor, teacher: Tensor, labels: Tensor | None = None, *, temperature: float = 1.0) -> Tensor:
+def kd(
+    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | None = None, *, temperature: float = 1.0
+) -> Tensor:
     """tau^2 · mean over valid pixels of KL(softmax(z_T / tau) ‖ softmax(z_S / tau)) over classes.
 
     Shapes: logits (N, K, H, W); labels (N, h, w) of any size or None (then every pixel counts). Hinton et al.
     2015 (arXiv 1503.02531).
     """
-    divergence = _kl(*_soften(temperature, student, teacher), dim=1)
-    return temperature**2 * _mean_where(divergence, valid_pixels(labels, student))
+    divergence = _kl(*_soften(temperature, student_logits, teacher_logits), dim=1)
+    return temperature**2 * _mean_where(divergence, valid_pixels(labels, student_logits))
 
 
 @full_precision
@@ -194,7 +196,13 @@ def cwd(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 4.0
 
 @full_precision
 def dkd(
-    student: Tensor, teacher: Tensor, labels: Tensor, *, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    alpha: float = 1.0,
+    beta: float = 8.0,
+    temperature: float = 4.0,
 ) -> Tensor:
     """Decoupled KD: tau^2 · mean over valid pixels of alpha · TCKD + beta · NCKD.
 
@@ -203,8 +211,8 @@ def dkd(
     of the teacher) · NCKD. alpha, beta and tau are those of the paper's CIFAR-100 runs; it used (1, 0.5, 1) on
     ImageNet. Shapes: logits (N, K, H, W), labels (N, h, w) of any size. 0 with one class.
     """
-    log_s, log_t = (F.log_softmax(z, 1) for z in _soften(temperature, student, teacher))
-    classes = resize_labels(labels, student.shape[2:])
+    log_s, log_t = (F.log_softmax(z, 1) for z in _soften(temperature, student_logits, teacher_logits))
+    classes = resize_labels(labels, student_logits.shape[2:])
     valid = classes != VOID
     target = classes.where(valid, 0)[:, None]
     others = torch.ones_like(log_s, dtype=torch.bool).scatter(1, target, False)

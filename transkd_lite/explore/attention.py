@@ -188,7 +188,6 @@ def stage_similarity(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tenso
 
 DARK, MIDDLE, BRIGHT = "#00224e", "#7d7c78", "#fee838"  # of cividis
 ENLARGE = 4  # screen pixels of a picture's pixel
-GREY = 0.35  # how much of the picture shines through the attention
 EVERY = "all"
 
 
@@ -284,7 +283,7 @@ def overlays(looks: Looks, choice: Choice) -> dict[str, NDArray[np.uint8]]:
     for name, seen in views.items():
         levels = Image.fromarray(np.uint8(255 * seen.weights.numpy() / float(seen.weights.max())))
         colours = ImageOps.colorize(levels.resize(grey.size, nearest), DARK, BRIGHT, MIDDLE)
-        layers[name] = Image.blend(colours, grey.convert("RGB"), GREY)
+        layers[name] = Image.blend(colours, grey.convert("RGB"), 0.35)  # so that the picture shines through
     (row, column), (rows, columns) = seen.position, seen.weights.shape
     tall, wide = ENLARGE * grey.height // rows, ENLARGE * grey.width // columns
     frame = (column * wide, row * tall, (column + 1) * wide - 1, (row + 1) * tall - 1)

@@ -258,8 +258,7 @@ def record_gradients(
     bench = TrialBench(experiment)
     trainer = bench.trainer()
     if not moments or list(moments) != sorted(set(moments) & set(range(trainer.num_steps + 1))):
-        rule = f"moments must ascend from 0 or more to at most the run's {trainer.num_steps} steps"
-        raise ValueError(f"{rule}; got {list(moments)}")
+        raise ValueError(f"moments must ascend within the run's 0 to {trainer.num_steps} steps; got {list(moments)}")
     fixed, taken = list(bench.batches(range(num_batches))), []
     stream = bench.lockstep({"run": trainer}, max(moments))
     for wanted in moments:

@@ -18,8 +18,7 @@ Tensors = dict[str, Tensor]
 _INSERTED = re.compile(r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _PART = r"(?:segformer\.|backbone\.|decode_head\.)??"  # how whole networks of others call encoder and head
 
-_TEXT = files("transkd_lite.models").joinpath("names.txt").read_text(encoding="utf-8")
-_, _SEGFORMER, _PVT, _LVT = _TEXT.split("\n\n")
+_, _SEGFORMER, _PVT, _LVT = files("transkd_lite.models").joinpath("names.txt").read_text("utf-8").split("\n\n")
 
 
 def _rules(table: str, old: int, new: int = 0) -> Rules:

@@ -73,8 +73,7 @@ class Pyramid(SegModel):
                 raise ValueError(f"it has strides {sorted(deepest)}")
         except Exception as error:  # timm has many ways to say that there are no levels, or no such name or option
             rule = f"{name} cannot give features at strides {ModelSpec.strides} with {options or 'its own options'}"
-            advice = f"change or leave out the options, or {ADVICE}"
-            raise ValueError(f"{rule} ({printable(repr(error))}): {advice}") from error
+            raise ValueError(f"{rule} ({printable(repr(error))}): change or omit the options, or {ADVICE}") from error
         self.backbone = build(pretrained=fetch, out_indices=[deepest[stride] for stride in ModelSpec.strides])
         channels = tuple(self.backbone.feature_info.channels())
         self.spec = ModelSpec(name, channels, num_classes=num_classes, decoder_channels=decoder_channels)

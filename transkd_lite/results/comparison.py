@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from transkd_lite.data.labels import VOID, LabelSpace, label_space
+from transkd_lite.data.labels import LabelSpace, label_space
 from transkd_lite.data.transforms import resize_labels
 from transkd_lite.data.whole import STUDENT_FILE, atomic_write, fingerprint, verified
 from transkd_lite.experiments.experiment import Experiment
@@ -27,10 +27,9 @@ from transkd_lite.results import statistics, tables
 from transkd_lite.training.folder import read_run
 
 __all__ = [
-    "Gallery", "beside_the_paper", "best_first", "budget_gains", "claims", "class_gains", "gains_by",
-    "load_gallery", "load_references", "paired_differences", "per_class", "published", "reference_scores",
-    "save_results", "scene_scores", "score_blocks", "score_conditions", "score_curves", "strip", "summary",
-    "time_to_reach", "verdict",
+    "Gallery", "beside_the_paper", "best_first", "budget_gains", "claims", "class_gains", "gains_by", "load_gallery",
+    "load_references", "paired_differences", "per_class", "published", "reference_scores", "save_results",
+    "scene_scores", "score_blocks", "score_conditions", "score_curves", "strip", "summary", "time_to_reach", "verdict",
 ]  # fmt: skip
 
 
@@ -76,8 +75,7 @@ def score_blocks(table: pd.DataFrame) -> pd.DataFrame:
     Raises `ValueError`: a method has two runs of one seed.
     """
     if table.duplicated(["method", "seed"]).any():
-        advice = "select one dataset, budget and protocol, and tell variants apart with tables.label_variants"
-        raise ValueError(f"a method has one run of a seed, but the table holds several: {advice}")
+        raise ValueError("a method has one run of a seed, here are several: choose a budget, or tables.label_variants")
     scores = table.pivot(index="seed", columns="method", values="miou")
     return scores[table["method"].unique()].rename_axis(columns=None)
 
@@ -250,6 +248,12 @@ def time_to_reach(curves: pd.DataFrame, target: float) -> pd.DataFrame:
 COLUMNS = ("run", "method", "seed", "condition", "images", "miou")
 
 
+def _experiment(folder: Path, data_root: str | None) -> Experiment:
+    """A finished run's, to open its data where they lie now; its teacher need not be here any more."""
+    parameters = read_run(folder).info["parameters"] | {"method": "none", "options": {}, "teacher": None}
+    return Experiment.from_dict(parameters | ({"data_root": data_root} if data_root else {}))
+
+
 def score_conditions(
     batch: tables.Batch, rows: pd.DataFrame | None = None, data_root: str | None = None
 ) -> pd.DataFrame:
@@ -271,8 +275,7 @@ def score_conditions(
     for run in tqdm(rows.itertuples(), "scores by condition", len(rows), unit="network", delay=5):
         weights = batch.root / run.run / STUDENT_FILE
         if weights.is_file():
-            parameters = read_run(weights.parent).info["parameters"]
-            experiment = Experiment.from_dict(parameters | ({"data_root": data_root} if data_root else {}))
+            experiment = _experiment(weights.parent, data_root)
             data = data or experiment.open_split("val", experiment.val_images)
             if "condition" in data.column_names:
                 images = pd.Series(data["condition"]).value_counts()
@@ -310,14 +313,13 @@ def load_gallery(batch: tables.Batch, num_images: int = 5, data_root: str | None
         rows = best_first(tables.students(batch.table.sort_values("seed", kind="stable"))).drop_duplicates("method")
         named = pd.concat([rows[::-1], tables.teachers(batch.table).assign(method="teacher")[:1]])
         networks = {row.method: batch.root / row.run / STUDENT_FILE for row in named.itertuples()}
-        parameters = read_run(batch.root / first["run"]).info["parameters"]
+        experiment = _experiment(batch.root / first["run"], data_root)
     elif first["dataset"] == "streets":
         networks = {name: tables.DATA / "weights" / f"{file}.safetensors" for name, file in SHIPPED.items()}
-        parameters = {"dataset": "streets", "height": int(first["height"]), "width": int(first["width"])}
+        experiment = Experiment.from_dict({"height": int(first["height"]), "width": int(first["width"])})
     networks = {name: path for name, path in networks.items() if path.is_file()}
     if not networks:
         return None
-    experiment = Experiment.from_dict(parameters | ({"data_root": data_root} if data_root else {}))
     data = experiment.open_split("val", num_images)
     images = [sample["image"] for sample in data]
     maps = {"label": [np.asarray(sample["label"]) for sample in data]}
@@ -331,18 +333,21 @@ def strip(gallery: Gallery) -> dict[str, Any]:
     return {"image": gallery.images[0]} | {k: gallery.space.colorize(v[0]) for k, v in gallery.rows.items()}
 
 
+def _confusions(answers: Any, labels: Any, num_classes: int) -> NDArray[np.int64]:
+    """(N, K + 1, K + 1) of N maps each: the last column counts the answers that are no class."""
+    known = [np.minimum(np.asarray(answer), num_classes) for answer in answers]
+    return statistics.image_confusions(known, labels, num_classes + 1)
+
+
+def _miou(confusion: NDArray[np.int64]) -> float:
+    return SegMetrics(torch.tensor(confusion[:-1, :-1]), torch.tensor(confusion[:-1, -1])).miou
+
+
 def scene_scores(gallery: Gallery) -> pd.DataFrame:
     """mIoU in [0, 1] of every network (columns) on every picture alone (rows), over the classes that are there."""
-    from torchmetrics.functional.classification import multiclass_confusion_matrix
-
-    num = gallery.space.num_classes
-    scores: dict[str, list[float]] = {name: [] for name in gallery.rows if name != "label"}
-    for name, found in scores.items():
-        for predicted, label in zip(gallery.rows[name], gallery.rows["label"], strict=True):
-            pair = torch.tensor(predicted), torch.tensor(label)
-            confusion = multiclass_confusion_matrix(*pair, num, ignore_index=VOID)
-            found.append(SegMetrics(confusion, torch.zeros(num)).miou)
-    return pd.DataFrame(scores)
+    labels, num = gallery.rows["label"], gallery.space.num_classes
+    networks = {name: maps for name, maps in gallery.rows.items() if name != "label"}
+    return pd.DataFrame({name: map(_miou, _confusions(maps, labels, num)) for name, maps in networks.items()})
 
 
 def reference_scores(train: Any, val: Any) -> dict[str, float]:
@@ -353,9 +358,7 @@ def reference_scores(train: Any, val: Any) -> dict[str, float]:
     oracle: the true label at a quarter of its size, enlarged again as a network's logits are.
     train, val: data sets of one label space.
     """
-    from torchmetrics.functional.classification import multiclass_confusion_matrix
-
-    num = label_space(val).num_classes
+    num, found = label_space(val).num_classes, dict[str, Any]()
 
     def quarter(sample: Any) -> torch.Tensor:
         label = torch.tensor(np.asarray(sample["label"]))[None]
@@ -363,15 +366,14 @@ def reference_scores(train: Any, val: Any) -> dict[str, float]:
         return (small == torch.arange(num)[:, None, None]).float()[None]
 
     seen = [quarter(sample) for sample in train]
-    blind = (torch.stack(seen).sum(0) + 1e-3).log() if len({maps.shape for maps in seen}) == 1 else None
-    confusion = {name: torch.zeros(num, num) for name in ("blind", "oracle")}
+    same_size = len({maps.shape for maps in seen}) == 1
+    blind = {"blind": (torch.stack(seen).sum(0) + 1e-3).log()} if same_size else {}
     for sample in val:
-        label = torch.tensor(np.asarray(sample["label"]))[None].long()
-        for name, logits in (("blind", blind), ("oracle", quarter(sample))):
-            if logits is not None:
-                answer = match_sizes(logits, label, "full")[0].argmax(1)
-                confusion[name] += multiclass_confusion_matrix(answer, label, num, ignore_index=VOID)
-    return {k: SegMetrics(v, torch.zeros(num)).miou for k, v in confusion.items() if k == "oracle" or blind is not None}
+        label = torch.tensor(np.asarray(sample["label"]))[None]
+        for name, logits in (blind | {"oracle": quarter(sample)}).items():
+            answer = match_sizes(logits, label, "full")[0].argmax(1)
+            found[name] = found.get(name, 0) + _confusions(answer, label, num)[0]
+    return {name: _miou(confusion) for name, confusion in found.items()}
 
 
 def load_references(batch: tables.Batch, data_root: str | None = None) -> dict[str, float]:
@@ -382,9 +384,9 @@ def load_references(batch: tables.Batch, data_root: str | None = None) -> dict[s
     if batch.root is None:
         saved = tables.read_table(f"results/{batch.name.partition(' ')[0]}_references", ("name", "miou"))
         return dict(zip(saved["name"], saved["miou"], strict=True))
-    parameters = read_run(batch.root / tables.students(batch.table)["run"].iloc[0]).info["parameters"]
-    alone = {**parameters, "method": "none", "options": {}, "teacher": None, "data_root": data_root}
-    return reference_scores(*Experiment.from_dict(alone).open_data())
+    return reference_scores(
+        *_experiment(batch.root / tables.students(batch.table)["run"].iloc[0], data_root).open_data()
+    )
 
 
 def save_results(root: Path, folder: Path, data_root: str | None = None) -> list[Path]:

@@ -132,8 +132,9 @@ def load_batch(source: str | os.PathLike[str]) -> Batch:
         return Batch(name, results_table(source), training_curves(source), Path(source))
     table = read_table(f"results/{name}")
     if table.empty:
-        known = ", ".join(shipped_tables()["table"])
-        advice = f"run `transkd reproduce {name}` and pass run_dir, or name one of {known}"
+        advice = (
+            f"run `transkd reproduce {name}` and pass run_dir, or name one of {', '.join(shipped_tables()['table'])}"
+        )
         raise FileNotFoundError(f"no folder of runs and no shipped table {name!r}: {advice}")
     return Batch(f"{name} (shipped tables)", table, read_table(f"results/{name}_history", _CURVES))
 
@@ -231,8 +232,7 @@ def results_table(root: str | os.PathLike[str]) -> pd.DataFrame:
             row = {name: found.get(name) for name in _COLUMNS.split() if name != "settings" or varying}
             rows.append(row | {f"iou_{name}": value for name, value in scores["iou"].items()})
     if not rows:
-        advice = "make some with `transkd reproduce PROFILE`, or give the folder of another profile"
-        raise FileNotFoundError(f"{root} holds no finished training run: {advice}")
+        raise FileNotFoundError(f"{root} holds no finished training run: make some with `transkd reproduce PROFILE`")
     return pd.DataFrame(rows)
 
 
