@@ -6,11 +6,9 @@ classes (19 and void) throughout, its "GFLOPs" 19 classes for networks alone and
 table.
 """
 
-import contextlib
 import copy
 import math
 import multiprocessing
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -26,12 +24,10 @@ import typer
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
-from torch.profiler import profile, record_function
 
 from transkd_lite.distill.distiller import Distiller
 from transkd_lite.distill.methods import create_method
 from transkd_lite.metrics import autocast
-from transkd_lite.models.head import folded_heads
 from transkd_lite.models.output import SegModel, SegOutput
 from transkd_lite.models.weights import create_model, list_models
 from transkd_lite.results.tables import read_table
@@ -41,7 +37,7 @@ from transkd_lite.training.step import TrainStep
 from transkd_lite.training.stream import SampleStore
 from transkd_lite.training.teacher_cache import TeacherCache
 
-__all__ = ["PARTS", "MultiplyAccumulates", "call_aside", "count_flops", "count_parameters", "trace_steps"]
+__all__ = ["MultiplyAccumulates", "call_aside", "count_flops", "count_parameters"]
 
 # --- Counting multiply-accumulates of a forward pass: a function mode looks at every call of PyTorch's functions.
 #
@@ -271,96 +267,6 @@ def time_step(
         times |= {"overhead": c / (a + b), "speedup": d / c, "cached_overhead": e / b, "cached_speedup": d / e}
         found[name] = times | dict(zip(("peak_mb", "naive_peak_mb"), memory, strict=True))
     typer.echo(dumps(found, indent=2) if json else pd.DataFrame(found).to_string(float_format="{:.4f}".format))
-
-
-# --- Where the time of a training step goes: torch.profiler's events, told by part and by kind of work.
-#
-# An event of the backward pass belongs to the part whose forward operation recorded it; autograd gives both the same
-# sequence number. So teacher, student and method are each charged with all that they cost.
-
-PARTS = ("teacher", "student", "method", "optimiser")
-_PREFIX = "transkd::"
-_BACKWARD = "autograd::engine::evaluate_function"
-# The first group with a fragment that is in an operation's name is its group.
-_FRAGMENTS = {
-    "optimiser": ("adam",),
-    "loss": ("nll_loss", "log_softmax", "logsoftmax", "mse_loss", "cross_entropy", "kl_div"),
-    "attention": ("attention", "softmax", "bmm"),
-    "convolution": ("conv",),
-    "normalisation": ("norm",),
-    "matrix product": ("addmm", "::mm", "linear", "matmul"),
-    "resizing": ("upsample", "interpolate", "pool"),
-    "copies and layout": ("copy", "contiguous", "clone", "::to", "::cat", "reorder", "empty", "zero", "fill", "slice"),
-}  # fmt: skip
-
-
-def trace_steps(
-    student: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    teacher: nn.Module | None = None,
-    method: nn.Module | None = None,
-    precision: str = "fp32",
-    steps: int = 3,
-) -> pd.DataFrame:
-    """Profile whole training steps on copies of the networks; one row a part and group, the longest first.
-
-    images (N, 3, H, W) and labels (N, H, W) on the device of the networks. Columns part (of `PARTS`; the supervised
-    loss is the student's), group (of work), seconds a step (of the device's kernels on a GPU, else of the
-    processor), and share of all.
-    """
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it writes to standard error that there is no GPU
-    student = copy.deepcopy(student).train()
-    teacher, method = (None if m is None else copy.deepcopy(m).to(images.device) for m in (teacher, method))
-    config = TrainConfig.from_dict({"precision": precision})
-    step = TrainStep(student, config, teacher and teacher.eval(), method and method.train())
-    optimizer = torch.optim.AdamW(step.parameters(), lr=1e-6, fused=True)
-    around = contextlib.ExitStack()  # the region of the part whose forward pass is under way
-
-    def enter(name: str) -> None:
-        around.enter_context(record_function(_PREFIX + name))
-
-    for name, module in (("student", student), ("teacher", teacher), ("method", method)):
-        if module is not None:
-            module.register_forward_pre_hook(lambda *_, name=name: enter(name))
-            module.register_forward_hook(lambda *_: around.close())
-    trace = profile(acc_events=True)
-    with folded_heads(student, teacher):
-        for turn in range(1 + steps):
-            if turn == 1:  # the first step allocates
-                trace.start()
-            with record_function(_PREFIX + "student"):  # what is neither network nor method is the supervised loss
-                loss = step(images, labels)["total"]
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            with record_function(_PREFIX + "optimiser"):
-                optimizer.step()
-        trace.stop()  # waits for the device
-    # Self times of the host's events, which carry those of the kernels that they launched, are summed in the order of
-    # time, so that an event comes after the one that it is part of, whose part and group it inherits.
-    events = [event for event in trace.events() or [] if event.device_type.name == "CPU"]
-    told: dict[int, tuple[str, str, bool]] = {}
-    # Part by autograd's sequence number: that of the last forward operation that bears it, which made the node.
-    recorded: dict[int, str] = {}
-    rows = []
-    for event in sorted(events, key=lambda event: event.time_range.start):
-        part, group, forward = told.get(id(event.cpu_parent), ("", "other", False))  # "": the profiler's own marks
-        if event.name.startswith(_PREFIX):
-            part, group, forward = event.name.removeprefix(_PREFIX), "other", True
-        elif event.name.startswith(_BACKWARD):  # those of no part put gradients where the optimiser finds them
-            part, forward = recorded.get(event.sequence_nr, "optimiser"), False
-        elif forward and part in ("student", "method") and event.sequence_nr >= 0:
-            recorded[event.sequence_nr] = part
-        name = event.name.lower()
-        group = next((kind for kind, words in _FRAGMENTS.items() if any(word in name for word in words)), group)
-        told[id(event)] = part, group, forward
-        microseconds = event.self_device_time_total if images.is_cuda else event.self_cpu_time_total
-        if part:
-            rows.append((part, group, microseconds / 1e6 / steps))
-    table = pd.DataFrame(rows, columns=["part", "group", "seconds"]).groupby(["part", "group"], as_index=False).sum()
-    table = table[table["seconds"] > 0].sort_values("seconds", ascending=False, ignore_index=True)
-    return table.assign(share=table["seconds"] / table["seconds"].sum())
 
 
 if __name__ == "__main__":

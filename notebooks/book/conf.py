@@ -15,12 +15,19 @@ PARTS = {
     "Training and looking": range(8, 11),
     "Results": range(11, 100),
 }
-BEHIND = ["data/README", "notebooks/profiles/README", "CONTRIBUTING"]
+BEHIND = ["data/README", "notebooks/profiles/README", "CONTRIBUTING", "CHANGELOG"]
 
 project = "transkd_lite"
 author = "The transkd_lite authors"
 root_doc = "README"
-include_patterns = ["README.md", "CONTRIBUTING.md", "data/README.md", "data/results/README.md", "notebooks/**"]
+include_patterns = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "data/README.md",
+    "data/results/README.md",
+    "notebooks/**",
+]
 exclude_patterns = ["notebooks/.*", "notebooks/**/.ipynb_checkpoints"]
 
 extensions = ["myst_nb", "sphinx.ext.mathjax"]

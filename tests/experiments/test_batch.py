@@ -335,6 +335,6 @@ def test_a_run_that_is_running_gives_signs_of_life(tmp_path):
         )
     os.utime(tmp_path / "two" / "checkpoint" / "progress.json", (0, 0))  # it was stopped long ago
     told, heard = [], threading.Event()
-    with batch.signs_of_life(tmp_path, runs, lambda line: (told.append(line), heard.set()), every_s=0.01):
+    with batch.signs_of_life(tmp_path, runs, lambda line: (told.append(line), heard.set()), wait_s=0.01):
         assert heard.wait(20)
     assert set(told) == {"  one: step 5 of 90, loss 2, 2 min left"}

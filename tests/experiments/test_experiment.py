@@ -138,7 +138,7 @@ def test_names_that_do_not_exist_are_refused_with_the_nearest(change, message):
     ("change", "message"),
     [
         ({"dataset": "camvid"}, "pass --data-root"),
-        ({"dataset": "camvid", "data_root": "/no/such/folder"}, "/no/such/folder.* no folder"),
+        ({"dataset": "camvid", "data_root": "/no/such/folder"}, "/no/such/folder"),
         ({"dataset": "camvit", "data_root": "."}, "camvit"),
     ],
 )

@@ -122,7 +122,7 @@ def test_paths_begin_where_the_profile_is_or_where_the_command_runs(tmp_path, mo
     assert (run.experiment.pretrained, run.experiment.teacher) == (str(there / "net.bin"), str(here / "other.bin"))
     assert load_profile(path, {"pretrained": "other.bin"}).parameters["pretrained"] == str(here / "other.bin")
     weights = load_profile("demo").teacher["pretrained"]
-    assert weights == "data/weights/streets-segformer_b1.safetensors"
+    assert weights == "data/weights/streets128-segformer_b1.safetensors"
 
 
 @pytest.mark.parametrize(

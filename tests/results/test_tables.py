@@ -61,12 +61,6 @@ def test_tables_are_listed_a_line_each_and_other_files_are_not(shipped):
     }
 
 
-def test_the_largest_table_is_taken_where_it_is_here(shipped):
-    assert tables.default_table() == "demo"
-    (shipped / "mine.csv").rename(shipped / "streets-steady.csv")
-    assert tables.default_table() == "streets-steady"
-
-
 def test_rows_say_where_they_come_from(shipped):
     origin = tables.origin(tables.load_batch("mine").table)
     assert origin["runs"].tolist() == [2, 1]

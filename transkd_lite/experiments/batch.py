@@ -69,14 +69,12 @@ def progress_line(number: int, total: int, root: Path, run: PlannedRun, error: s
 
 
 @contextlib.contextmanager
-def signs_of_life(
-    root: Path, runs: Sequence[PlannedRun], echo: Callable[[str], None], every_s: float = 60
-) -> Iterator[None]:
-    """Once a minute a line for each run that is running: step, loss, minutes left."""
+def signs_of_life(root: Path, runs: Sequence[PlannedRun], echo: Callable[[str], None], wait_s: float) -> Iterator[None]:
+    """Now and then a line for each run that is running: step, loss, minutes left."""
     over = threading.Event()
 
     def tell() -> None:
-        while not over.wait(every_s):
+        while not over.wait(wait_s):
             for run in runs:
                 file = root / run.folder / "checkpoint" / run_folder.PROGRESS_FILE
                 with contextlib.suppress(OSError, DamagedRunError):
@@ -294,7 +292,7 @@ def reproduce(
             whole.verified(path)
         except DamagedRunError as damage:
             outcome.errors[path.parent.name] = str(damage)
-    with lock_run(root), StopRequest() as stop, signs_of_life(root, pending, echo):
+    with lock_run(root), StopRequest() as stop, signs_of_life(root, pending, echo, 60):
         whole.sweep_temporary(root)
         if pending:
             echo(f"{told}\n{len(pending)} of {len(outcome.runs)} runs to do in {root}")

@@ -41,8 +41,7 @@ def to_html(notebook: Path, title: str) -> str:
             sections.append([])
         if "notebook-only" not in cell.metadata.get("tags", []):
             sections[-1].append(cell)
-    shown = [cells for cells in sections if len(cells) == 1 or any(cell.get("outputs") for cell in cells)]
-    page.cells = [cell for cells in shown for cell in cells]
+    page.cells = [c for cells in sections if len(cells) == 1 or any(c.get("outputs") for c in cells) for c in cells]
     exporter = HTMLExporter(
         template_name="report", extra_template_basedirs=[str(Path(__file__).parent)], embed_images=True,
         exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True,

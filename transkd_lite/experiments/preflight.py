@@ -78,7 +78,7 @@ def look(experiment: Experiment, teacher: Experiment | None = None) -> tuple[flo
         raise ParameterError(f"{rule}: set crop, and pad where some are smaller, or resize all to height and width")
     config.check_fits((min(height for height, _ in seen), min(width for _, width in seen)), space.num_classes)
     batch_size = config.batch_size if config.device == "auto" and torch.cuda.is_available() else 1
-    trial = replace(config, steps=2, epochs=None, warmup_steps=0, batch_size=batch_size, log_every=1, compile=False)
+    trial = replace(config, steps=4, epochs=None, warmup_steps=0, batch_size=batch_size, log_every=1, compile=False)
     try:
         tutor = None if teacher is None else teacher.build_student(space.num_classes)
         student, tutor, method = experiment.build(space.num_classes, space, tutor)
@@ -95,7 +95,7 @@ def look(experiment: Experiment, teacher: Experiment | None = None) -> tuple[flo
 {len(train)} images for training{crops}, {len(val)} for validation
 {space.num_classes} classes: {", ".join(space.names)}
 {device_name(device)}, {torch.get_num_threads()} threads, {resolve_precision(config.precision, device)}"""
-    seconds = 20 + (steps * config.batch_size + passes) / history["images_per_s"].iloc[-1]  # 20 for the notebook's rest
+    seconds = 20 + (steps * config.batch_size + passes) / history["images_per_s"].max()  # 20 for the notebook's rest
     what = f"{experiment.network}, method {experiment.method}, {steps} steps of {config.batch_size} images: about"
     return seconds, data, f"{what} {seconds / 60:.1f} min each"
 

@@ -29,7 +29,6 @@ _GRID = {"methods": list[str], "seeds": list[int], "by_method": _LAYERS, "varian
 _SMOKE = {"steps": 6, "batch_size": 2, "train_images": 8, "val_images": 4}
 _SMOKE_HEIGHT = 64
 _LENGTH = ("steps", "epochs")  # one replaces the other
-_PATHS = ("data_root", "pretrained", "teacher", "method_file")
 
 
 @dataclass(frozen=True)
@@ -146,7 +145,8 @@ def load_profile(source: str, settings: Mapping[str, Any] | None = None) -> Prof
 
 def _located(layer: Mapping[str, Any], folder: Path) -> dict[str, str]:
     """The paths in a layer that begin at a folder, absolute, since notebooks run elsewhere; not those of the course."""
-    given = {name: str(layer[name]) for name in _PATHS if layer.get(name)}
+    names = ("data_root", "pretrained", "teacher", "method_file")
+    given = {name: str(layer[name]) for name in names if layer.get(name)}
     paths = {name: (folder / Path(text).expanduser()).resolve() for name, text in given.items() if text != "timm"}
     course = NOTEBOOKS.parent
     return {name: str(p) for name, p in paths.items() if p.exists() and p != (course / given[name]).resolve()}

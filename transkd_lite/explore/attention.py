@@ -252,19 +252,14 @@ class Looks:
         top = divmod(int(weights.argmax()), columns)  # the first position of the strongest key
         peak = (2 * top[0] + r) * height // (2 * rows), (2 * top[1] + r) * width // (2 * columns)
         return SimpleNamespace(
-            position=(row, column),
-            weights=weights,
-            block=len(blocks[: choice.block]),
-            head=head,
+            position=(row, column), weights=weights, block=len(blocks[: choice.block]), head=head,
             predicted=self.class_at(choice.image, choice.row, choice.column, network),
-            peak=peak,
-            there=self.class_at(choice.image, *peak),
-            share=float(r**2 * weights.max()),
+            peak=peak, there=self.class_at(choice.image, *peak), share=float(r**2 * weights.max()),
             keys=attention.weights.shape[3],
             effective=float(torch.special.entr(weights.double()).sum().exp() / r**2),
             distance=float((weights * torch.hypot(height / rows * ys, width / columns * xs)).sum()),
             own_class=float("nan") if labels[choice.row, choice.column] == VOID else float(own_class),
-        )
+        )  # fmt: skip
 
     def chosen(self, choice: Choice) -> dict[str, SimpleNamespace]:
         """The views of the networks that a choice names."""

@@ -272,9 +272,8 @@ def record_gradients(
         "num_batches": num_batches,
         "num_parameters": sum(p.numel() for p in trainer.modules.student.parameters() if p.requires_grad),
         **{key: origin[key] for key in ("commit", "dirty", "python")},
-        "torch": origin["versions"].get("torch"),
-        "device": device_name(bench.accelerator.device),
-    }
+        "torch": origin["versions"].get("torch"), "device": device_name(bench.accelerator.device),
+    }  # fmt: skip
     return GradientRecord(moments=tuple(taken), about=about)
 
 

@@ -389,23 +389,14 @@ def save_huggingface(
     names = list(class_names or [*known, *(f"class_{i}" for i in range(len(known), spec.num_classes))])
     if len(names) != spec.num_classes:
         raise ValueError(f"class_names must have {spec.num_classes} entries, got {len(names)}")
-    config = {
-        "architectures": ["SegformerForSemanticSegmentation"],
-        "model_type": "segformer",
-        **FIXED,
-        "num_channels": 3,
-        "num_encoder_blocks": len(spec.depths),
-        "depths": list(spec.depths),
-        "hidden_sizes": list(spec.channels),
-        "num_attention_heads": list(spec.num_heads),
-        "sr_ratios": list(segformer.REDUCTIONS),
-        "patch_sizes": list(spec.patch_sizes),
-        "mlp_ratios": [segformer.MLP_RATIO] * len(spec.depths),
-        "decoder_hidden_size": spec.decoder_channels,
-        "layer_norm_eps": spec.options.get("norm_eps", EPS),
-        "id2label": {str(i): name for i, name in enumerate(names)},
-        "label2id": {name: i for i, name in enumerate(names)},
-    }
+    config = FIXED | {
+        "architectures": ["SegformerForSemanticSegmentation"], "model_type": "segformer", "num_channels": 3,
+        "num_encoder_blocks": len(spec.depths), "depths": list(spec.depths), "hidden_sizes": list(spec.channels),
+        "num_attention_heads": list(spec.num_heads), "sr_ratios": list(segformer.REDUCTIONS),
+        "patch_sizes": list(spec.patch_sizes), "mlp_ratios": [segformer.MLP_RATIO] * len(spec.depths),
+        "decoder_hidden_size": spec.decoder_channels, "layer_norm_eps": spec.options.get("norm_eps", EPS),
+        "id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)},
+    }  # fmt: skip
     write_tensors(Path(folder) / "model.safetensors", to_huggingface(model.state_dict()), {"format": "pt"})
     atomic_write(Path(folder) / "config.json", json.dumps(config, indent=2) + "\n")
     if not isinstance(source, nn.Module):

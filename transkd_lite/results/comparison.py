@@ -384,9 +384,8 @@ def load_references(batch: tables.Batch, data_root: str | None = None) -> dict[s
     if batch.root is None:
         saved = tables.read_table(f"results/{batch.name.partition(' ')[0]}_references", ("name", "miou"))
         return dict(zip(saved["name"], saved["miou"], strict=True))
-    return reference_scores(
-        *_experiment(batch.root / tables.students(batch.table)["run"].iloc[0], data_root).open_data()
-    )
+    first = batch.root / tables.students(batch.table)["run"].iloc[0]
+    return reference_scores(*_experiment(first, data_root).open_data())
 
 
 def save_results(root: Path, folder: Path, data_root: str | None = None) -> list[Path]:

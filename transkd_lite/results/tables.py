@@ -17,7 +17,7 @@ from transkd_lite.metrics import PROTOCOLS
 from transkd_lite.training.folder import BATCH_FILE, Run, list_runs
 
 __all__ = [
-    "DATA", "TOLD_APART", "Batch", "cells", "default_table", "in_words", "label_history", "label_variants",
+    "DATA", "TOLD_APART", "Batch", "cells", "in_words", "label_history", "label_variants",
     "load_batch", "origin", "read_table", "results_table", "shipped_tables", "students", "teachers", "training_curves",
 ]  # fmt: skip
 
@@ -147,11 +147,6 @@ def read_table(name: str, columns: tuple[str, ...] = (), **options: Any) -> pd.D
     return pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"threads": str}, **options)
 
 
-def default_table() -> str:
-    """The shipped table that has every method, or that of `make reproduce` where the former is missing."""
-    return "streets-steady" if (DATA / "results" / "streets-steady.csv").is_file() else "demo"
-
-
 def shipped_tables() -> pd.DataFrame:
     """One line for every table in `data/results`: table, dataset, methods, seeds, runs, commit, torch, device."""
     lines = []
@@ -173,8 +168,7 @@ WORDS = {
 
 def in_words(table: pd.DataFrame, **words: str) -> pd.DataFrame:
     """A table for people: its columns' and its index's names in words, those of `words` in others."""
-    named = {name: (WORDS | words).get(name, str(name).replace("_", " ")) for name in table.columns}
-    return table.rename(columns=named)
+    return table.rename(columns=lambda name: (WORDS | words).get(name, str(name).replace("_", " ")))
 
 
 def origin(table: pd.DataFrame) -> pd.DataFrame:

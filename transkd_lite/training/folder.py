@@ -171,12 +171,7 @@ def provenance() -> dict[str, Any]:
     return {
         "versions": versions,
         "initial_values": "published",  # of the heads; runs without this entry began with larger ones
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpu_count": os.cpu_count(),
-        "command": " ".join(map(os.path.basename, sys.argv[:1])) or "interactive",
-        "pid": os.getpid(),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "commit": commit,
-        "dirty": dirty,
-    }
+        "python": platform.python_version(), "platform": platform.platform(), "cpu_count": os.cpu_count(),
+        "command": " ".join(map(os.path.basename, sys.argv[:1])) or "interactive", "pid": os.getpid(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "commit": commit, "dirty": dirty,
+    }  # fmt: skip

@@ -80,9 +80,7 @@ def peak_mb(device: torch.device) -> float | None:
 
 
 @contextlib.contextmanager
-def show_progress(
-    total: int, start: int, mode: str, title: str, file: Path | None = None
-) -> Iterator[Callable[..., None]]:
+def show_progress(total: int, start: int, mode: str, title: str, file: Path | None) -> Iterator[Callable[..., None]]:
     """A tqdm bar in a terminal or notebook, otherwise a line at most every 15 s; yields show(step, **numbers).
 
     file: where the same is written for others to read, as often.
@@ -171,8 +169,8 @@ def fit(
     try:
         accelerator = Accelerator(mixed_precision="no", cpu=cpu, kwargs_handlers=[unused])
     except ValueError as error:  # its settings are those of the process
-        what = "fit needs the Accelerator without mixed precision, and this process made one with it before"
-        raise ValueError(f"{what}: restart the kernel, or give mixed_precision='no' there") from error
+        advice = "restart the kernel, or make yours with mixed_precision='no'"
+        raise ValueError(f"fit makes its Accelerator without mixed precision: {advice}") from error
     own_space = getattr(student, "label_space", None)
     # Of a network that is not trained the classes are still those of its own weights.
     num_classes, space = match_classes(student.spec.num_classes, own_space if config.steps == 0 else None, train_data)

@@ -225,14 +225,11 @@ class Trainer:
         for name, steps in getattr(method, "warmup", {}).items():  # as they are at this step
             weights[name] *= min(1.0, float(method.steps_seen) / steps)
         row = {
-            "step": self.step,
-            "epoch": self.step * self.config.batch_size / self.num_samples,
-            "lr": self.learning_rate(self.step - 1),
-            "loss": means.pop("total"),
-            **means,
-            **{f"weight_{name}": weight for name, weight in weights.items()},
+            "step": self.step, "epoch": self.step * self.config.batch_size / self.num_samples,
+            "lr": self.learning_rate(self.step - 1), "loss": means.pop("total"),
+            **means, **{f"weight_{name}": weight for name, weight in weights.items()},
             "images_per_s": len(values) * self.config.batch_size / max(self.elapsed, 1e-9),
-        }
+        }  # fmt: skip
         self.history.append(row)
         self.seconds += self.elapsed
         self.pending, self.elapsed = [], 0.0

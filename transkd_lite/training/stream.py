@@ -121,12 +121,9 @@ def batches(store: SampleStore, config: TrainConfig, steps: range, rank: int = 0
         return [(epoch, order(epoch)[offset]) for epoch, offset in (divmod(p, len(store)) for p in positions)]
 
     return DataLoader(
-        _Augmented(store, config),
-        batch_sampler=map(share, steps),
-        num_workers=config.workers,
-        collate_fn=_stack,
+        _Augmented(store, config), batch_sampler=map(share, steps), num_workers=config.workers, collate_fn=_stack,
         pin_memory=config.device != "cpu" and torch.cuda.is_available(),
         prefetch_factor=4 if config.workers else None,
         # Making the iterator draws from it, not from the global one.
         generator=torch.Generator().manual_seed(config.seed),
-    )
+    )  # fmt: skip
