@@ -231,9 +231,9 @@ def export(
     model, made = experiment.read_weights(source)
     normalize = bool(made.get("normalize", True))
     with tempfile.TemporaryDirectory() as aside:
-        options: dict[str, Any] = {"normalize": normalize, "fold_head": not plain_head, "opset": opset}
+        options: dict[str, Any] = {"normalize": normalize, "fold_head": not plain_head, "parameters": made}
         try:
-            file = export_onnx(model, Path(aside) / target.name, size, parameters=made, **options)
+            file = export_onnx(model, Path(aside) / target.name, size, opset=opset, **options)
         except ValueError as error:  # a name, a size or an opset
             raise ParameterError(str(error)) from error
         height, width = (min(side, 1024) for side in size)  # the memory of a comparison grows with it
@@ -242,8 +242,8 @@ def export(
         if not found.holds:
             raise RuntimeError(f"{target} was not written: ONNX Runtime disagrees with the network: {found}")
         atomic_write(target, file.read_bytes())
-    typer.echo(f"{model.spec.name}, {model.spec.num_classes} classes, from {source}")
-    typer.echo(f"wrote {target} ({target.stat().st_size / 1e6:.1f} MB)")
+    what = f"{model.spec.name}, {model.spec.num_classes} classes, from {source}"
+    typer.echo(f"{what}\nwrote {target} ({target.stat().st_size / 1e6:.1f} MB)")
     typer.echo(f"parity on 4 scenes of {height}x{width}: {found}")
 
 

@@ -269,9 +269,8 @@ def record_gradients(
     about = {
         "experiment": experiment.record(),
         "gradients": f"of the mean over the run's first {num_batches} batches, student in training mode",
-        "num_batches": num_batches,
         "num_parameters": sum(p.numel() for p in trainer.modules.student.parameters() if p.requires_grad),
-        **{key: origin[key] for key in ("commit", "dirty", "python")},
+        "num_batches": num_batches, "commit": origin["commit"], "dirty": origin["dirty"], "python": origin["python"],
         "torch": origin["versions"].get("torch"), "device": device_name(bench.accelerator.device),
     }  # fmt: skip
     return GradientRecord(moments=tuple(taken), about=about)

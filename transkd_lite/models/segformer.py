@@ -35,13 +35,10 @@ class Variant(NamedTuple):
 
 WIDE = (64, 128, 320, 512)
 SEGFORMERS = {
-    "segformer_b0": Variant((32, 64, 160, 256), (2, 2, 2, 2), 256),
-    "segformer_b1": Variant(WIDE, (2, 2, 2, 2), 256),
-    "segformer_b2": Variant(WIDE, (3, 4, 6, 3), 768),
-    "segformer_b3": Variant(WIDE, (3, 4, 18, 3), 768),
-    "segformer_b4": Variant(WIDE, (3, 8, 27, 3), 768),
-    "segformer_b5": Variant(WIDE, (3, 6, 40, 3), 768),
-}
+    "segformer_b0": Variant((32, 64, 160, 256), (2, 2, 2, 2), 256), "segformer_b1": Variant(WIDE, (2, 2, 2, 2), 256),
+    "segformer_b2": Variant(WIDE, (3, 4, 6, 3), 768), "segformer_b3": Variant(WIDE, (3, 4, 18, 3), 768),
+    "segformer_b4": Variant(WIDE, (3, 8, 27, 3), 768), "segformer_b5": Variant(WIDE, (3, 6, 40, 3), 768),
+}  # fmt: skip
 
 
 class PatchEmbedding(nn.Module):

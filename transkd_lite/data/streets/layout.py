@@ -126,12 +126,9 @@ def _mark(street: Street, dice: Dice, asphalt: Colour) -> None:
 
 # What lines a street of each style: percent of facade, wall, fence, hedge (the rest: open ground with trees).
 STYLES = {
-    "city": (86, 4, 3, 2),
-    "avenue": (62, 6, 6, 8),
-    "suburb": (42, 10, 16, 18),
-    "industry": (36, 24, 22, 4),
-    "park": (14, 12, 14, 22),
-}
+    "city": (86, 4, 3, 2), "avenue": (62, 6, 6, 8), "suburb": (42, 10, 16, 18),
+    "industry": (36, 24, 22, 4), "park": (14, 12, 14, 22),
+}  # fmt: skip
 
 
 def paint_street(size: tuple[int, int], mood: Mood, dice: Dice) -> Canvas:
