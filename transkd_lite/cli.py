@@ -339,15 +339,16 @@ def reproduce(
         raise ParameterError(f"--seeds {seeds!r}: write whole numbers (a seed is 0 or more) with commas between them")
     where: dict[str, Any] = {"runs": runs, "jobs": jobs, "scheduler": scheduler, "echo": typer.echo}
     chosen = profile.load_profile(name, _settings(settings, data_root))
-    chosen = profile.shrink(chosen) if smoke else chosen
+    if smoke:
+        chosen = profile.shrink(chosen)
+        typer.echo("A smoke run: its scores mean nothing.")
     outcome = batch.reproduce(chosen, methods=names, seeds=list(map(int, numbers)), **where)
     if not outcome.executed and not outcome.errors:
         rendered = "the report was rendered anew" if outcome.report_rendered else "nothing to do"
         typer.echo(f"All {len(outcome.runs)} runs in {outcome.root} are finished: {rendered}.")
     typer.echo("\n".join(["", run_table(outcome), "", score_table(outcome)]))
     if outcome.report is not None and outcome.report.is_file():
-        stale = " (of an earlier batch)" if "report" in outcome.errors else ""
-        typer.echo(f"\nReport: {outcome.report}{stale}")
+        typer.echo(f"\nReport: {outcome.report}{' (of an earlier batch)' * ('report' in outcome.errors)}")
     for folder, error in outcome.errors.items():
         typer.echo(f"FAILED {folder}: {error}", err=True)
     raise typer.Exit(bool(outcome.errors))
@@ -474,8 +475,7 @@ def list_run_folders(
     elif found:
         rows: list[tuple[str, ...]] = [("run", "state", "mIoU %", "seconds", "step", "precision", "begun")]
         for run in found:
-            at = run.progress or {"step": run.metrics.get("steps", "-")}
-            step = f"{at['step']} of {at['steps']}" if "steps" in at else str(at["step"])
+            step = "{step} of {steps}".format_map(run.progress) if run.progress else str(run.metrics.get("steps", "-"))
             told = (str(run.info.get(name) or "-")[:16].replace("T", " ") for name in ("precision", "started"))
             rows.append((str(run.folder.relative_to(runs)), run.state, *batch.scores(run.metrics), step, *told))
         notes = (f"{run.name} ({run.state}): {run.note}" for run in found if run.note)

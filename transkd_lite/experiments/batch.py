@@ -348,5 +348,5 @@ def render_report(profile: Profile, root: Path) -> Path:
     check_parameters(parameters, read_signature(notebook), notebook.name)
     with executed(root / "report.ipynb", root / "report.failed.ipynb") as aside:
         execute_notebook(notebook, aside, parameters)
-    title = f"{profile.name}: {profile.about}" if profile.about else profile.name
+    title = f"{profile.name}: {profile.about}" + " (a smoke run: its scores mean nothing)" * profile.smoke
     return whole.atomic_write(root / "report.html", to_html(root / "report.ipynb", title))
