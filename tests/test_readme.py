@@ -16,7 +16,7 @@ from transkd_lite.cli import app
 from transkd_lite.data import open_dataset
 from transkd_lite.distill import create_method, list_methods
 from transkd_lite.distill.methods import METHODS, PAPER_STUDENT, PAPER_TEACHER
-from transkd_lite.experiments.profile import list_profiles
+from transkd_lite.experiments.profile import list_profiles, load_profile
 from transkd_lite.models import create_model
 from transkd_lite.models.weights import read_metadata
 from transkd_lite.profiling import count_parameters
@@ -572,3 +572,9 @@ def test_what_is_said_of_choices_in_a_script():
         found = statistics.student_interval((by_seed[upper] - by_seed[lower]).dropna())._asdict()
         (line,) = (line for line in RESULTS.splitlines() if line.endswith(f"| {interval(found)} |"))
         assert name in line
+
+
+def test_every_profile_is_listed_with_what_it_runs():
+    page = (ROOT / "notebooks" / "profiles" / "README.md").read_text()
+    for name in list_profiles():
+        has_line(page, f"| `{name}` | {load_profile(name).about} | ")
