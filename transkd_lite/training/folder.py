@@ -121,7 +121,9 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
     if ended and not any(folder.glob("metrics.*")):  # a batch withholds those of a run whose notebook failed after it
         what = f"is missing, though {RUN_FILE} says that the run is finished"
         raise DamagedRunError(f"{folder / METRICS_FILE} {what}: give the command that made the run again")
-    return Run(folder, state, info, {}, "", read_json(folder / "checkpoint" / PROGRESS_FILE))
+    with contextlib.suppress(DamagedRunError):  # a sign of life, no part of the run
+        return Run(folder, state, info, {}, "", read_json(folder / "checkpoint" / PROGRESS_FILE))
+    return Run(folder, state, info, {}, "", {})
 
 
 def list_runs(root: str | os.PathLike[str]) -> list[Run]:
