@@ -148,6 +148,8 @@ def test_runs_are_listed_with_their_state(tmp_path):
     assert "of an earlier version, without digests" in lines[3]
     listed = json.loads(call("runs", str(tmp_path), "--json").output)
     assert [run["state"] for run in listed] == ["finished", "interrupted"]
+    (tmp_path / "two" / "checkpoint" / "progress.json").write_text('{"st')  # a sign of life, no part of the run
+    assert " interrupted " in call("runs", str(tmp_path)).output
 
 
 @pytest.mark.parametrize(

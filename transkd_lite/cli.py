@@ -66,10 +66,9 @@ def score_table(outcome: batch.Outcome) -> str:
         alone = scores.get(("none", variant if method != "none" else ""), scores.get(("none", ""), {}))
         gains = [value - alone[seed] for seed, value in by_seed.items() if seed in alone]
         compared = gains and (variant or method not in ("none", "teacher"))
-        sd = f"{statistics.stdev(values):.2f}" if len(values) > 1 else "-"
         gain = f"{statistics.mean(gains):+.2f}" if compared else "-"
-        name = f"{method} ({variant})" if variant else method
-        rows.append((name, str(len(values)), f"{statistics.mean(values):.2f}", sd, gain))
+        mean, sd = f"{statistics.mean(values):.2f}", f"{statistics.stdev(values):.2f}" if len(values) > 1 else "-"
+        rows.append((f"{method} ({variant})" if variant else method, str(len(values)), mean, sd, gain))
     finished = [outcome.root / run.folder for run in whole if batch.is_done(outcome.root, run)]
     return "\n".join([_align(rows), *caveats(read_json(folder / RUN_FILE) for folder in finished)])
 
@@ -272,9 +271,8 @@ def predict(
     if not names:
         advice = "of a video make a folder of pictures: ffmpeg -i VIDEO FOLDER/%05d.png"
         raise ParameterError(f"pictures end with {', '.join(SUFFIXES)}; {pictures} has none: {advice}")
-    stems = [str(name.with_suffix("")) for name in names]
-    if len({stem.lower() for stem in stems}) < len(stems):  # a.jpg beside a.png
-        stems = [str(name) for name in names]
+    alike = len({str(name.with_suffix("")).lower() for name in names}) < len(names)  # a.jpg beside a.png
+    stems = [str(name if alike else name.with_suffix("")) for name in names]
     targets = [kind / target for kind in kinds for target in (*(f"{stem}.png" for stem in stems), *map(str, names))]
     if not overwrite and (there := [target for target in targets if target.exists()]):
         raise ParameterError(f"{there[0]} is there already: choose another --out, or add --overwrite")

@@ -196,7 +196,7 @@ def main(count: int, seed: int = 0, show: Callable[[str], None] = print) -> Coun
             shutil.copytree(whole, damaged)
             path, how = hurt(damaged, rng)
             file = path.relative_to(damaged)
-            folder = file.parent.parent if file.suffix == ".pt" else file.parent
+            folder = file.parent.parent if "checkpoint" in file.parts else file.parent
             readers = OF_A_STOPPED if "stopped" in file.parts else OF_A_BATCH
             for name in readers | (OF_A_RUN if folder.name.startswith("student-") else {}):
                 answers = []

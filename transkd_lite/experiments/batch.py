@@ -343,8 +343,8 @@ def render_report(profile: Profile, root: Path) -> Path:
     Raises `NotebookFailed`: a cell raised or was left out; the executed notebook is kept as `report.failed.ipynb`.
     """
     notebook = profile.notebooks / f"{profile.report}.ipynb"
-    data_root = profile.parameters.get("data_root")
-    parameters = {"run_dir": str(root)} | ({"data_root": str(data_root)} if data_root else {})
+    given = {"run_dir": root, "data_root": profile.parameters.get("data_root")}
+    parameters = {name: str(path) for name, path in given.items() if path}
     check_parameters(parameters, read_signature(notebook), notebook.name)
     with executed(root / "report.ipynb", root / "report.failed.ipynb") as aside:
         execute_notebook(notebook, aside, parameters)
