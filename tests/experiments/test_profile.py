@@ -190,7 +190,7 @@ def test_paper_profiles_carry_the_paper_settings():
     assert len(distilled.config().class_weights) == 19
 
 
-@pytest.mark.parametrize(("name", "rates"), [("streets-grid", 3), ("camvid-cpu", 2)])
+@pytest.mark.parametrize(("name", "rates"), [("streets-grid", 3), ("camvid-cpu", 2), ("demo", 5)])
 def test_a_grid_takes_for_every_method_the_rate_that_its_search_found_best(name, rates):
     search = students(pd.read_csv(DATA / "results" / "searches" / f"{name}.csv"))
     scores = search.groupby(["method", "lr"])["miou"].mean().unstack()
@@ -198,6 +198,8 @@ def test_a_grid_takes_for_every_method_the_rate_that_its_search_found_best(name,
     grid = load_profile(name)
     chosen = {m: grid.experiment("students", method=m, teacher="run:x").lr for m in grid.methods}
     assert chosen == pytest.approx(scores.idxmax(axis=1).to_dict())
+    if rates > 3:  # the older searches are too small for this
+        assert {*chosen.values()} <= {*scores.columns[1:-1]}, "the best rate is at the edge of the search"
     assert set(search["steps"]) == {grid.experiment("students").steps}  # and of the grid's length
 
 
