@@ -38,7 +38,9 @@ notebooks: $(STAMP)  ## Run every notebook from its defaults and store the outpu
 	$(BIN)/python -m transkd_lite.cli notebooks
 
 lab: $(STAMP)  ## Open the course in JupyterLab
-	$(BIN)/jupyter lab notebooks
+	@mkdir -p .venv/share/jupyter/lab/settings
+	@echo '{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}' > .venv/share/jupyter/lab/settings/overrides.json
+	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
 
 book: $(STAMP)  ## Render README and notebooks, with their stored outputs, into one static site
 	$(BIN)/python -m sphinx -q -W --keep-going -b html -c notebooks/book . build/book
