@@ -40,7 +40,7 @@ notebooks: $(STAMP)  ## Run every notebook from its defaults and store the outpu
 lab: $(STAMP)  ## Open the course in JupyterLab
 	@mkdir -p .venv/share/jupyter/lab/settings
 	@echo '{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}' > .venv/share/jupyter/lab/settings/overrides.json
-	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
+	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
 book: $(STAMP)  ## Render README and notebooks, with their stored outputs, into one static site
 	$(BIN)/python -m sphinx -q -W --keep-going -b html -c notebooks/book . build/book

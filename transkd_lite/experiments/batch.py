@@ -64,7 +64,7 @@ def scores(metrics: Mapping[str, Any]) -> tuple[str, str]:
 def progress_line(number: int, total: int, root: Path, run: PlannedRun, error: str) -> str:
     """`[ 3/14] student-none-s0-1a2b3c4d finished, 61.2 s, mIoU 41.2 %`."""
     miou, seconds = scores({} if error else read_json(root / run.folder / METRICS_FILE))
-    state = f"FAILED: {error}" if error else f"finished, {seconds} s, mIoU {miou} %"
+    state = f"FAILED: {error}" if error else f"finished, {seconds} s" + f", mIoU {miou} %" * (miou != "-")
     return f"[{number:>{len(str(total))}}/{total}] {run.title} {state}"
 
 
