@@ -9,7 +9,8 @@ in one way, and lets every reader look. What a reader does is one of
     silent    another answer without a word: a fault
     bare      an error that does not name the file: a fault
 
-Measured with --count 8 --seed 3 and --count 12 --seed 11: 93 readings, 24 same, 63 refused, 6 anew, 0 silent, 0 bare.
+Measured with --count 100, seeds 7 and 8, and --count 20, seeds 101 and 202: 240 damages, 1,279 readings, 315 same,
+949 refused, 15 anew, 0 silent, 0 bare.
 """
 
 import argparse
