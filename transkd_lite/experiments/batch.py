@@ -76,7 +76,7 @@ def signs_of_life(root: Path, runs: Sequence[PlannedRun], echo: Callable[[str], 
     def tell() -> None:
         while not over.wait(wait_s):
             for run in runs:
-                file = root / run.folder / "checkpoint" / run_folder.PROGRESS_FILE
+                file = root / run.folder / run_folder.PROGRESS_FILE
                 with contextlib.suppress(OSError, DamagedRunError):
                     if time.time() - file.stat().st_mtime < 60:  # of none that was stopped
                         at = read_json(file)

@@ -148,8 +148,7 @@ def _located(layer: Mapping[str, Any], folder: Path) -> dict[str, str]:
     names = ("data_root", "pretrained", "teacher", "method_file")
     given = {name: str(layer[name]) for name in names if layer.get(name)}
     paths = {name: (folder / Path(text).expanduser()).resolve() for name, text in given.items() if text != "timm"}
-    course = NOTEBOOKS.parent
-    return {name: str(p) for name, p in paths.items() if p.exists() and p != (course / given[name]).resolve()}
+    return {name: str(p) for name, p in paths.items() if p.exists() and p != (COURSE / given[name]).resolve()}
 
 
 def parse_settings(texts: Sequence[str]) -> dict[str, Any]:

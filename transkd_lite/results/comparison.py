@@ -392,13 +392,14 @@ def save_results(root: Path, folder: Path, data_root: str | None = None) -> list
     """Save what stays of the batch of a folder of runs: files of `folder` that begin with its name.
 
     .csv and _history.csv, which `tables.load_batch` reads where the run folders are not; _networks.csv, which names the
-    trained networks, which are not shipped, with size and checksum; _references.csv, the
-    scores of no network; the figure of the scores as .png; the first scene
-    segmented by every network as _strip.png; for streets, whose validation scenes need no files, _conditions.csv.
+    trained networks, which are not shipped, with size and checksum; _references.csv, the scores of no network; the
+    figure of the scores as .png; the first scene segmented by every network as _strip.png; and for streets, whose
+    validation scenes need no files, _conditions.csv.
     """
     from transkd_lite import plots
 
-    batch, gallery = tables.load_batch(root), load_gallery(tables.load_batch(root), 1, data_root)
+    batch = tables.load_batch(root)
+    gallery = load_gallery(batch, 1, data_root)
     runs, best = best_first(tables.label_variants(tables.students(batch.table))), tables.teachers(batch.table)["miou"]
     networks = [root / run / STUDENT_FILE for run in batch.table["run"].unique()]
     sums = [(p.parent.name, p.name, *fingerprint(verified(p)).values()) for p in networks if p.is_file()]

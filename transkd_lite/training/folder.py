@@ -28,7 +28,7 @@ __all__ = [
 
 BATCH_FILE = "batch.json"  # in a batch's folder: the run folders that belong to it
 FAILED_FILE = "failed.ipynb"  # in a run's folder: the notebook of its last attempt, where that failed
-PROGRESS_FILE = "progress.json"  # in `checkpoint/`, which a finished run has no more: step, steps, loss, left_s
+PROGRESS_FILE = "checkpoint/progress.json"  # step, steps, loss, left_s; a finished run has no such folder any more
 _LOCK_FILE = ".lock"
 
 
@@ -122,7 +122,7 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
         what = f"is missing, though {RUN_FILE} says that the run is finished"
         raise DamagedRunError(f"{folder / METRICS_FILE} {what}: give the command that made the run again")
     with contextlib.suppress(DamagedRunError):  # a sign of life, no part of the run
-        return Run(folder, state, info, {}, "", read_json(folder / "checkpoint" / PROGRESS_FILE))
+        return Run(folder, state, info, {}, "", read_json(folder / PROGRESS_FILE))
     return Run(folder, state, info, {}, "", {})
 
 

@@ -228,7 +228,7 @@ def fit(
         stop = borrowed.enter_context(StopRequest())
         title = student.spec.name if method is None else f"{student.spec.name} + {method.name}"
         mode = progress if accelerator.is_main_process and num_steps else "none"
-        told_in = folder.checkpoints / PROGRESS_FILE if folder.writes else None
+        told_in = folder.path / PROGRESS_FILE if folder.writes else None
         show = borrowed.enter_context(show_progress(num_steps, resumed_from, mode, title, told_in))
         numbers: dict[str, float] = {}
         steps, rank = range(resumed_from, num_steps), accelerator.process_index
