@@ -114,12 +114,20 @@ def test_size_of_cells_and_of_prose(path):
 
 @course
 def test_claims_are_checked_and_facts_compared(path):
-    sources = [cell.source for cell in code_cells(path)]
-    checks = [source for source in sources if source.startswith(("# check:", "# NBVAL_CHECK_OUTPUT\n# check:"))]
+    cells = code_cells(path)
+    checks = [cell.source for cell in cells if cell.source.startswith("# check:")]
     assert all("assert" in source for source in checks)
     if path.stem[:2] not in ("00", "12"):  # one begins, the other reports; both define nothing
         assert len(checks) >= 3
-        assert sum(source.startswith("# NBVAL_CHECK_OUTPUT") for source in sources) >= 3
+        assert sum("nbval-check-output" in cell.metadata.get("tags", []) for cell in cells) >= 3
+
+
+@every
+def test_imports_and_parameters_are_folded(path):
+    for number, cell in enumerate(code_cells(path)):
+        if number == 0 or "parameters" in cell.metadata.get("tags", []):
+            assert "hide-input" in cell.metadata.get("tags", []), cell.source  # in the book
+            assert cell.metadata.get("jupyter", {}).get("source_hidden"), cell.source  # in JupyterLab
 
 
 @course

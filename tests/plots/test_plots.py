@@ -11,6 +11,7 @@ from matplotlib import cbook
 from matplotlib.text import Text
 from PIL import Image
 
+import transkd_lite as tk
 from transkd_lite import plots
 from transkd_lite.data.labels import LabelSpace
 
@@ -128,10 +129,28 @@ def test_long_names_do_not_squeeze_the_curves():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [name]
 
 
-def test_many_lines_stay_apart():
-    figure = plots.curves({str(k): ([0, 1], [1.0, 2.0]) for k in range(20)}, x="step", y="loss")
-    looks = {(line.get_color(), str(line.get_linestyle()), str(line._dash_pattern)) for line in figure.axes[0].lines}
-    assert len(looks) == 20
+def test_many_lines_get_a_panel_each_and_stay_in_sight_in_the_others():
+    names = ["none", "kd", "cwd", "review", "transkd-base", "transkd-gl", "transkd-ea"]
+    figure = plots.curves({name: ([0, 1], [1.0, k]) for k, name in enumerate(names)}, x="step", y="loss")
+    panels = [axis for axis in figure.axes if axis.get_visible()]
+    assert [axis.get_title() for axis in panels] == names
+    assert [axis.get_xlabel() for axis in panels] == [""] * 3 + ["step"] * 4
+    for axis, name in zip(panels, names, strict=True):
+        assert [line.get_label() for line in axis.lines if line.get_color() != "0.87"] == [name]
+        assert len(axis.lines) == 7
+    assert not figure.legends
+    five = plots.curves({name: ([0, 1], [1.0, 2.0]) for name in names[:5]}, x="step", y="loss")
+    assert len(five.axes) == 1
+    assert len({line.get_color() for line in five.axes[0].lines}) == 5
+
+
+def test_a_method_has_one_colour_wherever_it_stands():
+    alone, many = plots.colours(["kd"]), plots.colours(["x", "none", "kd", "kd, lr 0.004", "kd (csf)", "teacher"])
+    assert many == [plots.COLOURS[0], "#767676", *alone * 3, "#000000"]
+    assert len({*plots.colours(tk.list_methods()), *plots.colours(["none", "teacher"])}) == len(tk.list_methods()) + 2
+    runs = pd.DataFrame({"method": ["cwd", "kd"], "miou": [0.2, 0.4]})
+    dots = [line.get_color() for line in plots.methods(runs).axes[0].lines if line.get_marker() == "o"]
+    assert dots == plots.colours(["cwd", "kd"])
 
 
 def test_maps_keep_their_proportions_and_so_does_the_figure():

@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from transkd_lite.plots.style import COLOURS, MARKERS, STYLES, legend_below, literal, new_axes, row_axes
+from transkd_lite.plots.style import COLOURS, MARKERS, STYLES, colours, legend_below, literal, new_axes, row_axes
 from transkd_lite.results.statistics import excludes_zero
 
 __all__ = [
@@ -18,13 +18,31 @@ __all__ = [
 
 
 def curves(lines: Mapping[str, tuple[ArrayLike, ArrayLike]], *, x: str, y: str, log: bool = False) -> Figure:
-    """Draw named lines, each with its own colour and line style; `log` makes the y axis logarithmic."""
-    fig, ((axis,),) = new_axes(1, 1, 7, 3.2 + 0.09 * len(lines))
-    for (name, (xs, ys)), colour, style in zip(lines.items(), cycle(COLOURS), cycle(STYLES), strict=False):
-        axis.plot(xs, ys, label=literal(name), color=colour, linestyle=style, linewidth=1.6)
-    axis.set(xlabel=x, ylabel=y, yscale="log" if log else "linear")
-    axis.grid(alpha=0.25)
-    legend_below(fig)
+    """Draw named lines, each with its own colour and line style; `log` makes the y axis logarithmic.
+
+    More than five lines get a panel each, in which the others are grey.
+    """
+    panels = list(lines) if len(lines) > 5 else [""]
+    columns = min(len(panels), 3 if len(panels) % 3 == 0 else 4)
+    rows = -(-len(panels) // columns)
+    height = 1.7 * rows + 0.4 if rows > 1 else 3.2 + 0.09 * len(lines)
+    fig, axes = new_axes(rows, columns, 7, height, sharex=True, sharey=True)
+    looks = list(zip(lines, colours(lines), cycle(STYLES), strict=False))
+    for number, axis in enumerate(axes.flat):
+        axis.set_visible(number < len(panels))
+        for name, colour, style in looks if number < len(panels) else ():
+            own = panels[number] in ("", name)
+            look = {"color": colour, "linestyle": style, "linewidth": 1.6} if own else {"color": "0.87", "zorder": 1}
+            axis.plot(*lines[name], label=literal(name), **look)
+        if number >= len(panels) - columns:  # the lowest of its column
+            axis.set_xlabel(x)
+            axis.tick_params(labelbottom=True)
+        axis.set(ylabel="" if number % columns else y, yscale="log" if log else "linear")
+        axis.grid(alpha=0.25)
+    for name, axis in zip(panels, axes.flat, strict=False):
+        axis.set_title(literal(name), fontsize=10)
+    if len(panels) == 1:
+        legend_below(fig)
     return fig
 
 
@@ -49,7 +67,7 @@ def heatmap(
 def class_bars(table: pd.DataFrame) -> Figure:
     """IoU of every class (rows, the first at the bottom) for several methods (columns), in [0, 1], as grouped dots."""
     fig, axis = row_axes(table.index, "IoU in %", 0.27)
-    for name, colour, marker in zip(table.columns, cycle(COLOURS), cycle(MARKERS), strict=False):
+    for name, colour, marker in zip(table.columns, colours(table.columns), cycle(MARKERS), strict=False):
         axis.plot(100 * table[name], range(len(table)), marker, color=colour, ms=5, alpha=0.85, label=literal(name))
     axis.hlines(range(len(table)), 100 * table.min(axis=1), 100 * table.max(axis=1), color="0.8", zorder=0)
     legend_below(fig)
@@ -68,7 +86,7 @@ def methods(table: pd.DataFrame, *, reference: Mapping[str, float] | None = None
     """
     names = table["method"].unique()
     fig, axis = row_axes(names, "mIoU in %", 0.55)
-    for position, (name, colour) in enumerate(zip(names, cycle(COLOURS), strict=False)):
+    for position, (name, colour) in enumerate(zip(names, colours(names), strict=True)):
         scores = 100 * table.loc[table["method"] == name, "miou"]
         axis.plot(scores, [position] * len(scores), "o", color=colour, alpha=0.65, markersize=6)
         axis.plot([scores.mean()] * 2, [position - 0.3, position + 0.3], color=colour, linewidth=2.5)
@@ -152,7 +170,8 @@ def budget_gains(gains: pd.DataFrame) -> Figure:
     """
     panels = list(gains.groupby(["dataset", "train_images"], sort=True, dropna=False))
     fig, axes = new_axes(1, len(panels), min(3.4 * len(panels) + 1.6, 9), 3.6, sharey=True)
-    looks = list(zip(gains["method"].unique(), cycle(COLOURS), cycle(STYLES), cycle(MARKERS), strict=False))
+    names = gains["method"].unique()
+    looks = list(zip(names, colours(names), cycle(STYLES), cycle(MARKERS), strict=False))
     for axis, ((dataset, images), rows) in zip(axes[0], panels, strict=True):
         for number, (name, colour, style, marker) in enumerate(looks):
             look = {"color": colour, "linestyle": style, "marker": marker, "markersize": 5, "label": literal(name)}

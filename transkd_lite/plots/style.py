@@ -5,6 +5,7 @@ import html
 import io
 import re
 from collections.abc import Iterable
+from itertools import cycle
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -14,9 +15,18 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["COLOURS", "RC", "STYLES", "show", "to_html", "to_png"]
+__all__ = ["COLOURS", "RC", "STYLES", "colours", "show", "to_html", "to_png"]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+# One colour a method in every figure: TransKD and its parts are warm, other distillation is cool, and what learns
+# from no teacher is grey.
+METHODS = {
+    "none": "#767676", "alone": "#767676", "student": "#767676", "teacher": "#000000",
+    "transkd-base": "#D55E00", "transkd-gl": "#E69F00", "transkd-ea": "#CC79A7", "csf": "#8C2D04", "pea": "#F4A582",
+    "kd": "#0072B2", "cwd": "#56B4E9", "review": "#009E73", "cwd-features": "#5E4FA2", "dkd": "#80B1D3",
+    "dist": "#01665E", "fitnet": "#8DD3C7", "at": "#542788", "skd": "#66C2A5", "ifvd": "#B2ABD2", "cirkd": "#1D91C0",
+    "mgd": "#35978F",
+}  # fmt: skip
 STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (7, 2)))  # one fewer: no pair repeats soon
 MARKERS = "os^Dv"
 RC: Any = {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
@@ -71,6 +81,12 @@ def new_axes(rows: int, columns: int, width: float, height: float, **options: An
     with plt.rc_context(RC):
         figure = Figure(figsize=(width, height), layout="constrained")
         return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def colours(names: Iterable[str]) -> list[str]:
+    """A colour for each name: a method's own, which its variants share; names of no method take theirs in order."""
+    others = cycle(COLOURS)
+    return [METHODS.get(re.split("[ ,:]", str(name))[0]) or next(others) for name in names]
 
 
 def literal(name: object) -> str:
