@@ -264,3 +264,17 @@ def test_the_ends_of_the_scale_need_no_network():
     # The pole hits sky 4 times: road 32 of 36, sky 28 of 32.
     assert found == {"blind": pytest.approx((32 / 36 + 28 / 32) / 2), "oracle": pytest.approx((32 / 36 + 28 / 32) / 2)}
     assert list(comparison.reference_scores(labels(above, above[:4]), labels(above))) == ["oracle"]
+
+
+def test_a_scoreboard_stands_between_the_blind_guess_and_the_oracle(monkeypatch):
+    rows = [("none", 0, 0.2), ("none", 1, 0.3), ("kd", 0, 0.4), ("kd", 1, 0.5), ("cwd", 0, 0.1), ("cwd", 1, 0.1)]
+    table = pd.DataFrame(rows, columns=["method", "seed", "miou"]).assign(kind="student", protocol="full")
+    monkeypatch.setattr(comparison, "load_references", lambda batch: {"blind": 0.1, "oracle": 0.9})
+    monkeypatch.setattr(tables, "students", lambda table: table)
+    monkeypatch.setattr(tables, "label_variants", lambda table: table)
+    monkeypatch.setattr(tables, "teachers", lambda table: pd.DataFrame({"miou": [0.65]}))
+    board = comparison.scoreboard(tables.Batch("x", table, table), "kd")
+    assert list(board.index) == ["blind", "none", "kd", "teacher", "oracle"]
+    assert list(board["mIoU in %"]) == [10, 25, 45, 65, 90]
+    assert board.loc["kd", ["±", "gap closed in %"]].tolist() == [7.1, 50]
+    assert list(comparison.scoreboard(tables.Batch("x", table, table)).index)[1:4] == ["cwd", "none", "kd"]

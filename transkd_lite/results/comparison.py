@@ -27,9 +27,29 @@ from transkd_lite.results import statistics, tables
 from transkd_lite.training.folder import read_run
 
 __all__ = [
-    "Gallery", "beside_the_paper", "best_first", "budget_gains", "claims", "class_gains", "gains_by", "load_gallery",
-    "load_references", "paired_differences", "per_class", "published", "reference_scores", "save_results",
-    "scene_scores", "score_blocks", "score_conditions", "score_curves", "strip", "summary", "time_to_reach", "verdict",
+    "Gallery",
+    "beside_the_paper",
+    "best_first",
+    "budget_gains",
+    "claims",
+    "class_gains",
+    "gains_by",
+    "load_gallery",
+    "load_references",
+    "paired_differences",
+    "per_class",
+    "published",
+    "reference_scores",
+    "save_results",
+    "scene_scores",
+    "score_blocks",
+    "score_conditions",
+    "score_curves",
+    "scoreboard",
+    "strip",
+    "summary",
+    "time_to_reach",
+    "verdict",
 ]  # fmt: skip
 
 
@@ -286,7 +306,8 @@ def score_conditions(
 
 # --- What a batch looks like: the same validation images segmented by its networks, and the files that stay of it.
 
-SHIPPED = {"transkd-base": "streets-segformer_b0-transkd-base", "teacher": "streets-segformer_b1"}
+METHODS = ("none", "kd", "transkd-base", "transkd-gl", "transkd-ea")
+SHIPPED = {m: f"streets128-segformer_b0-{m}" for m in METHODS} | {"teacher": "streets128-segformer_b1"}
 
 
 class Gallery(NamedTuple):
@@ -386,6 +407,27 @@ def load_references(batch: tables.Batch, data_root: str | None = None) -> dict[s
         return dict(zip(saved["name"], saved["miou"], strict=True))
     first = batch.root / tables.students(batch.table)["run"].iloc[0]
     return reference_scores(*_experiment(first, data_root).open_data())
+
+
+def scoreboard(batch: tables.Batch, *methods: str) -> pd.DataFrame:
+    """The students' mean scores, the lowest first, between the blind guess, the teacher and the oracle.
+
+    batch: rows of one budget and protocol; a shipped table, or runs whose data need no path.
+    methods: only these students, and `none`.
+    Returns index method (blind, the students, teacher, oracle); columns "mIoU in %", "±" (standard deviation over
+    seeds), "gap closed in %": how far a mean is on the way from the student alone to the teacher.
+    """
+    students = tables.label_variants(tables.students(batch.table))
+    shown = students[students["method"].isin(["none", *methods])] if methods else students
+    rows, ends = summary(shown)[::-1], load_references(batch)
+    scores = pd.concat([
+        pd.Series({"blind": ends.get("blind")}), rows["mean"],
+        pd.Series({"teacher": tables.teachers(batch.table)["miou"].mean(), "oracle": ends.get("oracle")}),
+    ]).astype(float)  # fmt: skip
+    way = (scores - scores["none"]) / (scores["teacher"] - scores["none"])
+    closed = way[rows.index.drop("none")]
+    columns = {"mIoU in %": 100 * scores, "±": 100 * rows["sd"], "gap closed in %": 100 * closed}
+    return pd.DataFrame(columns).reindex(scores.index).rename_axis("method").round(1)
 
 
 def save_results(root: Path, folder: Path, data_root: str | None = None) -> list[Path]:
