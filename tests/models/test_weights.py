@@ -561,3 +561,12 @@ def test_the_hub_is_asked_for_safetensors(b0: SegModel, tmp_path: Path, monkeypa
     model = create_model("segformer_b0", 19, pretrained="hub:nvidia/segformer-b0")
     assert torch.equal(logits(model), logits(b0))
     assert asked == [("nvidia/segformer-b0", ["*.json", "*.safetensors"])]
+
+
+def test_a_file_of_the_course_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_model("data/weights/streets128-segformer_b1.safetensors").spec.name == "segformer_b1"
+    (tmp_path / "data/weights").mkdir(parents=True)
+    own = tmp_path / "data/weights/streets128-segformer_b1.safetensors"
+    save_model(create_model("segformer_b0", 2), own)
+    assert load_model("data/weights/streets128-segformer_b1.safetensors").spec.name == "segformer_b0"

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
-from transkd_lite.data.whole import METRICS_FILE, RUN_FILE, STUDENT_FILE, atomic_write, read_json, verified
+from transkd_lite.data.whole import COURSE, METRICS_FILE, RUN_FILE, STUDENT_FILE, atomic_write, read_json, verified
 from transkd_lite.models import segformer
 from transkd_lite.models.lvt import LVT
 from transkd_lite.models.naming import SCHEMES, family_of, find_network, plain_name, to_huggingface, to_own_names
@@ -49,9 +49,11 @@ PATTERNS = (
 def files_of(source: str | Path) -> list[Path]:
     """The files that hold a source's weights: a file, those of a folder, or those of "hub:<repo id>".
 
+    A path that is not here may be one of the course's own, such as data/weights/streets128-segformer_b1.safetensors.
+
     Raises FileNotFoundError where there are none, ValueError where a folder holds several that may be meant.
     """
-    path = Path(source)
+    path = next((path for path in (Path(source), COURSE / source) if path.exists()), Path(source))
     if str(source).startswith("hub:"):
         from huggingface_hub import snapshot_download
 
