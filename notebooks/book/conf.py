@@ -4,9 +4,12 @@ The sources stay where they are; the order of the pages is written here and nowh
 site, so that it needs no network.
 """
 
+import inspect
 from pathlib import Path
 
 import jupyter_server_mathjax
+
+import transkd_lite as tk
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = {
@@ -15,7 +18,8 @@ PARTS = {
     "Training and looking": range(8, 11),
     "Results": range(11, 100),
 }
-BEHIND = ["data/README", "notebooks/profiles/README", "CONTRIBUTING", "CHANGELOG"]
+API = "notebooks/book/api"
+BEHIND = [API, "data/README", "notebooks/profiles/README", "CONTRIBUTING", "CHANGELOG"]
 
 project = "transkd_lite"
 author = "The transkd_lite authors"
@@ -42,6 +46,7 @@ suppress_warnings = ["myst.header"]
 html_theme = "sphinx_book_theme"
 html_title = "transkd_lite"
 html_theme_options = {"show_navbar_depth": 1, "home_page_in_toc": True, "navbar_persistent": []}
+html_extra_path = ["index"]
 html_static_path = [str(Path(jupyter_server_mathjax.__file__).parent / "static"), "static"]
 html_css_files = ["book.css"]
 mathjax_path = "MathJax.js?config=TeX-AMS-MML_HTMLorMML-full"
@@ -58,22 +63,34 @@ mathjax2_config = {
 def _contents() -> str:
     """The tables of contents of the book, one a part."""
     course = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-    solutions = sorted(path.stem for path in (ROOT / "notebooks/solutions").glob("*.ipynb"))
     parts = {
-        **{title: [f"notebooks/{n}" for n in course if int(n[:2]) in numbers] for title, numbers in PARTS.items()},
-        "Solutions": [f"notebooks/solutions/{name}" for name in solutions],
-        "Behind the course": BEHIND,
-    }
+        title: [f"notebooks/{place}{n}" for n in course if int(n[:2]) in numbers for place in ("", "solutions/")]
+        for title, numbers in PARTS.items()
+    } | {"Behind the course": BEHIND}
     parts["Results"].insert(0, "data/results/README")
     tree = "```{{toctree}}\n:hidden:\n:caption: {}\n\n{}\n```"
     return "\n\n".join(tree.format(title, "\n".join(pages)) for title, pages in parts.items())
 
 
-def _append_contents(app, docname, source):
+def _interface() -> str:
+    """The public names with their signatures and docstrings, as they are written."""
+    entries = []
+    for name in tk.__all__[:-1]:  # the last is the version
+        thing = getattr(tk, name)
+        parameters = str(inspect.signature(thing)).replace("transkd_lite.", "")
+        call = f"class {name}" if inspect.isclass(thing) else name
+        words = inspect.getdoc(thing)
+        entries.append(f"## tk.{name}\n\n```python\n{call}{parameters}\n```\n\n```text\n{words}\n```")
+    return "\n\n".join(entries)
+
+
+def _complete(app, docname, source):
     if docname == root_doc:
         source[0] += f"\n\n{_contents()}\n"
+    if docname == API:
+        source[0] += f"\n\n{_interface()}\n"
 
 
 def setup(app):
     """Called by Sphinx."""
-    app.connect("source-read", _append_contents)
+    app.connect("source-read", _complete)

@@ -1,5 +1,7 @@
 """The book is built from every page without a warning, its links lead somewhere, and it needs no network."""
 
+import html
+import inspect
 import re
 import subprocess
 import sys
@@ -9,9 +11,11 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+import transkd_lite as tk
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
-    "README", "data/README", "data/results/README", "CONTRIBUTING",
+    "README", "data/README", "data/results/README", "CONTRIBUTING", "notebooks/book/api",
     *(path.relative_to(ROOT).with_suffix("").as_posix() for path in (ROOT / "notebooks").glob("**/[0-9]*.ipynb")),
 ]  # fmt: skip
 
@@ -79,6 +83,24 @@ def test_the_results_come_with_their_charts(book):
     text = (book / "data/results/README.html").read_text(encoding="utf-8")
     assert re.search(r'<img alt="[^"]{20,}"[^>]* src="[^"]*_images/streets-steady.png"', text)
     assert 'id="the-papers-claims"' in text
+
+
+def test_the_address_of_the_folder_opens_the_first_page(book):
+    assert 'url=README.html"' in (book / "index.html").read_text(encoding="utf-8")
+
+
+def test_every_public_name_is_explained(book):
+    text = (book / "notebooks/book/api.html").read_text(encoding="utf-8")
+    assert [name for name in tk.__all__ if name != "__version__" and f"<h2>tk.{name}<" not in text] == []
+    assert html.escape(inspect.getdoc(tk.fit).splitlines()[0], quote=False) in text
+
+
+def test_answers_stand_behind_their_lesson(book):
+    text = (book / "README.html").read_text(encoding="utf-8")
+    found = re.findall(r'internal" href="(notebooks/[^"#]*)"', text)
+    order = list(dict.fromkeys(found))
+    lesson = order.index("notebooks/04_cross_selective_fusion.html")
+    assert order[lesson + 1] == "notebooks/solutions/04_cross_selective_fusion.html"
 
 
 def test_formulas_and_stored_pictures_are_there(book):
