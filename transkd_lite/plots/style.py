@@ -52,11 +52,14 @@ def show(fig: Figure, alt: str) -> None:
 
 
 def to_html(png: bytes, alt: str) -> str:
-    """A picture as an HTML figure, no wider than there is room, with `alt` for who does not see it and as caption."""
-    text = html.escape(alt)
+    """A picture as an HTML figure, with `alt` for who does not see it and as caption.
+
+    It is as wide as there is room; where that is less than 560 pixels, as on a phone, it is scrolled sideways.
+    """
+    text, width = html.escape(alt), min(560, int.from_bytes(png[16:20], "big"))
     return (
-        '<figure style="margin:0 0 1em 0; max-width:100%">'
-        f'<img alt="{text}" style="max-width:100%; height:auto" src="data:image/png;base64,'
+        '<figure style="margin:0 0 1em 0; max-width:100%; overflow-x:auto">'
+        f'<img alt="{text}" style="max-width:100%; min-width:{width}px; height:auto" src="data:image/png;base64,'
         f'{base64.b64encode(png).decode()}">'
         f'<figcaption style="max-width:56em; margin-top:.3em"><em>{text}</em></figcaption></figure>'
     )
