@@ -12,7 +12,7 @@ from transkd_lite.experiments.profile import list_profiles, load_profile, parse_
 from transkd_lite.results.tables import DATA, students
 from transkd_lite.training.config import ParameterError
 
-WEIGHTS = "data/weights/streets-segformer_b1.safetensors"
+WEIGHTS = "data/weights/streets128-segformer_b1.safetensors"
 
 
 @pytest.fixture

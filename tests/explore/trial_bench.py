@@ -4,7 +4,7 @@ from transkd_lite.experiments.experiment import Experiment
 
 TINY = Experiment(
     method="transkd-base+kd",
-    teacher="data/weights/streets-segformer_b1.safetensors",
+    teacher="data/weights/streets128-segformer_b1.safetensors",
     train_images=4,
     height=32,
     width=64,
