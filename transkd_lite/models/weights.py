@@ -53,7 +53,7 @@ def files_of(source: str | Path) -> list[Path]:
 
     Raises FileNotFoundError where there are none, ValueError where a folder holds several that may be meant.
     """
-    path = next((path for path in (Path(source), COURSE / source) if path.exists()), Path(source))
+    path = next((path for path in (Path(source).expanduser(), COURSE / source) if path.exists()), Path(source))
     if str(source).startswith("hub:"):
         from huggingface_hub import snapshot_download
 
