@@ -61,7 +61,7 @@ def test_only_streets_are_taken_in_part_and_small_where_nothing_is_given():
         ({"crop": None, "pad": False}, "one size; these are 33 x 45 to 64 x 90 pixels: set crop"),
         ({"pad": False}, r"crop must fit into the image \(33x45\)"),
         ({"data_seed": 1}, "data_seed would be ignored with dataset folder"),
-        ({"pretrained": "nowhere.pth"}, "no file of weights nowhere.pth"),
+        ({"pretrained": "nowhere.pth"}, "no weights at nowhere.pth"),
         ({"network": "timm:no_such"}, "network timm:no_such"),
         ({"method": "kd", "teacher": "run:gone"}, "teacher 'run:gone' is a run beside out_dir"),
     ],

@@ -13,7 +13,6 @@ b_1 … b_4 (`linear_scale`, `patch_scale`).
 from collections.abc import Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from transkd_lite.distill import losses
@@ -24,22 +23,7 @@ from transkd_lite.models.output import ModelSpec, SegOutput
 __all__ = ["PAPER_WEIGHTS", "AlignedEmbeddings", "EmbeddingAssistant", "GLMixer", "StageAlignment"]
 
 PAPER_WEIGHTS = (0.1, 0.1, 0.5, 1.0)  # of the terms pea_1 … pea_4
-
-
-class MultiHeadAttention(nn.Module):
-    """Plain multi-head self-attention over tokens (N, L, C), without bias in q, k and v."""
-
-    def __init__(self, channels: int, num_heads: int = 8) -> None:
-        super().__init__()
-        if channels % num_heads:
-            raise ValueError(f"{channels} channels cannot be split into {num_heads} heads: choose a divisor")
-        self.num_heads = num_heads
-        self.qkv = nn.Linear(channels, 3 * channels, bias=False)
-        self.proj = nn.Linear(channels, channels)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        q, k, v = self.qkv(tokens).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+NUM_HEADS = 8  # of the mixer's attention
 
 
 class GLMixer(nn.Module):
@@ -50,11 +34,13 @@ class GLMixer(nn.Module):
     """
 
     def __init__(self, channels: int, residual: bool = False, start: Sequence[float] = (0.5, 0.5)) -> None:
+        from timm.layers import Attention  # heavy
+
         super().__init__()
-        if len(start) != 2:
-            raise ValueError(f"a mixer starts at two numbers (attention, convolution), got {tuple(start)}")
+        if channels % NUM_HEADS:
+            raise ValueError(f"{channels} channels cannot be split into {NUM_HEADS} heads: take another student")
         self.residual = residual
-        self.attention = MultiHeadAttention(channels)
+        self.attention = Attention(channels, NUM_HEADS)  # without bias in q, k and v
         self.value, self.gate = (nn.Conv1d(channels, channels, 3, padding=1) for _ in range(2))
         self.attention_scale, self.conv_scale = (nn.Parameter(torch.full((1,), float(value))) for value in start)
 

@@ -61,8 +61,9 @@ def scores(metrics: Mapping[str, Any]) -> tuple[str, str]:
     return "-" if miou is None else f"{100 * miou:.1f}", "-" if wall is None else f"{wall:.1f}"
 
 
-def progress_line(number: int, total: int, root: Path, run: PlannedRun, error: str) -> str:
-    """`[ 3/14] student-none-s0-1a2b3c4d finished, 61.2 s, mIoU 41.2 %`."""
+def progress_line(number: int, total: int, root: Path, run: PlannedRun, errors: Mapping[str, str]) -> str:
+    """`[ 3/14] student-none-s0-1a2b3c4d finished, 61.2 s, mIoU 41.2 %`; errors: by run folder."""
+    error = errors.get(run.folder)
     miou, seconds = scores({} if error else read_json(root / run.folder / METRICS_FILE))
     state = f"FAILED: {error}" if error else f"finished, {seconds} s" + f", mIoU {miou} %" * (miou != "-")
     return f"[{number:>{len(str(total))}}/{total}] {run.title} {state}"
@@ -80,8 +81,9 @@ def signs_of_life(root: Path, runs: Sequence[PlannedRun], echo: Callable[[str], 
                 with contextlib.suppress(OSError, DamagedRunError):
                     if time.time() - file.stat().st_mtime < 60:  # of none that was stopped
                         at = read_json(file)
+                        loss = f", loss {at['loss']:.3g}" if "loss" in at else ""  # not known before the first row
                         left = f"{at['left_s'] / 60:.0f} min left"
-                        echo(f"  {run.title}: step {at['step']} of {at['steps']}, loss {at.get('loss', 0):.3g}, {left}")
+                        echo(f"  {run.title}: step {at['step']} of {at['steps']}{loss}, {left}")
 
     teller = threading.Thread(target=tell, daemon=True)
     teller.start()
@@ -300,7 +302,7 @@ def reproduce(
             outcome.executed.append(run.folder)
             if error:
                 outcome.errors[run.folder] = error
-            echo(progress_line(len(outcome.executed), len(pending), root, run, error))
+            echo(progress_line(len(outcome.executed), len(pending), root, run, outcome.errors))
         if stop.signal is None:
             run_aside(lambda: _report(profile, outcome), stop)
     if stop.signal is not None:

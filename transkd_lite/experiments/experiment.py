@@ -218,8 +218,6 @@ class Experiment(TrainConfig):
 
         Raises `ParameterError`: unknown dataset, missing folder or file, with what to do.
         """
-        if self.data_root is None and self.dataset in LAYOUTS:
-            raise ParameterError(f"dataset {self.dataset} needs its files: pass --data-root DIR (data_root=...)")
         try:
             return self.open_split("train", self.train_images), self.open_split("val", self.val_images)
         except (OSError, TypeError, ValueError) as error:
@@ -245,12 +243,11 @@ class Experiment(TrainConfig):
         from transkd_lite.models.weights import create_model, files_of, read_metadata
 
         torch.manual_seed(self.seed)
-        pretrained = find_file(self.pretrained) if self.pretrained else None
         reset: Any = "if-needed" if self.steps != 0 else False
-        student = create_model(self.network, num_classes, pretrained=pretrained, reset_head=reset)
+        student = create_model(self.network, num_classes, pretrained=self.pretrained, reset_head=reset)
         if self.steps == 0:
             with contextlib.suppress(ValueError, OSError):  # of another library: nothing is said of its classes
-                (file,) = files_of(str(pretrained))
+                (file,) = files_of(str(self.pretrained))
                 student.label_space = restore(read_metadata(file), file)[1]
         return student
 

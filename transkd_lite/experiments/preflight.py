@@ -3,6 +3,7 @@
 import io
 import math
 import statistics
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -51,10 +52,9 @@ def look(experiment: Experiment, teacher: Experiment | None = None) -> tuple[flo
     """
     import torch
 
-    from transkd_lite.metrics import resolve_precision
+    from transkd_lite.metrics import predict, resolve_precision
     from transkd_lite.training.loop import device_name, fit
 
-    experiment.check_names()
     drawn = experiment.dataset == "streets"
     ignored = {"data_root": drawn and experiment.data_root, "data_seed": not drawn and experiment.data_seed}
     for name in filter(ignored.get, ignored):
@@ -77,25 +77,29 @@ def look(experiment: Experiment, teacher: Experiment | None = None) -> tuple[flo
         rule = f"the images of a mini-batch must have one size; these are {span} pixels"
         raise ParameterError(f"{rule}: set crop, and pad where some are smaller, or resize all to height and width")
     config.check_fits((min(height for height, _ in seen), min(width for _, width in seen)), space.num_classes)
+    steps = config.num_steps(len(train))
     batch_size = config.batch_size if config.device == "auto" and torch.cuda.is_available() else 1
-    trial = replace(config, steps=4, epochs=None, warmup_steps=0, batch_size=batch_size, log_every=1, compile=False)
+    short: dict[str, Any] = {"steps": 4 if steps else 0, "epochs": None, "warmup_steps": 0, "batch_size": batch_size}
+    trial = replace(config, **short, log_every=1, compile=False)
     try:
         tutor = None if teacher is None else teacher.build_student(space.num_classes)
         student, tutor, method = experiment.build(space.num_classes, space, tutor)
-        if difference := student.label_space and student.label_space.difference(space):
-            raise ValueError(f"{experiment.pretrained} has other classes than {experiment.dataset}; {difference}")
         with warnings.catch_warnings(action="ignore"):
             history = fit(student, train, config=trial, teacher=tutor, method=method, progress="none").history
+        begun = time.monotonic()
+        if steps == 0:  # it is only scored
+            predict(student, train[0]["image"], normalize=config.normalize)
+        speed = history["images_per_s"].max() if steps else 1 / (time.monotonic() - begun)
     except (OSError, TypeError, ValueError) as error:
         raise ParameterError(f"network {experiment.network}, method {experiment.method}: {error}") from error
-    device, steps = next(student.parameters()).device, config.num_steps(len(train))
+    device = next(student.parameters()).device
     passes = sum(map(math.prod, scored)) / math.prod(config.crop or high)  # two over val, of a third of a step each
     crops = f", in crops of {config.crop[0]} x {config.crop[1]}" if config.crop else ""
     data = f"""{experiment.dataset} {experiment.data_root or ""}: {span} pixels (height x width)
 {len(train)} images for training{crops}, {len(val)} for validation
 {space.num_classes} classes: {", ".join(space.names)}
 {device_name(device)}, {torch.get_num_threads()} threads, {resolve_precision(config.precision, device)}"""
-    seconds = 20 + (steps * config.batch_size + passes) / history["images_per_s"].max()  # 20 for the notebook's rest
+    seconds = 20 + (steps * config.batch_size + passes) / speed  # 20 for the notebook's rest
     what = f"{experiment.network}, method {experiment.method}, {steps} steps of {config.batch_size} images: about"
     return seconds, data, f"{what} {seconds / 60:.1f} min each"
 

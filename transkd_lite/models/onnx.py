@@ -125,10 +125,8 @@ def _traced(model: SegModel, size: Sequence[int], fold: bool, axes: dict[int, st
         return program.model_proto
     except Exception as error:  # the exporter raises whatever its many stages raise
         reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
-        raise RuntimeError(
-            f"{model.spec.name} at {size[0]}x{size[1]} cannot be exported to ONNX ({reason[0]}): try dynamic=False, "
-            "or another network"
-        ) from error
+        what = f"{model.spec.name} at {size[0]}x{size[1]} cannot be exported to ONNX ({reason[0]})"
+        raise RuntimeError(f"{what}: try dynamic=False, or another network") from error
     finally:
         logging.disable(disabled)
 
@@ -193,10 +191,8 @@ class Parity(NamedTuple):
         return self.max_difference <= 1e-3 * self.max_logit
 
     def __str__(self) -> str:
-        return (
-            f"logits differ by at most {self.max_difference:.1e} (the largest is {self.max_logit:.1f}), "
-            f"the class is the same at {100 * self.same_class:.3f}% of {self.num_positions:,} positions"
-        )
+        far = f"logits differ by at most {self.max_difference:.1e} (the largest is {self.max_logit:.1f})"
+        return f"{far}, the class is the same at {100 * self.same_class:.3f}% of {self.num_positions:,} positions"
 
 
 @torch.no_grad()

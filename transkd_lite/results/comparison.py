@@ -27,29 +27,10 @@ from transkd_lite.results import statistics, tables
 from transkd_lite.training.folder import read_run
 
 __all__ = [
-    "Gallery",
-    "beside_the_paper",
-    "best_first",
-    "budget_gains",
-    "claims",
-    "class_gains",
-    "gains_by",
-    "load_gallery",
-    "load_references",
-    "paired_differences",
-    "per_class",
-    "published",
-    "reference_scores",
-    "save_results",
-    "scene_scores",
-    "score_blocks",
-    "score_conditions",
-    "score_curves",
-    "scoreboard",
-    "strip",
-    "summary",
-    "time_to_reach",
-    "verdict",
+    "Gallery", "beside_the_paper", "best_first", "budget_gains", "claims", "class_gains", "gains_by", "load_gallery",
+    "load_references", "paired_differences", "per_class", "published", "reference_scores", "save_results",
+    "scene_scores", "score_blocks", "score_conditions", "score_curves", "scoreboard", "strip", "summary",
+    "time_to_reach", "verdict",
 ]  # fmt: skip
 
 

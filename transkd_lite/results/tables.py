@@ -132,9 +132,8 @@ def load_batch(source: str | os.PathLike[str]) -> Batch:
         return Batch(name, results_table(source), training_curves(source), Path(source))
     table = read_table(f"results/{name}")
     if table.empty:
-        advice = (
-            f"run `transkd reproduce {name}` and pass run_dir, or name one of {', '.join(shipped_tables()['table'])}"
-        )
+        known = ", ".join(shipped_tables()["table"])
+        advice = f"run `transkd reproduce {name}` and pass run_dir, or name one of {known}"
         raise FileNotFoundError(f"no folder of runs and no shipped table {name!r}: {advice}")
     return Batch(f"{name} (shipped tables)", table, read_table(f"results/{name}_history", _CURVES))
 

@@ -56,13 +56,13 @@ def lock_run(folder: str | os.PathLike[str], patience_s: float = 0) -> Iterator[
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as held:
-        try:
-            held.enter_context(FileLock(folder / _LOCK_FILE, timeout=patience_s))
-        except Timeout:
-            holder = read_json(folder / RUN_FILE).get("pid", "unknown")
-            rule = f"one process works in a run folder at a time; {folder} is held by process {holder}"
-            raise RunLockedError(f"{rule}: wait for it, stop it, or choose another out_dir") from None
+    try:
+        held = FileLock(folder / _LOCK_FILE).acquire(timeout=patience_s)
+    except Timeout:
+        holder = read_json(folder / RUN_FILE).get("pid", "unknown")
+        rule = f"one process works in a run folder at a time; {folder} is held by process {holder}"
+        raise RunLockedError(f"{rule}: wait for it, stop it, or choose another out_dir") from None
+    with held:
         yield
 
 

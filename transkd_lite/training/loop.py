@@ -84,12 +84,12 @@ def show_progress(total: int, start: int, mode: str, title: str, file: Path | No
     """A tqdm bar in a terminal or notebook, otherwise a line at most every 15 s; yields show(step, **numbers).
 
     file: where the same is written for others to read, as often.
-    mode: "auto", "bar", "lines" or "none". "auto" asks the environment variable TRANSKD_PROGRESS first (a
-    batch sets it to "lines"), then whether standard error is a terminal or the code runs in a notebook.
+    mode: "auto", "bar", "lines" or "none". "auto" asks whether standard error is a terminal or the code runs in a
+    notebook.
     """
     if check_name(mode, ("auto", "bar", "lines", "none"), "progress") == "auto":
         watched = sys.stderr.isatty() or type(sys.stdout).__module__.startswith("ipykernel")
-        mode = os.environ.get("TRANSKD_PROGRESS", "") or ("bar" if watched else "lines")
+        mode = "bar" if watched else "lines"
     begun, last_line = time.monotonic(), -math.inf
     bar = tqdm(total=total, initial=start, desc=title, unit="step", miniters=1) if mode == "bar" else None
 
