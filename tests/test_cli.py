@@ -57,7 +57,7 @@ def notebooks_without_kernels(monkeypatch):
     ("arguments", "message"),
     [
         (["reproduce", "dmo"], "unknown profile 'dmo': did you mean demo"),
-        (["reproduce", "nowhere.yaml"], "nowhere.yaml must be YAML with sections"),
+        (["reproduce", "nowhere.yaml"], "no profile nowhere.yaml; the course has"),
         (["reproduce", "camvid", "--data-root", "no such folder"], "'no such folder' does not exist"),
         (["reproduce", "smoke", "--set", "stesp=3"], "did you mean steps"),
         (["reproduce", "smoke", "--set", "steps=-3"], "steps must be greater than or equal to 0; got steps=-3"),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from transkd_lite.cli import app, score_table
+from transkd_lite.cli import app, run_table, score_table
 from transkd_lite.data.whole import METRICS_FILE, seal, write_json
 from transkd_lite.experiments.batch import Outcome, progress_line
 from transkd_lite.experiments.experiment import Experiment
@@ -69,8 +69,9 @@ def test_a_listing_says_which_run_is_damaged_and_goes_on(tmp_path):
 
 
 def test_a_line_of_a_run_names_its_variant(outcome):
-    told = progress_line(7, 10, outcome.root, outcome.runs[6], {})
+    assert "student-kd-s0-00000006 (long) " in run_table(outcome)
+    told = progress_line(7, 10, outcome.root, outcome.runs[6], "")
     assert told == "[ 7/10] student-kd-s0-00000006 (long) finished, 3.0 s, mIoU 25.0 %"
     (outcome.root / outcome.runs[6].folder / METRICS_FILE).write_bytes(b"damaged")
-    told = progress_line(7, 10, outcome.root, outcome.runs[6], {outcome.runs[6].folder: "it is damaged"})
+    told = progress_line(7, 10, outcome.root, outcome.runs[6], "it is damaged")
     assert told == "[ 7/10] student-kd-s0-00000006 (long) FAILED: it is damaged"

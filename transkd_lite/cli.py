@@ -30,9 +30,20 @@ from transkd_lite.experiments import batch, experiment, notebook, preflight, pro
 from transkd_lite.training.config import ParameterError, check_name
 from transkd_lite.training.folder import caveats, is_finished, list_runs
 
-__all__ = ["app", "main", "score_table"]
+__all__ = ["app", "main", "run_table", "score_table"]
 
 # --- What runs have to say: which are finished, a line a run, scores by method and by class. No heavy import.
+
+
+def run_table(outcome: batch.Outcome) -> str:
+    """One line a run: folder, state, mIoU in percent, seconds."""
+    rows = [("run", "state", "mIoU %", "seconds")]
+    for run in outcome.runs:
+        failed = run.folder in outcome.errors
+        state = "FAILED" if failed else "finished" if batch.is_done(outcome.root, run) else "missing"
+        metrics = {} if failed else read_json(outcome.root / run.folder / METRICS_FILE)
+        rows.append((run.title, state, *batch.scores(metrics)))
+    return _align(rows)
 
 
 def score_table(outcome: batch.Outcome) -> str:
@@ -333,9 +344,7 @@ def reproduce(
     if not outcome.executed and not outcome.errors:
         rendered = "the report was rendered anew" if outcome.report_rendered else "nothing to do"
         typer.echo(f"All {len(outcome.runs)} runs in {outcome.root} are finished: {rendered}.")
-    total, failed = len(outcome.runs), dict.fromkeys(outcome.errors, "see below")
-    told = (batch.progress_line(n, total, outcome.root, run, failed) for n, run in enumerate(outcome.runs, start=1))
-    typer.echo("\n".join(["", *told, "", score_table(outcome)]))
+    typer.echo("\n".join(["", run_table(outcome), "", score_table(outcome)]))
     if outcome.report is not None and outcome.report.is_file():
         typer.echo(f"\nReport: {outcome.report}{' (of an earlier batch)' * ('report' in outcome.errors)}")
     for folder, error in outcome.errors.items():

@@ -61,9 +61,8 @@ def scores(metrics: Mapping[str, Any]) -> tuple[str, str]:
     return "-" if miou is None else f"{100 * miou:.1f}", "-" if wall is None else f"{wall:.1f}"
 
 
-def progress_line(number: int, total: int, root: Path, run: PlannedRun, errors: Mapping[str, str]) -> str:
-    """`[ 3/14] student-none-s0-1a2b3c4d finished, 61.2 s, mIoU 41.2 %`; errors: by run folder."""
-    error = errors.get(run.folder)
+def progress_line(number: int, total: int, root: Path, run: PlannedRun, error: str) -> str:
+    """`[ 3/14] student-none-s0-1a2b3c4d finished, 61.2 s, mIoU 41.2 %`."""
     miou, seconds = scores({} if error else read_json(root / run.folder / METRICS_FILE))
     state = f"FAILED: {error}" if error else f"finished, {seconds} s" + f", mIoU {miou} %" * (miou != "-")
     return f"[{number:>{len(str(total))}}/{total}] {run.title} {state}"
@@ -302,7 +301,7 @@ def reproduce(
             outcome.executed.append(run.folder)
             if error:
                 outcome.errors[run.folder] = error
-            echo(progress_line(len(outcome.executed), len(pending), root, run, outcome.errors))
+            echo(progress_line(len(outcome.executed), len(pending), root, run, error))
         if stop.signal is None:
             run_aside(lambda: _report(profile, outcome), stop)
     if stop.signal is not None:

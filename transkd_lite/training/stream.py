@@ -87,6 +87,14 @@ class _Augmented(Dataset[Any]):
         return *pair, index + len(self.store) * flipped
 
 
+def _stack(samples: list[tuple[Tensor, Tensor, int]]) -> tuple[Tensor, Tensor, Tensor]:
+    images, labels, keys = zip(*samples, strict=True)
+    sizes = {tuple(label.shape) for label in labels}
+    if len(sizes) > 1:
+        raise ValueError(f"the images of a batch must have one size; got {sorted(sizes)}: set crop=(height, width)")
+    return torch.stack(images), torch.stack(labels), torch.tensor(keys)
+
+
 def batches(store: SampleStore, config: TrainConfig, steps: range, rank: int = 0, world_size: int = 1) -> DataLoader:
     """Loader of (images (n, 3, h, w), labels (n, h, w), keys (n,)), one mini-batch per step; n = size / processes.
 
@@ -113,7 +121,7 @@ def batches(store: SampleStore, config: TrainConfig, steps: range, rank: int = 0
         return [(epoch, order(epoch)[offset]) for epoch, offset in (divmod(p, len(store)) for p in positions)]
 
     return DataLoader(
-        _Augmented(store, config), batch_sampler=map(share, steps), num_workers=config.workers,
+        _Augmented(store, config), batch_sampler=map(share, steps), num_workers=config.workers, collate_fn=_stack,
         pin_memory=config.device != "cpu" and torch.cuda.is_available(),
         prefetch_factor=4 if config.workers else None,
         # Making the iterator draws from it, not from the global one.
