@@ -215,7 +215,7 @@ class TrialBench:
 #         teacher="data/weights/streets128-segformer_b1.safetensors", train_images=512, height=96, width=192,
 #         steps=600, batch_size=4, lr=4.0e-3, warmup_steps=60,
 #     )
-#     tk.record_gradients(experiment, (0, 60, 150, 300, 600))      one thread (OMP_NUM_THREADS=1), a few minutes
+#     tk.record_gradients(experiment, (0, 60, 150, 300))      one thread (OMP_NUM_THREADS=1), some minutes
 #
 # `python -m transkd_lite.explore.gradients FILE` makes it again from the parameters that it holds.
 
@@ -254,7 +254,7 @@ def take_moment(step: TrainStep, batches: Iterable[Batch], steps_done: int) -> G
 
 
 def record_gradients(
-    experiment: Experiment, moments: Sequence[int] = (0, 60, 150, 300, 600), *, num_batches: int = 4
+    experiment: Experiment, moments: Sequence[int] = (0, 60, 150, 300), *, num_batches: int = 4
 ) -> GradientRecord:
     """Train as the experiment says and look at the gradients after so many steps each, on the run's first batches.
 
