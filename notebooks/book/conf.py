@@ -49,6 +49,7 @@ html_theme_options = {"show_navbar_depth": 1, "home_page_in_toc": True, "navbar_
 html_extra_path = ["index"]
 html_static_path = [str(Path(jupyter_server_mathjax.__file__).parent / "static"), "static"]
 html_css_files = ["book.css"]
+html_js_files = [("loss-weights.js", {"defer": "defer"})]  # sliders of notebook 09 without a kernel
 mathjax_path = "MathJax.js?config=TeX-AMS-MML_HTMLorMML-full"
 mathjax2_config = {
     "tex2jax": {

@@ -223,6 +223,7 @@ def test_what_is_no_record_is_refused(tmp_path):
 def test_the_shipped_record_is_whole_and_of_this_code():
     record = load_gradients()
     assert record.names == TERMS
+    assert {0, 300} <= {*record.steps}
     assert record.about["dirty"] is False
     assert len(record.about["commit"]) == 40
     experiment = Experiment.from_dict(record.about["experiment"])

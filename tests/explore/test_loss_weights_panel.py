@@ -1,5 +1,6 @@
 """The loss-weight explorer without a browser: its controls move, and its readouts say what the pure functions say."""
 
+import json
 import re
 import threading
 import time
@@ -18,10 +19,10 @@ from transkd_lite.explore import panels
 from transkd_lite.explore.gradients import GradientMoment, GradientRecord, TrialBench
 from transkd_lite.explore.panels import PRESETS, LossWeightsPanel, WeightChoice
 
-TEACHER = "data/weights/streets-segformer_b1.safetensors"
+TEACHER = "data/weights/streets128-segformer_b1.safetensors"
 
 
-def made_up(terms=TERMS, steps=(0, 50)):
+def made_up(terms=TERMS, steps=(0, 300)):
     draw = np.random.default_rng(0)
     moments = []
     for step in steps:
@@ -48,19 +49,22 @@ def walk(widget):
         yield from walk(child)
 
 
-def expected(panel, choice, step=0):
+def expected(panel, choice, step=300):
     return panel.record.at(step).read(choice.term_weights(panel.record.names))
 
 
-def shown(panel, choice, step=0):
+def shown(panel, choice, step=300):
     reading = expected(panel, choice, step)
-    return panels.reading_summary(reading), panels.reading_table(reading)
+    sentence = panels.reading_sentence(step, reading)
+    return f"<p class='tk-said'>{sentence}</p>", panels.reading_table(reading)
 
 
 # -- sliders, presets, moments
 
 
-def test_it_starts_with_the_papers_weights_at_the_first_moment(panel):
+def test_it_starts_with_the_papers_weights_after_300_steps_or_nearly_so(panel):
+    assert panel.moment.value == 300
+    assert LossWeightsPanel(made_up(steps=(0, 12))).moment.value == 12
     assert panel.choice == WeightChoice(1.0, (0.1, 0.1, 0.5, 1.0), 0.0)
     assert (panel.summary.value, panel.table.value) == shown(panel, WeightChoice())
     assert panel.message.value == ""
@@ -80,11 +84,39 @@ def test_every_slider_moves_its_own_terms(panel):
     assert [weights[n] for n in ("ce", "pea_1", "pea_4", "kd")] == [1.0, 0.15, 0.6, 0.35]
 
 
-def test_a_moment_has_its_own_numbers_and_its_own_heat_map(panel):
-    first = panel.heat.value
-    panel.moment.value = 50
-    assert (panel.summary.value, panel.table.value) == shown(panel, WeightChoice(), step=50)
-    assert panel.heat.value == panels.heat_table(panel.record.at(50)) != first
+def test_a_moment_has_its_own_numbers(panel):
+    late = panel.table.value
+    panel.moment.value = 0
+    assert (panel.summary.value, panel.table.value) == shown(panel, WeightChoice(), step=0)
+    assert panel.table.value != late
+
+
+def test_the_sentence_is_right_for_any_weights(panel):
+    reading = panel.reading
+    change = f"{reading.change_per_length / 100:z.4f} nats (at best {-reading.terms['norm']['ce'] / 100:z.4f})"
+    assert change in panel.summary.value
+    assert "above all" in panel.summary.value
+    panel.presets["Off"].click()
+    assert "(ce) make up 100% of the gradient and distillation 0%. To first order" in panel.summary.value
+
+
+def test_sliders_and_table_use_the_same_names(panel):
+    rows = re.findall(r"row_heading[^>]*>([^<]*)</th>", panel.table.value)
+    assert rows == [*TERMS, "weighted sum"]
+    for term, slider in panel.sliders.items():
+        assert slider.description in (term, "csf_1 to csf_4")
+
+
+def test_a_page_without_a_kernel_has_the_sentence_and_the_data(panel):
+    bundle = panel._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+    assert panel.summary.value in bundle["text/html"]
+    (data,) = re.findall(r'<script type="application/json" class="tk-gradients">(.*?)</script>', bundle["text/html"])
+    found = json.loads(data)
+    assert GradientRecord(moments=found["moments"], about={}).at(300).read(found["presets"]["Paper"]).norm == (
+        pytest.approx(panel.reading.norm)
+    )
+    assert found["start"] == 300
 
 
 @pytest.mark.parametrize("name", list(PRESETS))
@@ -116,7 +148,7 @@ def test_sliders_exist_for_the_terms_that_there_are():
 
 def test_a_stage_without_a_term_has_no_slider_and_no_weight():
     panel = LossWeightsPanel(made_up(("ce", "csf_1", "pea_4")))
-    assert [slider.description for slider in panel.sliders.values()] == ["Features, all stages", "Embedding, stage 4"]
+    assert [slider.description for slider in panel.sliders.values()] == ["csf_1 to csf_4", "pea_4"]
     panel.presets["Equal"].click()
     assert panel.choice == WeightChoice(1.0, (0.0, 0.0, 0.0, 1.0), 0.0)
     assert panel.message.value == ""
@@ -172,11 +204,13 @@ def test_a_trial_trains_both_students_and_shows_their_curves(bench):
     assert panel.progress.description == "finished after 3 of 3 steps"
     assert panel.progress.value == panel.progress.max == 3
     assert (panel.train.disabled, panel.cancel.disabled) == (False, True)
-    choices = {"the paper's weights": WeightChoice(), "the chosen weights": WeightChoice(feature=3.0)}
+    choices = {"paper": WeightChoice(), "chosen": WeightChoice(feature=3.0)}
     weightings = {name: choice.term_weights(TERMS) for name, choice in choices.items()}
     rows = list(bench.compare(weightings, 3))
     lines = pd.DataFrame([{name: run["ce"] for name, run in row.items()} for row in rows])
-    assert panel.result.value == panels.result(lines)
+    shown = panel.result.value
+    assert re.search(r"One seed, from step 0, \d+ s\. Weights of paper: csf_1: 1\.0.*chosen: csf_1: 3\.0", shown)
+    assert panels.result(lines, "").partition("base64,")[2][:2000] in shown
     paper, chosen = lines.to_numpy().T
     assert paper[0] == chosen[0]
     assert paper[2] != chosen[2]
@@ -196,6 +230,7 @@ def test_cancel_ends_a_trial_after_a_whole_step_and_it_can_be_started_again(benc
     assert 1 <= done < 1000
     assert panel.progress.description == f"cancelled after {done} of 1000 steps"
     assert "Cross entropy of the same batches" in panel.result.value
+    assert "not from the moment above" in "".join(w.value for w in walk(panel) if isinstance(w, ipywidgets.HTML))
     panel.num_steps = 1
     panel.train.click()
     panel.thread.join()
@@ -204,7 +239,7 @@ def test_cancel_ends_a_trial_after_a_whole_step_and_it_can_be_started_again(benc
 
 def test_an_error_while_training_is_seen(bench, monkeypatch):
     def breaks(*_):
-        yield {name: {"ce": 1.0} for name in ("the paper's weights", "the chosen weights")}
+        yield {name: {"ce": 1.0} for name in ("paper", "chosen")}
         raise RuntimeError("the disk <is> gone")
 
     monkeypatch.setattr(bench, "compare", breaks)
@@ -228,6 +263,5 @@ def test_bars_tell_the_sign_in_words_and_nothing_has_a_signed_zero():
 
 
 def test_a_result_has_words_and_one_step_is_enough():
-    shown = panels.result(pd.DataFrame({"a <b>": [2.0], "c": [1.0]}))
-    assert 'alt="cross entropy over step: a &lt;b&gt; from 2.00 to 2.00, c from 1.00 to 1.00"' in shown
-    assert ">a &lt;b&gt;</th>" in shown
+    shown = panels.result(pd.DataFrame({"a <b>": [2.0], "c": [1.0]}), "One seed.")
+    assert 'steps: a &lt;b&gt; from 2.000 to 2.000, c from 1.000 to 1.000. One seed."' in shown

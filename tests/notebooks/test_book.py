@@ -3,15 +3,19 @@
 import html
 import inspect
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import numpy as np
 import pytest
 
 import transkd_lite as tk
+from transkd_lite.explore.gradients import load_gradients
+from transkd_lite.explore.panels import PRESETS, WeightChoice, reading_sentence
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
@@ -107,3 +111,64 @@ def test_formulas_and_stored_pictures_are_there(book):
     text = (book / "notebooks/04_cross_selective_fusion.html").read_text(encoding="utf-8")
     assert 'class="math' in text
     assert re.search(r'<img alt="[^"]{20,}"[^>]* src="data:image/png', text)
+
+
+# -- the sliders of notebook 09, which work without a kernel
+
+
+@pytest.fixture(scope="module")
+def explorer(book):
+    """The page of notebook 09 in Chromium; whatever its scripts say on the console fails the test."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium here: install it (Debian: apt-get install chromium) to test the book's sliders")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        page, said = browser.new_page(viewport={"width": 390, "height": 900}), []
+        page.on("pageerror", said.append)
+        page.set_default_timeout(120_000)
+        page.goto((book / "notebooks/09_explore_loss_weights.html").as_uri(), wait_until="domcontentloaded")
+        yield page
+        browser.close()
+        assert said == []
+
+
+def expect(page, choice, step):
+    """The page says of these weights what the library says."""
+    record = load_gradients()
+    reading = record.at(step).read(choice.term_weights(record.names))
+    assert page.locator(".tk-said").inner_text() == reading_sentence(step, reading)
+    cells = page.locator(".tk-explorer tbody tr td").all_inner_texts()
+    numbers = [[float(text.rstrip("%") or "nan") for text in cells[at : at + 5]] for at in range(0, len(cells), 5)]
+    wanted = reading.terms.to_numpy() * [1, 1, 1, 100, 1]
+    assert numbers[:-1] == pytest.approx(wanted, abs=0.051)
+    assert np.array(numbers[:-1])[:, [0, 1, 2, 4]] == pytest.approx(wanted[:, [0, 1, 2, 4]], abs=0.00051)
+    assert numbers[-1][2:] == pytest.approx([reading.norm, 100, reading.alignment], abs=0.051)
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_the_books_sliders_say_what_the_library_says_of_every_preset(explorer, name):
+    explorer.get_by_role("button", name=name, exact=True).click()
+    for step in load_gradients().steps:
+        explorer.get_by_label("Moment of training").select_option(f"after {step} steps")
+        expect(explorer, PRESETS[name], step)
+
+
+def test_the_books_sliders_move_from_the_keyboard_and_are_named(explorer):
+    explorer.get_by_role("button", name="Paper", exact=True).click()
+    explorer.get_by_label("Moment of training").select_option("after 300 steps")
+    for name, key in {"csf_1 to csf_4": "End", "pea_2": "ArrowRight", "pea_4": "ArrowLeft", "kd": "ArrowRight"}.items():
+        explorer.get_by_role("slider", name=name, exact=True).press(key)
+    expect(explorer, WeightChoice(3.0, (0.1, 0.15, 0.5, 0.95), 0.05), 300)
+    assert explorer.locator(".tk-said").get_attribute("aria-live") == "polite"
+
+
+def test_the_books_sliders_read_in_both_themes(explorer):
+    colours = {}
+    for theme in ("light", "dark"):
+        explorer.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
+        colours[theme] = explorer.locator(".tk-explorer caption").evaluate("e => getComputedStyle(e).color")
+    assert colours["light"] != colours["dark"]
+    assert explorer.locator(".tk-explorer").evaluate("e => e.getBoundingClientRect().right <= window.innerWidth")

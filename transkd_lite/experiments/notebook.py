@@ -104,7 +104,7 @@ def execute_notebook(
 def refresh_notebook(notebook: Path) -> float:
     """Execute a notebook from its defaults, store its outputs in place, and return the seconds it took.
 
-    The file changes only when every cell has run; papermill's own notes are taken out again.
+    The file changes only when every cell has run; papermill's own notes and the state of widgets are taken out again.
 
     Raises `NotebookFailed`: a cell raised or was left out; the notebook is as before.
     """
@@ -113,6 +113,9 @@ def refresh_notebook(notebook: Path) -> float:
         aside = Path(folder) / notebook.name
         execute_notebook(notebook, aside, {})
         executed = json.loads(aside.read_text(encoding="utf-8"))
+    executed["metadata"].pop("widgets", None)  # a widget is dead without its kernel: what it says in text stays
+    for output in (output for cell in executed["cells"] for output in cell.get("outputs", [])):
+        output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
     for holder in (executed, *executed["cells"]):
         kept = {name: value for name, value in holder["metadata"].items() if name not in ("papermill", "execution")}
         holder["metadata"] = {name: value for name, value in kept.items() if (name, value) != ("tags", [])}

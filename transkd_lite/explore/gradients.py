@@ -207,12 +207,17 @@ class TrialBench:
 
 # --- Taking the gradients: every term's, with respect to the student, at several moments of a run.
 #
-#     python -m transkd_lite.explore.gradients data/results/gradients-streets.json
+# The student is in training mode; stochastic depth and dropout are drawn once for all terms, since one forward pass
+# serves them all. The shipped record is that of TransKD-Base; `kd` is measured beside it and has no weight:
 #
-# records the run of the shipped record again (a few minutes on a CPU). The student is in training mode; stochastic
-# depth and dropout are drawn once for all terms, since one forward pass serves them all.
-
-SHIPPED_GRADIENTS = DATA / "results" / "gradients-streets.json"
+#     experiment = tk.Experiment(
+#         method="transkd-base+kd", options={"kd.weight": 0.0}, augment="flip", precision="fp32", device="cpu",
+#         teacher="data/weights/streets128-segformer_b1.safetensors", train_images=512, height=96, width=192,
+#         steps=600, batch_size=4, lr=4.0e-3, warmup_steps=60,
+#     )
+#     tk.record_gradients(experiment, (0, 60, 150, 300))      one thread (OMP_NUM_THREADS=1), some minutes
+#
+# `python -m transkd_lite.explore.gradients FILE` makes it again from the parameters that it holds.
 
 
 def term_gradients(step: TrainStep, batches: Iterable[Batch]) -> tuple[tuple[str, ...], Tensor, Tensor]:
@@ -249,7 +254,7 @@ def take_moment(step: TrainStep, batches: Iterable[Batch], steps_done: int) -> G
 
 
 def record_gradients(
-    experiment: Experiment, moments: Sequence[int] = (0, 50, 150, 300), *, num_batches: int = 4
+    experiment: Experiment, moments: Sequence[int] = (0, 60, 150, 300), *, num_batches: int = 4
 ) -> GradientRecord:
     """Train as the experiment says and look at the gradients after so many steps each, on the run's first batches.
 
@@ -276,7 +281,7 @@ def record_gradients(
     return GradientRecord(moments=tuple(taken), about=about)
 
 
-def load_gradients(path: str | Path = SHIPPED_GRADIENTS) -> GradientRecord:
+def load_gradients(path: str | Path = DATA / "results" / "gradients-streets.json") -> GradientRecord:
     """Read a record. Raises `FileNotFoundError` where there is no file, ValueError where it holds something else."""
     return GradientRecord.model_validate_json(Path(path).read_text(encoding="utf-8"))
 

@@ -6,8 +6,10 @@ Nothing else in the package imports ipywidgets. Source: this project.
 
 import html
 import io
+import json
 import re
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,7 +22,7 @@ from PIL import Image
 
 from transkd_lite.distill.embedding import PAPER_WEIGHTS
 from transkd_lite.explore.attention import EVERY, Choice, Looks, overlays
-from transkd_lite.explore.gradients import GradientMoment, GradientReading, GradientRecord, cosine_matrix
+from transkd_lite.explore.gradients import GradientReading, GradientRecord
 from transkd_lite.plots import curves, to_html, to_png
 
 __all__ = ["PRESETS", "AttentionPanel", "LossWeightsPanel", "WeightChoice", "readout"]
@@ -121,44 +123,41 @@ def as_table(styled: Any, name: str, caption: str) -> str:
     return shown.to_html(table_uuid=name, table_attributes='cellpadding="4" style="text-align: right"')
 
 
-def reading_summary(reading: GradientReading) -> str:
-    """The numbers of the whole gradient."""
-    supervised, change = reading.terms["norm"]["ce"], "Predicted change of the supervised loss"
+def reading_sentence(step: int, reading: GradientReading) -> str:
+    """What the weights do after so many steps, in words; the book's script says the same."""
+    shares = reading.terms["share"]
+    rest = shares.drop("ce")
+    most = f", above all {rest.idxmax()} ({rest.max():z.0%})" if rest.any() else ""
+    best, slope, rate = -reading.terms["norm"]["ce"], reading.change_per_length, reading.change_per_rate
     return (
-        f"Size of the whole gradient {reading.norm:.3f}, of the supervised one {supervised:.3f}. Cosine between them "
-        f"{reading.alignment:z.3f}.<br>{change}: {reading.change_per_length:z.3f} per unit of length along the step, "
-        f"at best {-supervised:z.3f} (all weights at 0), and {reading.change_per_rate:z.3f} per unit of learning rate."
+        f"After {step} steps the labels (ce) make up {shares['ce']:z.0%} of the gradient and distillation "
+        f"{rest.sum():z.0%}{most}. To first order, a step of length 0.01 along it changes ce by {slope / 100:z.4f} "
+        f"nats (at best {best / 100:z.4f}), plain gradient descent at learning rate 0.001 by {rate / 1000:z.4f} nats."
     )
 
 
 def reading_table(reading: GradientReading) -> str:
-    """A row a term: weight, loss, size of its gradient, share of the whole as a bar, cosine with ce as a bar."""
-    names = {"norm": "size of its gradient", "share": "share of the whole gradient", "cosine": "cosine with ce"}
-    styled = reading.terms.rename(columns=names).style.format("{:z.3f}").format("{:z.1%}", names["share"])
+    """A row a term and one for their weighted sum: weight, loss, size of its gradient, and as bars share and cosine."""
+    names = {"loss": "loss (ce, kd: nats)", "norm": "size of its gradient (loss per length)"}
+    names |= {"share": "share of the gradient (%)", "cosine": "cosine with ce (-1 to 1)"}
+    terms, columns = reading.terms.copy(), [names["share"], names["cosine"]]
+    whole = [terms["weight"] @ terms["loss"], reading.norm, terms["share"].sum(), reading.alignment]
+    terms.loc["weighted sum"] = [np.nan, *whole]
+    styled = terms.rename(columns=names).style.format("{:z.3f}", na_rep="").format("{:z.1%}", columns[0])
     # The colours are half transparent: the number on a bar reads in both themes.
-    look = {"align": "zero", "vmin": -1, "vmax": 1, "color": ["#d55e0080", "#1f88c980"]}
-    bars = styled.bar([names["share"], names["cosine"]], **look)
-    return as_table(bars, "terms", "Each term's part in the gradient, at the weights above")
+    bars = styled.bar(columns, align="zero", vmin=-1, vmax=1, color=["#d55e0080", "#1f88c980"])
+    what = "ce: labels; csf: features of a stage; pea: embedding of a stage; kd: logits"
+    return as_table(bars, "terms", f"Each term's part in the gradient, at the weights above. {what}")
 
 
-def heat_table(moment: GradientMoment) -> str:
-    """The cosines between the gradients of all terms as a coloured table: red where two pull together, blue apart."""
-    table = pd.DataFrame(cosine_matrix(moment.gram), moment.names, moment.names).style.format("{:z.2f}")
-    # Half of the scale alone, on which black reads everywhere.
-    coloured = table.background_gradient("vlag", axis=None, vmin=-2, vmax=2, text_color_threshold=0)
-    return as_table(coloured, "cosines", "Cosines between the gradients of all terms: the Gram matrix without sizes")
-
-
-def result(table: pd.DataFrame) -> str:
-    """The cross entropy of runs (columns) over their steps as curves, and means of their first and last values."""
+def result(table: pd.DataFrame, words: str) -> str:
+    """The cross entropy of runs (columns) over their steps as curves, and in words its means at both ends."""
     points = {name: (range(1, len(table) + 1), table[name]) for name in table}
-    chart = to_png(curves(points, x="step", y="cross entropy"))
-    ends = (f"{name} from {line.iloc[0]:.2f} to {line.iloc[-1]:.2f}" for name, line in table.items())
+    chart = to_png(curves(points, x="step", y="cross entropy of the batch (nats)"))
     window = max(1, min(5, len(table) // 2))
-    first, last = table.head(window).mean(), table.tail(window).mean()
-    means = pd.DataFrame({f"ce, first {window}": first, f"ce, last {window}": last, "change": last - first})
-    shown = as_table(means.style.format("{:z.3f}"), "runs", "Cross entropy of the same batches")
-    return to_html(chart, f"cross entropy over step: {', '.join(ends)}") + shown
+    ends = zip(table, table.head(window).mean(), table.tail(window).mean(), strict=True)
+    means = ", ".join(f"{name} from {first:.3f} to {last:.3f}" for name, first, last in ends)
+    return to_html(chart, f"Cross entropy of the same batches, first and last {window} steps: {means}. {words}")
 
 
 # --- The loss-weight explorer: move a weight and see at once what it does to the student's gradient.
@@ -166,8 +165,13 @@ def result(table: pd.DataFrame) -> str:
 # Every readout is a pure function of the sliders and of one Gram matrix. Training is slow, so it runs in a thread.
 
 # Each slider by a term that it weighs.
-SLIDERS = {"csf_1": "Features, all stages", **{f"pea_{i}": f"Embedding, stage {i}" for i in (1, 2, 3, 4)}}
-SLIDERS |= {"kd": "Logits (kd)"}
+SLIDERS = {"csf_1": "csf_1 to csf_4", **{f"pea_{i}": f"pea_{i}" for i in (1, 2, 3, 4)}, "kd": "kd"}
+# ipywidgets gives a slider no name that a screen reader finds, and has no live region. When this style sheet loads, its
+# view gets both, as do views that come later.
+NAMES = """<style onload="const box = this.closest('.widget-vbox'); new MutationObserver(() => {
+box.querySelectorAll('.widget-slider').forEach(e => e.querySelector('[role=slider]')?.setAttribute('aria-label',
+e.querySelector('label').textContent)); box.querySelector('.tk-said')?.parentElement.setAttribute('aria-live', 'polite')
+}).observe(box, {childList: true, subtree: true}); this.remove()">.tk-said {}</style>"""
 
 
 class LossWeightsPanel(Panel):
@@ -179,7 +183,8 @@ class LossWeightsPanel(Panel):
     teacher: file of the teacher, written into the YAML.
     Raises `KeyError`: the record has terms that the explorer has no slider for.
 
-    sliders holds the sliders by term, so that a program can move them, too.
+    It opens after 300 steps, or at the nearest moment. sliders holds the sliders by term, so that a program can move
+    them, too. A page without a kernel shows its sentence; the book's script finds its data there.
     """
 
     def __init__(self, record: GradientRecord, bench: Any = None, *, num_steps: int = 24, teacher: str = "") -> None:
@@ -187,16 +192,14 @@ class LossWeightsPanel(Panel):
         self.stop, self.thread = threading.Event(), threading.Thread()
         moments = [(f"after {step} steps", step) for step in record.steps]
         self.moment = labelled(Dropdown, "Moment of training", options=moments)
+        self.moment.value = min(record.steps, key=lambda step: abs(step - 300))
         paper = PRESETS["Paper"].term_weights(record.names)
-        self.sliders = {
-            term: labelled(FloatSlider, name, value=paper[term], max=3.0, step=0.05)
-            for term, name in SLIDERS.items()
-            if term in paper
-        }
+        at = {term: paper[term] for term in SLIDERS if term in paper}
+        self.sliders = {t: labelled(FloatSlider, SLIDERS[t], value=w, max=3.0, step=0.05) for t, w in at.items()}
         self.presets = {name: Button(description=name) for name in PRESETS}
         for name, button in self.presets.items():
             button.on_click(lambda _, name=name: self.guarded(lambda: self.choose(PRESETS[name])))
-        self.summary, self.table, self.heat, self.result = (HTML(layout={"overflow": "auto"}) for _ in range(4))
+        self.summary, self.table, self.result = (HTML(layout={"overflow": "auto"}) for _ in range(3))
         self.yaml = labelled(Textarea, "As papermill YAML", rows=8)
         self.train = Button(description="Train", disabled=bench is None, tooltip="Train with both choices of weights")
         self.train.on_click(lambda _: self.guarded(self.start_trial))
@@ -206,8 +209,20 @@ class LossWeightsPanel(Panel):
         controls = [self.moment, *self.sliders.values()]
         above = [HBox([*self.presets.values()], layout=WRAP), VBox(controls)]
         trial = HBox([self.train, self.cancel, self.progress], layout=WRAP)
-        below = [self.summary, self.table, self.heat, trial, self.result, self.yaml]
+        plan = bench and (
+            f"Train: {num_steps} steps of two new students, the paper's weights and those above, from step 0 (not from "
+            f"the moment above). It is one seed, {bench.experiment.seed}. The first step shows how long it takes."
+        )
+        below = [self.summary, self.table, HTML(plan or ""), trial, self.result, self.yaml, HTML(NAMES)]
         super().__init__("tk-explorer", controls, above, below)
+
+    def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
+        """The panel; for where it cannot live, its sentence, and the data of the book's script."""
+        presets = {name: choice.term_weights(self.record.names) for name, choice in PRESETS.items()}
+        moments = self.record.model_dump(mode="json", include={"moments"})
+        data = json.dumps({"start": self.moment.value, "presets": presets} | moments)
+        block = f'<p>{self!r}</p><script type="application/json" class="tk-gradients">{data}</script>'
+        return (super()._repr_mimebundle_(**options) or {}) | {"text/html": self.summary.value + block}
 
     @property
     def choice(self) -> WeightChoice:
@@ -228,15 +243,13 @@ class LossWeightsPanel(Panel):
 
     def show(self) -> None:
         """Draw all readouts as the controls stand."""
-        moment, reading = self.record.at(self.moment.value), self.reading
-        self.summary.value = reading_summary(reading)
-        self.table.value = reading_table(reading)
-        self.heat.value = heat_table(moment)
+        self.summary.value = f"<p class='tk-said'>{reading_sentence(self.moment.value, self.reading)}</p>"
+        self.table.value = reading_table(self.reading)
         self.yaml.value = self.choice.to_yaml(self.teacher)
 
     def start_trial(self) -> None:
         """Train in the background: the paper's weights and the chosen ones, same seed, same batches."""
-        choices = {"the paper's weights": PRESETS["Paper"], "the chosen weights": self.choice}
+        choices = {"paper": PRESETS["Paper"], "chosen": self.choice}
         weightings = {name: choice.term_weights(self.record.names) for name, choice in choices.items()}
         self.stop.clear()
         self.train.disabled, self.cancel.disabled = True, False
@@ -244,17 +257,21 @@ class LossWeightsPanel(Panel):
         self.thread.start()
 
     def run_trial(self, weightings: Mapping[str, Mapping[str, float]]) -> None:
-        """Train to the end, or until `stop` is set, and show every step."""
+        """Train to the end, or until `stop` is set, and show every step, with what is trained and for how long."""
         rows: list[dict[str, float]] = []
+        begun, trained = time.perf_counter(), re.sub("[{}']", "", str(weightings))
         try:
             for done, row in enumerate(self.bench.compare(weightings, self.num_steps), start=1):
                 rows.append({name: run["ce"] for name, run in row.items()})
-                self.progress.value, self.progress.description = done, f"step {done} of {self.num_steps}"
-                self.result.value = result(pd.DataFrame(rows))
+                took, of = time.perf_counter() - begun, f"{done} of {self.num_steps}"
+                left = f"step {of}, {took * (self.num_steps / done - 1):.0f} s left"
+                self.progress.value, self.progress.description = done, left
+                words = f"One seed, from step 0, {took:.0f} s. Weights of {trained}."
+                self.result.value = result(pd.DataFrame(rows), words)
                 if self.stop.is_set():
                     break
             end = "finished" if done == self.num_steps else "cancelled"
-            self.progress.description = f"{end} after {done} of {self.num_steps} steps"
+            self.progress.description = f"{end} after {of} steps"
         finally:
             self.train.disabled, self.cancel.disabled = False, True
 
