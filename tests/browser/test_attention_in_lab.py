@@ -64,7 +64,7 @@ def read_all(cells):
 def expect(page, looks, choice):
     """Wait until the screen tells of this query, then compare the teacher's row with the pure function's."""
     text = readout(looks, choice)
-    query = html.unescape(re.search(r"(Query: .*?) In teacher", text).group(1))
+    query = html.unescape(re.search(r"(Query: .*?) teacher:", text).group(1))
     page.locator(f"{PANEL} [aria-live=polite]", has_text=query).wait_for()
     (row,) = (row for row in text.split("<tr>") if ">teacher</th>" in row)
     wanted = [html.unescape(cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", row)]

@@ -105,7 +105,7 @@ def test_words_are_those_of_the_numbers_and_escaped(looks):
         for value in (f"{100 * seen.share:.1f}", f"{100 * seen.own_class:.1f}", f"{seen.effective:.1f} of 8"):
             assert f">{value}<" in line
         assert f">{seen.distance:.0f}<" in line
-        assert f"In {name}, {100 * seen.share:.1f}% of the attention" in text
+        assert f" {name}: {100 * seen.share:.1f}% of the attention" in text
 
 
 def test_every_number_has_its_unit_and_the_sentences_are_a_polite_live_region(looks):

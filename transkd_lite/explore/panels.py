@@ -369,7 +369,7 @@ def readout(looks: Looks, choice: Choice) -> str:
     at, rows = "row {}, column {} of its {} × {} grid".format(*seen.position, *seen.weights.shape), {}
     said = f"Query: pixel row {choice.row}, column {choice.column}, labelled {label}; in stage {choice.stage} {at}."
     for name, seen in views.items():
-        said += f" In {name}, {100 * seen.share:.1f}% of the attention goes to the strongest key, over {seen.there}."
+        said += f" {name}: {100 * seen.share:.1f}% of the attention goes to the strongest key, over {seen.there}."
         rows[name] = {
             "Block": seen.block, "Head": seen.head, "predicted class": seen.predicted,
             "strongest key": "pixel row {}, column {}".format(*seen.peak), "class there": seen.there,
