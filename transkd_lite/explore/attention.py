@@ -187,7 +187,6 @@ def stage_similarity(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tenso
 # --- What the attention panel and its static twins show, as pure values: pictures of attention over the image.
 
 DARK, MIDDLE, BRIGHT = "#00224e", "#7d7c78", "#fee838"  # of cividis
-ENLARGE = 4  # screen pixels of a picture's pixel
 EVERY = "all"
 
 
@@ -268,7 +267,7 @@ class Looks:
 
 
 def overlays(looks: Looks, choice: Choice) -> dict[str, NDArray[np.uint8]]:
-    """Pictures (4 H, 4 W, 3): the chosen one, then for each chosen network its attention laid over it.
+    """Pictures, small ones enlarged to about 512 pixels: the chosen one, then each chosen network's attention over it.
 
     A map is scaled to its largest weight, from dark blue to yellow; the frame is the query's position on the grid.
     """
@@ -279,12 +278,12 @@ def overlays(looks: Looks, choice: Choice) -> dict[str, NDArray[np.uint8]]:
         levels = Image.fromarray(np.uint8(255 * seen.weights.numpy() / float(seen.weights.max())))
         colours = ImageOps.colorize(levels.resize(grey.size, nearest), DARK, BRIGHT, MIDDLE)
         layers[name] = Image.blend(colours, grey.convert("RGB"), 0.35)  # so that the picture shines through
-    (row, column), (rows, columns) = seen.position, seen.weights.shape
-    tall, wide = ENLARGE * grey.height // rows, ENLARGE * grey.width // columns
+    (row, column), (rows, columns), times = seen.position, seen.weights.shape, max(1, 512 // grey.width)
+    tall, wide = times * grey.height // rows, times * grey.width // columns
     frame = (column * wide, row * tall, (column + 1) * wide - 1, (row + 1) * tall - 1)
     out = {}
     for name, layer in layers.items():
-        large = layer.resize((ENLARGE * grey.width, ENLARGE * grey.height), nearest)
+        large = layer.resize((times * grey.width, times * grey.height), nearest)
         for colour, width in (("black", 4), ("white", 2)):
             ImageDraw.Draw(large).rectangle(frame, outline=colour, width=width)
         out[name] = np.asarray(large)

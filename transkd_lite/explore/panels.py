@@ -1,9 +1,10 @@
-"""The panels of the course, the loss-weight explorer and the attention panel: thin ipywidgets over pure functions.
+"""The panels of the course, for loss weights, attention and segmentations: thin ipywidgets over pure functions.
 
 A panel is controls, pure functions of what they choose, and one method that draws; what a callback raises is shown.
 Nothing else in the package imports ipywidgets. Source: this project.
 """
 
+import base64
 import html
 import io
 import json
@@ -13,9 +14,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import ipywidgets
 import numpy as np
 import pandas as pd
 import yaml
+from ipyevents import Event
+from IPython.display import display
 from ipywidgets import HTML, Button, Dropdown, FloatSlider, HBox, IntProgress, IntSlider, Layout, Textarea, VBox
 from numpy.typing import NDArray
 from PIL import Image
@@ -25,7 +29,7 @@ from transkd_lite.explore.attention import EVERY, Choice, Looks, overlays
 from transkd_lite.explore.gradients import GradientReading, GradientRecord
 from transkd_lite.plots import curves, to_html, to_png
 
-__all__ = ["PRESETS", "AttentionPanel", "LossWeightsPanel", "WeightChoice", "readout"]
+__all__ = ["PRESETS", "AttentionPanel", "LossWeightsPanel", "SwipePanel", "WeightChoice", "readout"]
 
 # --- One choice of TransKD's loss weights (arXiv 2202.13393, section III): as weights of terms, as parameters of an
 # experiment, as YAML for papermill. The sliders and their static twin in the notebook both speak through it.
@@ -80,6 +84,7 @@ PRESETS = {
 # by colour alone.
 
 WRAP = Layout(flex_flow="row wrap", width="100%")
+FRAMED = Layout(width="100%", max_width="768px", margin="0", overflow="auto")
 
 
 class Panel(VBox):
@@ -276,13 +281,50 @@ class LossWeightsPanel(Panel):
             self.train.disabled, self.cancel.disabled = False, True
 
 
-# --- The attention panel: where blocks of several networks look from one pixel, side by side.
+# --- Panels of pictures: where blocks of several networks look from one pixel, and two pictures under one divider.
 #
-# Everything works from the keyboard: the arrow keys move a slider and a drop-down list. An image widget tells
-# no click coordinates, so sliders choose the pixel.
+# A click, a typed number, a key or a slider chooses. An ipywidgets slider has no accessible name, nor has its image an
+# alternative text; so a number with a label stands at every slider, and pictures are HTML.
+
+# Beside the living panel the page hides what stands for it; elsewhere it hides the panel that no kernel moves.
+STANDING = """<style>.jp-OutputArea-child:has(.tk-still):has(+ * .tk-alive:not(.jupyter-widgets-disconnected)), \
+.jp-OutputArea-child:has(.tk-still) + :not(:has(.tk-alive:not(.jupyter-widgets-disconnected))) {display:none}</style>"""
 
 
-class AttentionPanel(Panel):
+class PicturePanel(Panel):
+    """A panel whose pictures and words, as they are at first, also stand where no kernel runs."""
+
+    def _ipython_display_(self) -> None:
+        """Called by IPython in place of `_repr_mimebundle_`: an output without widgets, then the panel."""
+        said = "".join(getattr(part, "value", "") for part in self.children)
+        still = f'{STANDING}<div class="tk-still" style="max-width:768px">{said}</div>'
+        display({"text/html": still, "text/plain": "The panel as it is at first."}, raw=True)
+        display(self.add_class("tk-alive")._repr_mimebundle_(), raw=True)
+
+
+def numbered_slider(description: str, value: int, high: int, step: int) -> tuple[Any, Any]:
+    """A number from 0 to `high` to type, with its label, and a slider that follows it and moves it."""
+    number = labelled(ipywidgets.BoundedIntText, description, value=value, max=high, step=step)
+    slider = labelled(IntSlider, "", value=value, max=high, step=step, readout=False)
+    ipywidgets.link((number, "value"), (slider, "value"))
+    return number, slider
+
+
+def picture_html(picture: NDArray[np.uint8], alt: str) -> str:
+    """A picture (H, W, 3), as wide as there is room, with words for who does not see it; its place never jumps."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="webp", quality=75)
+    data, look = base64.b64encode(buffer.getvalue()).decode(), "display:block; width:100%; height:auto"
+    size = 'width="{1}" height="{0}"'.format(*picture.shape)
+    return f'<img alt="{html.escape(alt)}" {size} style="{look}" src="data:image/webp;base64,{data}">'
+
+
+def spoken(sentence: str) -> str:
+    """A sentence that a screen reader reads when it changes, as HTML."""
+    return f'<p role="status" aria-live="polite">{html.escape(sentence)}</p>'
+
+
+class AttentionPanel(PicturePanel):
     """Controls for network, image, stage, block, head and pixel; pictures of attention; the same in words.
 
     looks: what the networks saw, from `explore.attention`.
@@ -297,56 +339,85 @@ class AttentionPanel(Panel):
         start = start or Choice(row=height // 2, column=width // 2)
         looks.chosen(start)
         seen = {key: block for blocks in looks.attention.values() for key, block in blocks.items()}
-        rows, columns = seen[1, 1].size  # the finest grid that there is
-        limits = {
-            "image": ("Image", 0, num - 1, 1),
-            "stage": ("Stage", 1, max(stage for stage, _ in seen), 1),
-            "block": ("Block", 1, max(block for _, block in seen), 1),
-            "head": ("Head", 1, max(block.num_heads for block in seen.values()), 1),
-            "row": ("Pixel row", 0, height - height // rows, height // rows),
-            "column": ("Pixel column", 0, width - width // columns, width // columns),
+        offers: dict[str, Sequence[Any]] = {"network": [EVERY, *looks.attention], "image": range(num)}
+        offers |= {"stage": range(1, max(seen)[0] + 1), "block": range(1, max(block for _, block in seen) + 1)}
+        offers["head"] = range(1, max(block.num_heads for block in seen.values()) + 1)
+        self.controls = {
+            field: labelled(Dropdown, field.capitalize(), options=[*offer], value=getattr(start, field))
+            for field, offer in offers.items()
         }
-        networks = [EVERY, *looks.attention]
-        self.controls = {"network": labelled(Dropdown, "Network", options=networks, value=start.network)}
-        for field, (name, low, high, step) in limits.items():
-            self.controls[field] = labelled(IntSlider, name, value=getattr(start, field), min=low, max=high, step=step)
-        self.pictures, self.words = HTML(), HTML(layout={"overflow": "auto"})
-        controls = self.controls.values()
-        super().__init__("tk-attention", controls, [HBox([*controls], layout=WRAP)], [self.pictures, self.words])
+        shown, (rows, columns) = [*self.controls.values()], seen[1, 1].size  # the finest grid that there is
+        for field, size, count in (("row", height, rows), ("column", width, columns)):
+            shown += numbered_slider(f"Pixel {field}", getattr(start, field), size - 1, size // count)
+            self.controls[field] = shown[-2]
+        self.picture, self.maps, self.words = below = [HTML(layout=FRAMED) for _ in range(3)]
+        clicks = Event(source=self.picture, watched_events=["click"])
+        clicks.on_dom_event(lambda event: self.guarded(lambda: self.point(event)))
+        shown.append(HTML("Click the picture to move the query, which is the frame."))
+        super().__init__("tk-attention", self.controls.values(), [HBox(shown, layout=WRAP)], below)
 
     @property
     def choice(self) -> Choice:
         """What the controls ask for."""
         return Choice(**{name: control.value for name, control in self.controls.items()})
 
+    def point(self, event: Mapping[str, Any]) -> None:
+        """Move the query to where the picture was clicked."""
+        _, height, width = self.looks.labels.shape
+        self.controls["row"].value = int(height * event["relativeY"] / event["boundingRectHeight"])
+        self.controls["column"].value = int(width * event["relativeX"] / event["boundingRectWidth"])
+
     def show(self) -> None:
         """Draw as the controls stand."""
-        self.pictures.value = side_by_side(overlays(self.looks, self.choice), self.choice)
+        drawn = overlays(self.looks, self.choice)
+        self.picture.value = picture_html(drawn.pop("image"), f"image {self.choice.image}, the query framed")
+        grid, cells = "display:grid; gap:8px; grid-template-columns:repeat(auto-fit, minmax(240px, 1fr))", ""
+        for name, picture in drawn.items():
+            figure = picture_html(picture, f"attention of {name} from the query")
+            cells += f'<figure style="margin:0">{figure}<figcaption>{html.escape(name)}</figcaption></figure>'
+        self.maps.value = f'<div style="{grid}; margin-top:8px">{cells}</div>'
         self.words.value = readout(self.looks, self.choice)
 
 
-def side_by_side(pictures: Mapping[str, NDArray[np.uint8]], choice: Choice) -> str:
-    """The pictures side by side as far as there is room, each with its name and words for who cannot see it."""
-    figures = []
-    for name, picture in pictures.items():
-        buffer = io.BytesIO()
-        Image.fromarray(picture).save(buffer, format="png")
-        what = "image with the query at" if name == "image" else f"attention of {name} from"
-        figures.append(to_html(buffer.getvalue(), f"{what} pixel row {choice.row}, column {choice.column}"))
-    grid = "display:grid; gap:8px; grid-template-columns:repeat(auto-fit, minmax(200px, 1fr))"
-    return f'<div style="{grid}">{"".join(figures)}</div>'
-
-
 def readout(looks: Looks, choice: Choice) -> str:
-    """The same in words, as HTML: the query's pixel, class and position, then a row of numbers a network."""
+    """The same in words, as HTML: sentences, then a row of numbers, each with its unit, for every network."""
     views = looks.chosen(choice)
-    table = pd.DataFrame({name: vars(seen) for name, seen in views.items()}).T.drop(columns=["position", "weights"])
-    names = {"peak": "looks most at", "there": "labelled", "effective": "effective keys", "own_class": "own class"}
-    formats = {"share": "{:.3f}", "effective keys": "{:.1f}", "distance": "{:.0f} pixels", "own class": "{:.3f}"}
-    styled = table.rename(columns=names).style.format(formats, na_rep="", escape="html")
     seen, label = next(iter(views.values())), looks.class_at(choice.image, choice.row, choice.column)
-    query = (
-        f"Query: pixel row {choice.row}, column {choice.column}, labelled {label}. Stage {choice.stage} sees it at "
-        "row {}, column {} of its {} × {} grid.".format(*seen.position, *seen.weights.shape)
-    )
-    return as_table(styled, "networks", query)
+    at, rows = "row {}, column {} of its {} × {} grid".format(*seen.position, *seen.weights.shape), {}
+    said = f"Query: pixel row {choice.row}, column {choice.column}, labelled {label}; in stage {choice.stage} {at}."
+    for name, seen in views.items():
+        said += f" {name}: {100 * seen.share:.1f}% of the attention goes to the strongest key, over {seen.there}."
+        rows[name] = {
+            "Block": seen.block, "Head": seen.head, "predicted class": seen.predicted,
+            "strongest key": "pixel row {}, column {}".format(*seen.peak), "class there": seen.there,
+            "its attention in %": f"{100 * seen.share:.1f}", "effective keys": f"{seen.effective:.1f} of {seen.keys}",
+            "mean distance in pixels": f"{seen.distance:.0f}",
+            "on its own class in %": label if label == "void" else f"{100 * seen.own_class:.1f}",
+        }  # fmt: skip
+    styled = pd.DataFrame(rows).T.rename_axis(columns="Network").style.format(escape="html")
+    return spoken(said) + as_table(styled, "networks", f"Attention from the query in stage {choice.stage}")
+
+
+class SwipePanel(PicturePanel):
+    """Two pictures under one divider, to compare what several networks make of a scene.
+
+    pictures: two or more of one size, name -> uint8 (H, W, 3). The first two are shown first.
+    Raises `ValueError`: these differ in size.
+    """
+
+    def __init__(self, pictures: Mapping[str, NDArray[np.uint8]]) -> None:
+        self.pictures, self.left = pictures, labelled(Dropdown, "Left picture", options=[*pictures])
+        self.right = labelled(Dropdown, "Right picture", options=[*pictures], index=1)
+        self.divider, slider = numbered_slider("Divider in % of width", 50, 100, 5)
+        self.picture, self.words = below = [HTML(layout=FRAMED) for _ in range(2)]
+        controls = [self.left, self.right, self.divider]
+        super().__init__("tk-swipe", controls, [HBox([*controls, slider], layout=WRAP)], below)
+
+    def show(self) -> None:
+        """Draw as the controls stand."""
+        left, right = self.pictures[self.left.value], self.pictures[self.right.value]
+        column = left.shape[1] * self.divider.value // 100
+        drawn = np.concatenate([left[:, :column], np.full_like(left[:, :2], 255), right[:, column:]], axis=1)
+        said = f"Left of the divider, at {self.divider.value}% of the width: {self.left.value}. Right of it: "
+        said += f"{self.right.value}. They differ at {100 * (left != right).any(2).mean():.1f}% of the pixels."
+        self.picture.value, self.words.value = picture_html(drawn, said), spoken(said)
