@@ -18,7 +18,6 @@ small step; AdamW divides every coordinate by its own scale and so neither follo
 
 import copy
 import dataclasses
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -33,7 +32,6 @@ from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer
 from torch import Tensor
 
 from transkd_lite.data.labels import label_space
-from transkd_lite.data.whole import atomic_write
 from transkd_lite.distill.methods import create_method
 from transkd_lite.experiments.experiment import Experiment
 from transkd_lite.models.head import folded_heads
@@ -217,7 +215,7 @@ class TrialBench:
 #     )
 #     tk.record_gradients(experiment, (0, 60, 150, 300))      one thread (OMP_NUM_THREADS=1), some minutes
 #
-# `python -m transkd_lite.explore.gradients FILE` makes it again from the parameters that it holds.
+# The record's `about["experiment"]` holds these parameters; `model_dump_json(indent=1)` writes it.
 
 
 def term_gradients(step: TrainStep, batches: Iterable[Batch]) -> tuple[tuple[str, ...], Tensor, Tensor]:
@@ -284,8 +282,3 @@ def record_gradients(
 def load_gradients(path: str | Path = DATA / "results" / "gradients-streets.json") -> GradientRecord:
     """Read a record. Raises `FileNotFoundError` where there is no file, ValueError where it holds something else."""
     return GradientRecord.model_validate_json(Path(path).read_text(encoding="utf-8"))
-
-
-if __name__ == "__main__":
-    again = Experiment.from_dict(load_gradients().about["experiment"])
-    atomic_write(sys.argv[1], record_gradients(again).model_dump_json(indent=1) + "\n")

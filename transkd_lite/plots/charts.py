@@ -28,19 +28,18 @@ def curves(lines: Mapping[str, tuple[ArrayLike, ArrayLike]], *, x: str, y: str, 
     height = 1.7 * rows + 0.4 if rows > 1 else 3.2 + 0.09 * len(lines)
     fig, axes = new_axes(rows, columns, 7, height, sharex=True, sharey=True)
     looks = list(zip(lines, colours(lines), cycle(STYLES), strict=False))
-    for number, axis in enumerate(axes.flat):
-        axis.set_visible(number < len(panels))
-        for name, colour, style in looks if number < len(panels) else ():
-            own = panels[number] in ("", name)
-            look = {"color": colour, "linestyle": style, "linewidth": 1.6} if own else {"color": "0.87", "zorder": 1}
-            axis.plot(*lines[name], label=literal(name), **look)
+    for number, (panel, axis) in enumerate(zip(panels, axes.flat, strict=False)):
+        for name, colour, style in looks:
+            own = {"color": colour, "linestyle": style, "linewidth": 1.6, "label": literal(name)}
+            axis.plot(*lines[name], **(own if panel in ("", name) else {"color": "0.87", "zorder": 1}))
+        axis.set(ylabel="" if number % columns else y, yscale="log" if log else "linear")
+        axis.set_title(literal(panel), fontsize=10)
+        axis.grid(alpha=0.25)
         if number >= len(panels) - columns:  # the lowest of its column
             axis.set_xlabel(x)
             axis.tick_params(labelbottom=True)
-        axis.set(ylabel="" if number % columns else y, yscale="log" if log else "linear")
-        axis.grid(alpha=0.25)
-    for name, axis in zip(panels, axes.flat, strict=False):
-        axis.set_title(literal(name), fontsize=10)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
     if len(panels) == 1:
         legend_below(fig)
     return fig

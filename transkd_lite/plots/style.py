@@ -20,12 +20,11 @@ __all__ = ["COLOURS", "RC", "STYLES", "colours", "show", "to_html", "to_png"]
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 # One colour a method in every figure: TransKD and its parts are warm, other distillation is cool, and what learns
 # from no teacher is grey.
-METHODS = {
-    "none": "#767676", "alone": "#767676", "student": "#767676", "teacher": "#000000",
-    "transkd-base": "#D55E00", "transkd-gl": "#E69F00", "transkd-ea": "#CC79A7", "csf": "#8C2D04", "pea": "#F4A582",
-    "kd": "#0072B2", "cwd": "#56B4E9", "review": "#009E73", "cwd-features": "#5E4FA2", "dkd": "#80B1D3",
-    "dist": "#01665E", "fitnet": "#8DD3C7", "at": "#542788", "skd": "#66C2A5", "ifvd": "#B2ABD2", "cirkd": "#1D91C0",
-    "mgd": "#35978F",
+METHODS = dict.fromkeys(("none", "alone", "student"), "#767676") | {
+    "teacher": "#000000", "transkd-base": "#D55E00", "transkd-gl": "#E69F00", "transkd-ea": "#CC79A7", "csf": "#8C2D04",
+    "pea": "#F4A582", "kd": "#0072B2", "cwd": "#56B4E9", "review": "#009E73", "cwd-features": "#5E4FA2",
+    "dkd": "#80B1D3", "dist": "#01665E", "fitnet": "#8DD3C7", "at": "#542788", "skd": "#66C2A5", "ifvd": "#B2ABD2",
+    "cirkd": "#1D91C0", "mgd": "#35978F",
 }  # fmt: skip
 STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (7, 2)))  # one fewer: no pair repeats soon
 MARKERS = "os^Dv"

@@ -23,7 +23,7 @@ from scipy import stats
 
 __all__ = [
     "Interval", "average_ranks", "bootstrap_images", "bootstrap_interval", "critical_difference", "excludes_zero",
-    "friedman", "held_out_winner", "holm", "image_confusions", "indistinct_groups", "paired_t",
+    "held_out_winner", "holm", "image_confusions", "indistinct_groups", "paired_t",
     "probability_of_superiority", "student_interval",
 ]  # fmt: skip
 
@@ -31,15 +31,6 @@ __all__ = [
 #
 # A block is what all methods went through alike: a seed, a class, a budget. One in which a method has no score is
 # left out.
-
-
-def _ranks(blocks: pd.DataFrame) -> pd.DataFrame:
-    """Ranks of the methods (columns) in every block (rows) in which all have a score; 1 is best, ties share a mean."""
-    complete = blocks.dropna()
-    if complete.empty or complete.shape[1] < 2:
-        gaps = blocks.columns[blocks.isna().any()].tolist()
-        raise ValueError(f"ranks need two methods and a block in which all score: leave out those with gaps, {gaps}")
-    return complete.rank(axis=1, ascending=False)
 
 
 def average_ranks(blocks: pd.DataFrame) -> pd.Series:
@@ -52,22 +43,11 @@ def average_ranks(blocks: pd.DataFrame) -> pd.Series:
     >>> average_ranks(pd.DataFrame({"none": [1, 2], "kd": [3, 2]})).to_dict()
     {'kd': 1.25, 'none': 1.75}
     """
-    return _ranks(blocks).mean().sort_values(kind="stable")
-
-
-def friedman(blocks: pd.DataFrame) -> tuple[float, float]:
-    """Do the methods differ at all? The test that comes before any comparison of two of them (Demsar 2006, eq. 7).
-
-    blocks: as for `average_ranks`; the blocks must be independent of each other.
-    Returns chi squared, corrected for ties, and its p; nan with one block or where all methods tie.
-    """
-    ranks = _ranks(blocks)
-    centred, free = ranks - (ranks.shape[1] + 1) / 2, ranks.shape[1] - 1
-    spread = (centred**2).to_numpy().sum()
-    if len(ranks) < 2 or spread == 0:
-        return math.nan, math.nan
-    chi2 = float(free * (centred.sum() ** 2).sum() / spread)
-    return chi2, float(stats.chi2.sf(chi2, free))
+    complete = blocks.dropna()
+    if complete.empty or complete.shape[1] < 2:
+        gaps = blocks.columns[blocks.isna().any()].tolist()
+        raise ValueError(f"ranks need two methods and a block in which all score: leave out those with gaps, {gaps}")
+    return complete.rank(axis=1, ascending=False).mean().sort_values(kind="stable")
 
 
 def critical_difference(num_methods: int, num_blocks: int) -> float:
