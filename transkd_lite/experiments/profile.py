@@ -104,9 +104,11 @@ def load_profile(source: str, settings: Mapping[str, Any] | None = None) -> Prof
     path = Path(source)
     if path.suffix not in (".yaml", ".yml"):
         path = NOTEBOOKS / "profiles" / f"{check_name(source, list_profiles(), 'profile')}.yaml"
+    if not path.is_file():
+        raise ParameterError(f"no profile {path}; the course has {', '.join(list_profiles())}")
     try:
         raw = dict(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, yaml.YAMLError, TypeError, ValueError) as error:
+    except (yaml.YAMLError, TypeError, ValueError) as error:
         raise ParameterError(f"{path} must be YAML with sections ({', '.join(_SECTIONS)}): {error}") from error
     where, known = f"profile {path.name}", Experiment.hints()
     check_parameters(raw, _SECTIONS, where)

@@ -80,10 +80,13 @@ def _whole(path: Path) -> Iterator[None]:
             yield
     except pickle.UnpicklingError as error:
         reason = re.search(r"Unsupported \w+:? [^\n]*?(?= was not|\n|$)", str(error)) or ["no tensors"]
-        found = f"this one is damaged or holds something that would be executed ({printable(reason[0])})"
-        advice = "where you trust it, torch.load(…, weights_only=False) reads it: save its state dict alone"
-        rule = f"{printable(path)} is refused: a checkpoint may hold tensors only"
-        raise ValueError(f"{rule}, {found}; {advice}") from error
+        raise ValueError(
+            f"{printable(path)} is refused: a checkpoint may hold tensors only, this one is damaged or holds something "
+            f"that would be executed ({printable(reason[0])}); where you trust it, turn it into safetensors:\n"
+            f"import torch, transkd_lite.models.weights as files; path = {str(path)!r}\n"
+            "files.write_tensors(path + '.safetensors', "
+            "files.flatten(torch.load(path, map_location='cpu', weights_only=False)), {})"
+        ) from error
     except Exception as error:
         raise ValueError(f"{printable(path)} is not whole ({printable(error)}): fetch or save it again") from error
 

@@ -131,7 +131,9 @@ def student_interval(differences: ArrayLike) -> Interval:
 def paired_t(differences: ArrayLike) -> float:
     """Two-sided p of the paired t-test; nan with fewer than two pairs or without any spread."""
     values = pd.Series(differences, dtype=float).dropna()
-    return float(stats.ttest_1samp(values, 0).pvalue) if values.nunique() > 1 else math.nan
+    if values.nunique() < 2:
+        return math.nan
+    return float(2 * stats.t.sf(abs(values.mean()) / values.sem(), len(values) - 1))
 
 
 def bootstrap_interval(differences: ArrayLike, level: float = 0.95) -> Interval:
