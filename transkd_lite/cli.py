@@ -222,7 +222,7 @@ def export(
 
     ONNX Runtime and the network are compared on a few scenes first; a file that differs is not kept.
 
-    Example: transkd export data/weights/streets-segformer_b0-transkd-base.safetensors student.onnx --size 64 128
+    Example: transkd export data/weights/streets128-segformer_b0-transkd-base.safetensors student.onnx --size 128 256
     """
     from transkd_lite.metrics import as_batch
     from transkd_lite.models.onnx import export_onnx, parity
@@ -368,7 +368,7 @@ def train(
 
     Examples:
 
-    transkd train streets-teacher --save data/weights/streets-segformer_b1.safetensors
+    transkd train streets-teacher --save runs/streets-segformer_b1.safetensors
 
     transkd train camvid --teacher --data-root ../CamVid
     """
@@ -412,7 +412,7 @@ def evaluate(
 
     transkd evaluate runs/demo/student-none-s0-1a2b3c4d
 
-    transkd evaluate data/weights/streets-segformer_b1.safetensors --set val_images=50
+    transkd evaluate data/weights/streets128-segformer_b1.safetensors --set val_images=50
     """
     import pandas as pd
 
