@@ -222,6 +222,38 @@ def test_the_demo_of_the_readme_and_what_it_prints():
     says(RESULTS, *(f"{interval(differences.loc[method])} points" for method in ("kd", "transkd-base")))
 
 
+def test_the_courses_networks():
+    """Of every table this is the one whose networks ship, and what the first figure shows."""
+    table, board = labelled("course"), comparison.scoreboard(tables.load_batch("course"))
+    full, paper = means(table), means(tables.students(tables.load_batch("course").table, "paper"))
+    for method in full.index:
+        gain = "" if method == "none" else f"{full[method] - full['none']:+.2f}"
+        part = "" if method == "none" else f"{board.loc[method, 'gap closed in %']:.0f}"
+        has_line(RESULTS, f"| `{method}` | 1 | {full[method]:.2f} | {paper[method]:.2f} | {gain} | {part} |")
+    at, closed = board["mIoU in %"], board["gap closed in %"]
+    says(
+        README,
+        f"(`kd`, {at['kd']:.1f}% over 200 scenes), trained alone (`none`, {at['none']:.1f}%), with TransKD-Base "
+        f"(`transkd-base`, {at['transkd-base']:.1f}%), and the teacher ({at['teacher']:.1f}%).",
+        f"TransKD-Base gains {full['transkd-base'] - full['none']:.1f} points**, "
+        f"{closed['transkd-base']:.0f}% of the gap to the teacher.",
+    )
+    says(
+        RESULTS,
+        f"closes {closed['transkd-base']:.0f}% of it, TransKD-GL {closed['transkd-gl']:.0f}% and TransKD-EA "
+        f"{closed['transkd-ea']:.0f}%.",
+        f"reaches {at['transkd-base']:.1f}% and the student alone {at['none']:.1f}%",
+    )
+    searched = pd.read_csv(ROOT / "data/results/searches/course.csv").query(
+        "protocol == 'full' and student == 'segformer_b0'"
+    )
+    best = searched.groupby(["method", "lr"])["miou"].mean().unstack()
+    rates = best.idxmax(axis=1)
+    assert set(table.groupby("method")["lr"].first().items()) <= set(rates.items())
+    for method, row in best.iterrows():  # none at an edge
+        assert row.dropna().index[0] < rates[method] < row.dropna().index[-1]
+
+
 def test_tests_end_as_the_readme_says():
     import run_layers
 
