@@ -136,11 +136,8 @@ def new_profile(folder: Path, report: Report, options: Mapping[str, Any]) -> tup
     elif len({*sizes}) > 1 or max(middle) > side:
         crop = [min(side, length) for length in middle]
         shared |= {"crop": crop, "pad": any(size[0] < crop[0] or size[1] < crop[1] for size in sizes)}
-    teacher = {
-        "network": "segformer_b1",
-        "pretrained": "data/weights/streets128-segformer_b1.safetensors",
-        "lr": 3.0e-4,
-    }
+    weights = "data/weights/streets128-segformer_b1.safetensors"
+    teacher = {"network": "segformer_b1", "pretrained": weights, "lr": 3.0e-4}
     students: dict[str, Any] = {"network": "segformer_b0", "lr": 1.0e-3}
     grid: dict[str, Any] = {"methods": ["none", "transkd-base"], "seeds": [0, 1]}
     about = f"images of {report.root.resolve().name}"

@@ -52,7 +52,8 @@ def heatmap(
 
     words: what the cells say instead of their values.
     """
-    fig, ((axis,),) = new_axes(1, 1, 1.6 + 0.7 * table.shape[1], 1.2 + 0.32 * len(table))
+    column = max([0.7, *(0.085 * len(str(name)) for name in table)])  # inches, so that names stand side by side
+    fig, ((axis,),) = new_axes(1, 1, 1.6 + column * table.shape[1], 1.2 + 0.32 * len(table))
     reach = float(table.abs().max(axis=None)) or 1.0
     scale = {"cmap": "vlag", "vmin": -reach, "vmax": reach} if diverging else {"cmap": "cividis"}
     annot, fmt = (True, f".{decimals}f") if words is None else (words, "")
