@@ -20,7 +20,8 @@ from transkd_lite.explore.panels import PRESETS, WeightChoice, reading_sentence
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
     "README", "data/README", "data/results/README", "CONTRIBUTING", "notebooks/book/api",
-    *(path.relative_to(ROOT).with_suffix("").as_posix() for path in (ROOT / "notebooks").glob("**/[0-9]*.ipynb")),
+    *(f"notebooks/{path.stem}" for path in (ROOT / "notebooks").glob("[0-9]*.ipynb")),
+    *(f"notebooks/solutions/{path.stem}" for path in (ROOT / "notebooks/solutions").glob("[0-9]*.ipynb")),
 ]  # fmt: skip
 
 
@@ -127,7 +128,7 @@ def explorer(book):
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         page, said = browser.new_page(viewport={"width": 390, "height": 900}), []
-        page.on("pageerror", said.append)
+        page.on("pageerror", lambda error: said.append(error))
         page.set_default_timeout(120_000)
         page.goto((book / "notebooks/09_explore_loss_weights.html").as_uri(), wait_until="domcontentloaded")
         yield page

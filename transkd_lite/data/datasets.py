@@ -144,7 +144,7 @@ def find_layout(name: str, root: str | Path | None) -> tuple[Layout, Path, Label
     if name not in LAYOUTS:
         raise ValueError(f"a dataset is one of {', '.join(DATASETS)}, got {name!r}: choose one of these")
     if root is None:
-        raise ValueError(f"{name} needs its files: pass --data-root DIR (root=...), see `transkd data fetch {name}`")
+        raise ValueError(f"{name} needs root=, its folder: pass --data-root DIR, see `transkd data fetch {name}`")
     home = Path(root).expanduser()
     if space := LAYOUTS[name].space:
         return LAYOUTS[name], home, space

@@ -37,6 +37,8 @@ class GLMixer(nn.Module):
         from timm.layers import Attention  # heavy
 
         super().__init__()
+        if len(start) != 2:
+            raise ValueError(f"a mixer starts at two numbers (attention, convolution), got {tuple(start)}")
         if channels % NUM_HEADS:
             raise ValueError(f"{channels} channels cannot be split into {NUM_HEADS} heads: take another student")
         self.residual = residual
