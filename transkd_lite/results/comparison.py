@@ -413,7 +413,7 @@ def scoreboard(batch: tables.Batch, *methods: str) -> pd.DataFrame:
     way = (scores - scores["none"]) / (scores["teacher"] - scores["none"])
     closed = way[rows.index.drop("none")]
     columns = {"mIoU in %": 100 * scores, "±": 100 * rows["sd"], "gap closed in %": 100 * closed}
-    return pd.DataFrame(columns).reindex(scores.index).rename_axis("method").round(1)
+    return pd.DataFrame(columns).reindex(scores.index).rename_axis("method").round(2)
 
 
 def save_results(root: Path, folder: Path, data_root: str | None = None) -> list[Path]:
