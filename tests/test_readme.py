@@ -233,8 +233,8 @@ def test_the_courses_networks():
     at, closed = board["mIoU in %"], board["gap closed in %"]
     says(
         README,
-        f"(`kd`, {at['kd']:.1f}% over 200 scenes), trained alone (`none`, {at['none']:.1f}%), with TransKD-Base "
-        f"(`transkd-base`, {at['transkd-base']:.1f}%), and the teacher ({at['teacher']:.1f}%).",
+        f"(`kd`, {at['kd']:.2f}% over 200 scenes), trained alone (`none`, {at['none']:.2f}%), with TransKD-Base "
+        f"(`transkd-base`, {at['transkd-base']:.2f}%), and the teacher ({at['teacher']:.2f}%).",
         f"TransKD-Base gains {full['transkd-base'] - full['none']:.1f} points**, "
         f"{closed['transkd-base']:.0f}% of the gap to the teacher.",
     )
@@ -242,7 +242,7 @@ def test_the_courses_networks():
         RESULTS,
         f"closes {closed['transkd-base']:.0f}% of it, TransKD-GL {closed['transkd-gl']:.0f}% and TransKD-EA "
         f"{closed['transkd-ea']:.0f}%.",
-        f"reaches {at['transkd-base']:.1f}% and the student alone {at['none']:.1f}%",
+        f"reaches {at['transkd-base']:.2f}% and the student alone {at['none']:.2f}%",
     )
     searched = pd.read_csv(ROOT / "data/results/searches/course.csv").query(
         "protocol == 'full' and student == 'segformer_b0'"

@@ -50,7 +50,7 @@ def test_mixing_weights_start_where_told_and_learn_from_there() -> None:
 
 @pytest.mark.parametrize("start", [(0.5,), (0.5, 0.5, 0.5)], ids=str)
 def test_mixing_weights_must_be_two_numbers(start: tuple[float, ...]) -> None:
-    with pytest.raises(ValueError, match="unpack"):
+    with pytest.raises(ValueError, match="two numbers"):
         GLMixer(16, start=start)
 
 
