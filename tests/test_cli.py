@@ -150,6 +150,7 @@ def test_runs_are_listed_with_their_state(tmp_path):
     assert [run["state"] for run in listed] == ["finished", "interrupted"]
     (tmp_path / "two" / "checkpoint" / "progress.json").write_text('{"st')  # a sign of life, no part of the run
     assert " interrupted " in call("runs", str(tmp_path)).output
+    assert call("runs", "--runs", str(tmp_path)).output == call("runs", str(tmp_path)).output  # as of reproduce
 
 
 @pytest.mark.parametrize(

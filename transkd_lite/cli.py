@@ -457,7 +457,8 @@ def report(
 
 @app.command("runs")
 def list_run_folders(
-    runs: Annotated[Path, Argument(metavar="[DIR]", help="The folder of run folders.")] = Path("runs"),
+    folder: Annotated[Path | None, Argument(metavar="[DIR]", help="Only those below this folder.")] = None,
+    runs: Runs = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
     """List run folders with their state.
@@ -466,6 +467,7 @@ def list_run_folders(
 
     Example: transkd runs runs/demo
     """
+    runs = folder or runs
     found = list_runs(runs)
     if as_json:
         listed = [{**run.metrics, "run": str(run.folder), "state": run.state, "note": run.note} for run in found]
