@@ -189,6 +189,11 @@ def test_the_others_say_where_to_register_and_what_to_unpack(name, tmp_path):
     assert str(tmp_path) in text
 
 
+def test_fetch_of_an_unknown_name():
+    with pytest.raises(ValueError, match="cityscapes, acdc, nyuv2, voc2012, camvid, folder, got 'streets'"):
+        fetch("streets", ".")
+
+
 @pytest.fixture
 def matlab(tmp_path):
     """The three official NYUv2 files, small: 4 images of 6x5 and 10 raw classes, stored as MATLAB stores them."""

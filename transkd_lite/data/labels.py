@@ -16,8 +16,8 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
-from itertools import groupby, zip_longest
-from operator import index, itemgetter
+from itertools import zip_longest
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -140,8 +140,9 @@ def require_train_ids(labels: "Tensor", num_classes: int, where: str) -> None:
 
 # The rows of `classes.csv` by data set, in train-id order. `label_id` is what files hold that number classes otherwise.
 # Of several colours the first is the one that the class is drawn in; files may have the others, too.
-_LINES = files("transkd_lite.data").joinpath("classes.csv").read_text(encoding="utf-8").splitlines()
-_TABLE = {name: [*rows] for name, rows in groupby(csv.DictReader(_LINES), itemgetter("dataset"))}
+_TABLE: dict[str, list[dict[str, str]]] = {}
+for _row in csv.DictReader(files("transkd_lite.data").joinpath("classes.csv").read_text(encoding="utf-8").splitlines()):
+    _TABLE.setdefault(_row["dataset"], []).append(_row)
 
 
 def _space(dataset: str, palette: Iterable[Colour] = ()) -> LabelSpace:

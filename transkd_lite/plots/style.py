@@ -20,7 +20,7 @@ __all__ = ["COLOURS", "RC", "STYLES", "colours", "show", "to_html", "to_png"]
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 # One colour a method in every figure: TransKD and its parts are warm, other distillation is cool, and what learns
 # from no teacher is grey.
-METHODS = dict.fromkeys(("none", "alone", "student"), "#767676") | {
+METHOD_COLOURS = dict.fromkeys(("none", "alone", "student"), "#767676") | {
     "teacher": "#000000", "transkd-base": "#D55E00", "transkd-gl": "#E69F00", "transkd-ea": "#CC79A7", "csf": "#8C2D04",
     "pea": "#F4A582", "kd": "#0072B2", "cwd": "#56B4E9", "review": "#009E73", "cwd-features": "#5E4FA2",
     "dkd": "#80B1D3", "dist": "#01665E", "fitnet": "#8DD3C7", "at": "#542788", "skd": "#66C2A5", "ifvd": "#B2ABD2",
@@ -88,7 +88,7 @@ def new_axes(rows: int, columns: int, width: float, height: float, **options: An
 def colours(names: Iterable[str]) -> list[str]:
     """A colour for each name: a method's own, which its variants share; names of no method take theirs in order."""
     others = cycle(COLOURS)
-    return [METHODS.get(re.split("[ ,:]", str(name))[0]) or next(others) for name in names]
+    return [METHOD_COLOURS.get(re.split("[ ,:]", str(name))[0]) or next(others) for name in names]
 
 
 def literal(name: object) -> str:

@@ -287,8 +287,8 @@ def score_conditions(
 
 # --- What a batch looks like: the same validation images segmented by its networks, and the files that stay of it.
 
-METHODS = ("none", "kd", "transkd-base", "transkd-gl", "transkd-ea")
-SHIPPED = {m: f"streets128-segformer_b0-{m}" for m in METHODS} | {"teacher": "streets128-segformer_b1"}
+STUDENTS = ("none", "kd", "transkd-base", "transkd-gl", "transkd-ea")
+SHIPPED = {m: f"streets128-segformer_b0-{m}" for m in STUDENTS} | {"teacher": "streets128-segformer_b1"}
 
 
 class Gallery(NamedTuple):
@@ -335,7 +335,7 @@ def strip(gallery: Gallery) -> dict[str, Any]:
 
     Of more than three students only none, kd and transkd-base.
     """
-    few = {"label", "none", "kd", "transkd-base", "teacher"} if len(gallery.rows) > 5 else gallery.rows
+    few = {"label", *STUDENTS[:3], "teacher"} if len(gallery.rows) > 5 else gallery.rows
     shown = {name: gallery.space.colorize(maps[0]) for name, maps in gallery.rows.items() if name in few}
     return {"image": gallery.images[0]} | shown
 
