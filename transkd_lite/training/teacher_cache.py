@@ -2,7 +2,7 @@
 
 Where the augmentation has few states (none: one, flip: two), the teacher sees the same few pictures in every epoch. Its
 answers are computed when they are first needed, always for the same chunk of samples together: neither the order of
-the samples nor a kill can change a bit. They are kept in memory, or else in a memory-mapped file in the user's cache
+the samples nor a kill can change a bit. They are kept in the memory of the device, or else in a memory-mapped file in the user's cache
 folder, where other runs with the same teacher and pictures find them. A run with the cache equals one without it to
 rounding, since the teacher sees other mini-batches.
 """
@@ -65,7 +65,7 @@ class TeacherCache:
         self.whole: Path | None = None  # what the file will be called, and its digest behind it, when it is whole
         self.place = ""
         if self.num_bytes <= config.cache_mb * 2**20 - store.keeps * store.num_bytes:
-            self.place, self.rows = "memory", torch.empty(self.size, dtype=torch.uint8)
+            self.place, self.rows = "memory", torch.empty(self.size, dtype=torch.uint8, device=device)
         elif self.num_bytes <= FILE_GB * 2**30:
             gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
             machine = (torch.__version__, str(device), gpu, torch.backends.cpu.get_cpu_capability())
@@ -93,7 +93,7 @@ class TeacherCache:
                 chunk = range(start, min(start + CHUNK, state + num_samples))
                 maps = self._ask(chunk)
                 where = slice(chunk.start, chunk.stop)
-                self.rows[where] = torch.cat([_as_bytes(maps[name]) for name in self.reads], 1).cpu()
+                self.rows[where] = torch.cat([_as_bytes(maps[name]) for name in self.reads], 1).to(self.rows.device)
                 self.answered[where] = True
                 if self.whole is not None and self.answered.all():  # other runs can find it
                     whole = self.whole.with_name(f"{self.whole.name}-{digest(self.rows.numpy().data)}")

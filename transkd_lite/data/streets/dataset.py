@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["SceneDecoder", "open_streets"]
 
 
-_drawn = lru_cache(maxsize=64)(draw_scene)  # the image and the label of one row, looked at in turn, cost one drawing
+_drawn = lru_cache(maxsize=256)(draw_scene)  # a validation split that is scored every few steps is drawn once
 
 
 @dataclass(frozen=True)
