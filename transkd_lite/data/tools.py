@@ -3,8 +3,8 @@
 import inspect
 import io
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -186,28 +186,25 @@ def prepare_nyuv2(labeled: str | Path, mapping: str | Path, splits: str | Path, 
     from scipy.io import loadmat
     from tqdm.auto import tqdm
 
-    @contextmanager
-    def reading(path: str | Path, expected: str) -> Iterator[None]:
-        try:
-            yield
-        except (KeyError, OSError, ValueError, TypeError, IndexError, NotImplementedError) as error:
-            raise DataError(f"{path} should be {expected}, but gave {error!r}: download it (again)") from None
-
-    with reading(mapping, "a MATLAB file with mapClass"):
+    path, expected = mapping, "a MATLAB file with mapClass"  # of the file that is being read
+    try:
         to_40 = np.append(0, loadmat(str(mapping))["mapClass"]).astype(np.uint8)
-    with reading(splits, "a MATLAB file with trainNdxs and testNdxs"):
+        path, expected = splits, "a MATLAB file with trainNdxs and testNdxs"
         found = loadmat(str(splits))
         lists = {name: np.sort(found[f"{name}Ndxs"].ravel()).astype(int) for name in ("train", "test")}
-    with reading(labeled, "a HDF5 file with images and labels"), h5py.File(labeled) as archive:
-        images, labels = archive["images"], archive["labels"]  # (3, W, H) and (W, H) each, as MATLAB has them
-        for index in tqdm(range(len(images)), "NYUv2", unit="image"):
-            pictures = {"images": images[index].transpose(2, 1, 0), "labels40": to_40[labels[index]].T}
-            for folder, suffix, format in (("images", "jpg", "JPEG"), ("labels40", "png", "PNG")):
-                path, encoded = Path(root, folder, f"{index + 1:04d}.{suffix}"), io.BytesIO()
-                if not path.exists():
-                    picture = Image.fromarray(np.ascontiguousarray(pictures[folder]))
-                    picture.save(encoded, format, quality=95, subsampling=0)
-                    atomic_write(path, encoded.getvalue())
+        path, expected = labeled, "a HDF5 file with images and labels"
+        with h5py.File(labeled) as archive:
+            images, labels = archive["images"], archive["labels"]  # (3, W, H) and (W, H) each, as MATLAB has them
+            for index in tqdm(range(len(images)), "NYUv2", unit="image"):
+                pictures = {"images": images[index].transpose(2, 1, 0), "labels40": to_40[labels[index]].T}
+                for folder, suffix, format in (("images", "jpg", "JPEG"), ("labels40", "png", "PNG")):
+                    target, encoded = Path(root, folder, f"{index + 1:04d}.{suffix}"), io.BytesIO()
+                    if not target.exists():
+                        picture = Image.fromarray(np.ascontiguousarray(pictures[folder]))
+                        picture.save(encoded, format, quality=95, subsampling=0)
+                        atomic_write(target, encoded.getvalue())
+    except (KeyError, OSError, ValueError, TypeError, IndexError, NotImplementedError) as error:
+        raise DataError(f"{path} should be {expected}, but gave {error!r}: download it (again)") from None
     for name, numbers in lists.items():
         atomic_write(Path(root, f"{name}.txt"), "".join(f"{number:04d}\n" for number in numbers))
     return Path(root)

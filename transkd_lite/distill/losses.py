@@ -9,9 +9,8 @@ its competitors, each with its source. Labels are train ids below the number of 
 nowhere.
 """
 
-import functools
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import partial, wraps
 from typing import Any, ParamSpec
 
 import torch
@@ -43,7 +42,7 @@ def full_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
         narrow = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
         return value.float() if narrow else value
 
-    @functools.wraps(loss)
+    @wraps(loss)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> Tensor:
         devices = [value.device.type for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
         known = [device for device in devices if device != "meta"]  # autocast does not know meta tensors

@@ -198,11 +198,8 @@ def fitnet(student: ModelSpec, teacher: ModelSpec, *, stages: Sequence[int], wei
     10 in CIRKD's runs with DeepLabV3, ResNet-101 -> 18, crops of 512 x 1024, maps of 64 x 128, with kd; CIRKDV2 takes
     1 for SegFormer-B4 -> B0, crops of 1024 x 1024. A mean over elements, which does not grow with the map
     """
-
-    def project(stage: int) -> nn.Module:
-        return nn.Conv2d(student.channels[stage - 1], teacher.channels[stage - 1], 1)
-
-    return [SingleTerm("fitnet", losses.mse, weight, stages=stages, adapter=project)]
+    widths = list(zip(student.channels, teacher.channels, strict=True))
+    return [SingleTerm("fitnet", losses.mse, weight, stages=stages, adapter=lambda i: nn.Conv2d(*widths[i - 1], 1))]
 
 
 def at(student: ModelSpec, teacher: ModelSpec, *, stages: Sequence[int], weight: float) -> Parts:
@@ -225,14 +222,12 @@ def mgd(student: ModelSpec, teacher: ModelSpec, *, stages: Sequence[int], masked
     2e-5 for a sum over maps of 2048 x 64 x 64 (PSPNet and DeepLabV3, ResNet-101 -> 18, crops of 512 x 512), with cwd.
     The sum over any map is scaled to that size, so that it does not grow with the map
     """
+    widths = list(zip(student.channels, teacher.channels, strict=True))
 
     def loss(generated: Tensor, wanted: Tensor) -> Tensor:
         return losses.mgd(generated, wanted) * (PUBLISHED_MGD_MAP / wanted[0].numel())
 
-    def generator(stage: int) -> nn.Module:
-        return MaskedGenerator(student.channels[stage - 1], teacher.channels[stage - 1], masked)
-
-    return [SingleTerm("mgd", loss, weight, stages=stages, adapter=generator)]
+    return [SingleTerm("mgd", loss, weight, stages=stages, adapter=lambda i: MaskedGenerator(*widths[i - 1], masked))]
 
 
 class MaskedGenerator(nn.Module):
