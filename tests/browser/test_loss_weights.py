@@ -43,7 +43,7 @@ def keep(page, path):
 
 def shown(page):
     """The sentence and the cells of the table as they are on the screen."""
-    rows = page.locator("#T_terms tbody tr")
+    rows = page.locator(f"{PANEL} #T_terms tbody tr")
     cells = rows.evaluate_all("rows => rows.map(r => [...r.querySelectorAll('td')].map(c => c.textContent.trim()))")
     return page.locator(f"{PANEL} .tk-said").inner_text(), cells
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from IPython.core.formatters import DisplayFormatter
 from trial_bench import TERMS, TINY
 
 from transkd_lite.distill import create_method
@@ -107,11 +108,16 @@ def test_sliders_and_table_use_the_same_names(panel):
         assert slider.description in (term, "csf_1 to csf_4")
 
 
-def test_a_page_without_a_kernel_has_the_sentence_and_the_data(panel):
-    bundle = panel._repr_mimebundle_()
-    assert "application/vnd.jupyter.widget-view+json" in bundle
-    assert panel.summary.value in bundle["text/html"]
-    (data,) = re.findall(r'<script type="application/json" class="tk-gradients">(.*?)</script>', bundle["text/html"])
+def test_a_page_without_a_kernel_has_the_sentence_the_table_and_the_data(panel, monkeypatch):
+    bundles = []
+    monkeypatch.setattr(panels, "display", lambda data, raw: bundles.append(data))
+    DisplayFormatter().format(panel)
+    still, living = bundles
+    assert "application/vnd.jupyter.widget-view+json" not in still
+    assert living["application/vnd.jupyter.widget-view+json"]["model_id"] == panel.model_id
+    assert panel.summary.value + panel.table.value in still["text/html"]
+    assert "onload" not in still["text/html"]  # what names the living sliders
+    (data,) = re.findall(r'<script type="application/json" class="tk-gradients">(.*?)</script>', still["text/html"])
     found = json.loads(data)
     assert GradientRecord(moments=found["moments"], about={}).at(300).read(found["presets"]["Paper"]).norm == (
         pytest.approx(panel.reading.norm)

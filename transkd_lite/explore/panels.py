@@ -80,15 +80,22 @@ PRESETS = {
     "Off": WeightChoice(0.0, (0.0, 0.0, 0.0, 0.0), 0.0),
 }
 
-# --- What both panels are made of. Text takes the theme's colour, coloured cells bring their own, and no number is told
+# --- What all panels are made of. Text takes the theme's colour, coloured cells bring their own, and no number is told
 # by colour alone.
 
 WRAP = Layout(flex_flow="row wrap", width="100%")
 FRAMED = Layout(width="100%", max_width="768px", margin="0", overflow="auto")
 
+# Beside the living panel the page hides what stands for it; elsewhere it hides the panel that no kernel moves.
+STANDING = """<style>.jp-OutputArea-child:has(.tk-still):has(+ * .tk-alive:not(.jupyter-widgets-disconnected)), \
+.jp-OutputArea-child:has(.tk-still) + :not(:has(.tk-alive:not(.jupyter-widgets-disconnected))) {display:none}</style>"""
+
 
 class Panel(VBox):
-    """Widgets above and below a message: what a callback raises stands there until something succeeds."""
+    """Widgets above and below a message: what a callback raises stands there until something succeeds.
+
+    Its own HTML (not that of boxes in it), as it is at first, also stands where no kernel runs.
+    """
 
     def __init__(self, css: str, controls: Iterable[Any], above: Sequence[Any], below: Sequence[Any]) -> None:
         self.message = HTML()
@@ -101,6 +108,13 @@ class Panel(VBox):
     def __repr__(self) -> str:
         name = re.sub("(?=[A-Z])", " ", type(self).__name__).lower()
         return f"The{name}: run this notebook in JupyterLab to move its sliders."
+
+    def _ipython_display_(self) -> None:
+        """Called by IPython in place of `_repr_mimebundle_`: an output without widgets, then the panel."""
+        said = "".join(part.value for part in self.children if isinstance(part, HTML))
+        still = f'{STANDING}<div class="tk-still" style="max-width:768px">{said}</div>'
+        display({"text/html": still, "text/plain": "The panel as it is at first."}, raw=True)
+        display(self.add_class("tk-alive")._repr_mimebundle_(), raw=True)
 
     def show(self) -> None:
         """Draw as the controls stand."""
@@ -189,7 +203,7 @@ class LossWeightsPanel(Panel):
     Raises `KeyError`: the record has terms that the explorer has no slider for.
 
     It opens after 300 steps, or at the nearest moment. sliders holds the sliders by term, so that a program can move
-    them, too. A page without a kernel shows its sentence; the book's script finds its data there.
+    them, too. Where no kernel runs the book's script finds its data, and moves sliders of its own.
     """
 
     def __init__(self, record: GradientRecord, bench: Any = None, *, num_steps: int = 24, teacher: str = "") -> None:
@@ -213,21 +227,17 @@ class LossWeightsPanel(Panel):
         self.progress = IntProgress(description="not started", max=num_steps, style={"description_width": "initial"})
         controls = [self.moment, *self.sliders.values()]
         above = [HBox([*self.presets.values()], layout=WRAP), VBox(controls)]
-        trial = HBox([self.train, self.cancel, self.progress], layout=WRAP)
         plan = bench and (
             f"Train: {num_steps} steps of two new students, the paper's weights and those above, from step 0 (not from "
             f"the moment above). It is one seed, {bench.experiment.seed}. The first step shows how long it takes."
         )
-        below = [self.summary, self.table, HTML(plan or ""), trial, self.result, self.yaml, HTML(NAMES)]
+        told = HTML(plan or "", layout={"width": "100%"})
+        trial = HBox([told, self.train, self.cancel, self.progress, HTML(NAMES)], layout=WRAP)
+        presets = {name: choice.term_weights(record.names) for name, choice in PRESETS.items()}
+        data = {"start": self.moment.value, "presets": presets} | record.model_dump(mode="json", include={"moments"})
+        block = HTML(f'<script type="application/json" class="tk-gradients">{json.dumps(data)}</script>')
+        below = [self.summary, self.table, trial, self.result, self.yaml, block]
         super().__init__("tk-explorer", controls, above, below)
-
-    def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
-        """The panel; for where it cannot live, its sentence, and the data of the book's script."""
-        presets = {name: choice.term_weights(self.record.names) for name, choice in PRESETS.items()}
-        moments = self.record.model_dump(mode="json", include={"moments"})
-        data = json.dumps({"start": self.moment.value, "presets": presets} | moments)
-        block = f'<p>{self!r}</p><script type="application/json" class="tk-gradients">{data}</script>'
-        return (super()._repr_mimebundle_(**options) or {}) | {"text/html": self.summary.value + block}
 
     @property
     def choice(self) -> WeightChoice:
@@ -286,21 +296,6 @@ class LossWeightsPanel(Panel):
 # A click, a typed number, a key or a slider chooses. An ipywidgets slider has no accessible name, nor has its image an
 # alternative text; so a number with a label stands at every slider, and pictures are HTML.
 
-# Beside the living panel the page hides what stands for it; elsewhere it hides the panel that no kernel moves.
-STANDING = """<style>.jp-OutputArea-child:has(.tk-still):has(+ * .tk-alive:not(.jupyter-widgets-disconnected)), \
-.jp-OutputArea-child:has(.tk-still) + :not(:has(.tk-alive:not(.jupyter-widgets-disconnected))) {display:none}</style>"""
-
-
-class PicturePanel(Panel):
-    """A panel whose pictures and words, as they are at first, also stand where no kernel runs."""
-
-    def _ipython_display_(self) -> None:
-        """Called by IPython in place of `_repr_mimebundle_`: an output without widgets, then the panel."""
-        said = "".join(getattr(part, "value", "") for part in self.children)
-        still = f'{STANDING}<div class="tk-still" style="max-width:768px">{said}</div>'
-        display({"text/html": still, "text/plain": "The panel as it is at first."}, raw=True)
-        display(self.add_class("tk-alive")._repr_mimebundle_(), raw=True)
-
 
 def numbered_slider(description: str, value: int, high: int, step: int) -> tuple[Any, Any]:
     """A number from 0 to `high` to type, with its label, and a slider that follows it and moves it."""
@@ -324,7 +319,7 @@ def spoken(sentence: str) -> str:
     return f'<p role="status" aria-live="polite">{html.escape(sentence)}</p>'
 
 
-class AttentionPanel(PicturePanel):
+class AttentionPanel(Panel):
     """Controls for network, image, stage, block, head and pixel; pictures of attention; the same in words.
 
     looks: what the networks saw, from `explore.attention`.
@@ -398,7 +393,7 @@ def readout(looks: Looks, choice: Choice) -> str:
     return spoken(said) + as_table(styled, "networks", f"Attention from the query in stage {choice.stage}")
 
 
-class SwipePanel(PicturePanel):
+class SwipePanel(Panel):
     """Two pictures under one divider, to compare what several networks make of a scene.
 
     pictures: two or more of one size, name -> uint8 (H, W, 3). The first two are shown first.

@@ -114,6 +114,7 @@ function explore(block) {
       make("thead", {}, make("tr", {}, ...head.map(text => make("th", { scope: "col" }, text)))), body)));
   panel.addEventListener("input", show);
   choose(record.presets.Paper);
+  block.closest(".output")?.nextElementSibling?.remove(); // which says that a kernel is needed
   block.parentElement.replaceChildren(panel, block);
 }
 
