@@ -63,6 +63,7 @@ def test_only_streets_are_taken_in_part_and_small_where_nothing_is_given():
         ({"data_seed": 1}, "data_seed would be ignored with dataset folder"),
         ({"pretrained": "nowhere.pth"}, "no weights at nowhere.pth"),
         ({"network": "timm:no_such"}, "network timm:no_such"),
+        ({"network": "segfromer_b0", "data_root": "nowhere"}, "did you mean segformer_b0"),  # before the data
         ({"method": "kd", "teacher": "run:gone"}, "teacher 'run:gone' is a run beside out_dir"),
     ],
 )
@@ -76,6 +77,13 @@ def test_a_setting_of_another_data_set_and_an_option_that_does_not_exist_are_ref
         look(replace(TINY, data_root="."))
     with pytest.raises(ParameterError, match=r"method kd: .*tmperature"):
         look(replace(TINY, method="kd", teacher="run:x", options={"tmperature": 2}), TINY)
+
+
+def test_a_file_of_ones_own_methods_is_run_once(tmp_path):
+    own, seen = tmp_path / "own.py", tmp_path / "seen"
+    own.write_text(f"open({str(seen)!r}, 'a').write('x')\n")
+    look(replace(TINY, method="kd", teacher="run:x", method_file=str(own)), TINY)
+    assert seen.read_text() == "x"
 
 
 def test_images_of_odd_sizes_train_are_scored_at_their_own_and_found_again(odd, tmp_path):

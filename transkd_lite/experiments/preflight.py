@@ -59,6 +59,7 @@ def look(experiment: Experiment, teacher: Experiment | None = None) -> tuple[flo
     ignored = {"data_root": drawn and experiment.data_root, "data_seed": not drawn and experiment.data_seed}
     for name in filter(ignored.get, ignored):
         raise ParameterError(f"{name} would be ignored with dataset {experiment.dataset}: leave it out")
+    experiment.check_names()  # opening the data may take minutes
     config, (train, val) = experiment.config(), experiment.open_data()
     space = label_space(train)
 
