@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import transkd_lite as tk
-from transkd_lite.data import LabelSpace
+from transkd_lite.data.labels import LabelSpace
 from transkd_lite.data.transforms import to_tensors
 from transkd_lite.metrics import SegMetrics, evaluate
 from transkd_lite.models.output import ModelSpec, SegModel, SegOutput

@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from transkd_lite.distill import create_method
-from transkd_lite.models import create_model
+from transkd_lite.distill.methods import create_method
+from transkd_lite.models.weights import create_model
 from transkd_lite.profiling import MultiplyAccumulates, call_aside, count_flops
 
 LAYERS = [

@@ -8,8 +8,8 @@ import sys
 import pytest
 import torch
 
-from transkd_lite.models import create_model
 from transkd_lite.models.head import folded_heads
+from transkd_lite.models.weights import create_model
 from transkd_lite.profiling import _parts, count_flops
 
 

@@ -12,11 +12,10 @@ import typer
 import yaml
 
 from transkd_lite.cli import app
-from transkd_lite.data import open_dataset
-from transkd_lite.distill import create_method, list_methods
-from transkd_lite.distill.methods import METHODS, PAPER_STUDENT, PAPER_TEACHER
+from transkd_lite.data.datasets import open_dataset
+from transkd_lite.distill.methods import METHODS, PAPER_STUDENT, PAPER_TEACHER, create_method, list_methods
 from transkd_lite.experiments.profile import list_profiles, load_profile
-from transkd_lite.models import create_model
+from transkd_lite.models.weights import create_model
 from transkd_lite.profiling import count_parameters
 from transkd_lite.results import comparison, statistics, tables
 

@@ -10,11 +10,14 @@ from typing import Any
 __version__ = "0.1.0"
 
 _NAMES = {
-    "models": "ModelSpec SegModel SegOutput create_model list_models load_model save_huggingface save_model",
+    "models.output": "ModelSpec SegModel SegOutput",
+    "models.weights": "create_model list_models load_model save_huggingface save_model",
     "models.onnx": "export_onnx",
-    "distill": "Distiller Part create_method describe list_methods register",
+    "distill.distiller": "Distiller Part",
+    "distill.methods": "create_method describe list_methods register",
     "distill.reference": "load_reference_checkpoint",
-    "data": "LabelSpace label_space open_dataset",
+    "data.datasets": "open_dataset",
+    "data.labels": "LabelSpace label_space",
     "training.config": "TrainConfig",
     "training.loop": "FitResult fit",
     "metrics": "SegMetrics as_batch evaluate evaluate_by predict",

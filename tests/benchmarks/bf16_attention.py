@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from transkd_lite.models import create_model
 from transkd_lite.models.head import folded_heads
+from transkd_lite.models.weights import create_model
 
 KERNELS = {"fused": SDPBackend.FLASH_ATTENTION, "plain": SDPBackend.MATH}
 

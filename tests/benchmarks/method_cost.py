@@ -16,9 +16,9 @@ import time
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from transkd_lite.distill import create_method
-from transkd_lite.models import create_model
+from transkd_lite.distill.methods import create_method
 from transkd_lite.models.head import folded_heads
+from transkd_lite.models.weights import create_model
 from transkd_lite.training.step import TrainStep
 
 

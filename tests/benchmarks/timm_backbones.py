@@ -28,8 +28,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from transkd_lite.distill import create_method
-from transkd_lite.models import SegModel, create_model
+from transkd_lite.distill.methods import create_method
+from transkd_lite.models.output import SegModel
+from transkd_lite.models.weights import create_model
 
 SIZES = ((99, 149), (161, 75))
 IMG_SIZES = ((96, 160), (128, 64), (224, 224), (256, 256))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from transkd_lite.models import ModelSpec, SegModel, SegOutput
+from transkd_lite.models.output import ModelSpec, SegModel, SegOutput
 
 NUM_CLASSES = 5
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from transkd_lite.distill import create_method, losses
+from transkd_lite.distill import losses
 from transkd_lite.distill.fusion import ABF, CSF, Separate
-from transkd_lite.models import ModelSpec
+from transkd_lite.distill.methods import create_method
+from transkd_lite.models.output import ModelSpec
 
 B0 = ModelSpec("segformer_b0", (32, 64, 160, 256))
 B2 = ModelSpec("segformer_b2", (64, 128, 320, 512))

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from transkd_lite.distill import create_method, losses
+from transkd_lite.distill import losses
 from transkd_lite.distill.embedding import EmbeddingAssistant, GLMixer, PatchEmbed
 from transkd_lite.distill.losses import resize_map
+from transkd_lite.distill.methods import create_method
 
 
 def test_attention_is_multi_head_self_attention() -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from transkd_lite.distill import create_method, list_methods
-from transkd_lite.models import SegOutput
+from transkd_lite.distill.methods import create_method, list_methods
+from transkd_lite.models.output import SegOutput
 
 METHODS = [
     *("at", "cirkd", "csf", "cwd", "cwd-features", "dist", "dkd", "fitnet", "ifvd", "kd", "mgd", "pea"),

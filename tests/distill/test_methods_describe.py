@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 import transkd_lite as tk
-from transkd_lite.distill import describe, list_methods
-from transkd_lite.distill.methods import METHODS
+from transkd_lite.distill.methods import METHODS, describe, list_methods
 
 
 @pytest.mark.parametrize("name", list_methods())

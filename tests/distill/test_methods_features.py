@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from transkd_lite.distill import create_method, losses
-from transkd_lite.distill.methods import MaskedGenerator
-from transkd_lite.models import ModelSpec, SegOutput
+from transkd_lite.distill import losses
+from transkd_lite.distill.methods import MaskedGenerator, create_method
+from transkd_lite.models.output import ModelSpec, SegOutput
 
 BY_STAGE = ["at", "cirkd", "fitnet", "ifvd", "mgd", "skd"]
 

@@ -14,7 +14,7 @@ import pytest
 from quick import FIXTURES, PARAMETERS
 
 from transkd_lite.cli import run_table, score_table
-from transkd_lite.distill import list_methods
+from transkd_lite.distill.methods import list_methods
 from transkd_lite.experiments import batch, notebook
 from transkd_lite.experiments.batch import reproduce
 from transkd_lite.experiments.notebook import NotebookFailed, execute_notebook

@@ -10,10 +10,10 @@ import torch
 from datasets import Dataset
 from PIL import Image
 
-from transkd_lite.data import LabelSpace, open_dataset
-from transkd_lite.data.labels import CITYSCAPES
+from transkd_lite.data.datasets import open_dataset
+from transkd_lite.data.labels import CITYSCAPES, LabelSpace
 from transkd_lite.experiments.experiment import Experiment, evaluate_run, find_file, run_experiment, save_half
-from transkd_lite.models import create_model, load_model, save_model
+from transkd_lite.models.weights import create_model, load_model, save_model
 from transkd_lite.results.tables import load_batch
 from transkd_lite.training.config import ParameterError, TrainConfig
 from transkd_lite.training.folder import read_run

@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import save_file
 
 from transkd_lite.experiments.experiment import Experiment, evaluate_run, read_signature
-from transkd_lite.models import create_model
+from transkd_lite.models.weights import create_model
 from transkd_lite.training.config import ParameterError, check_injected, check_name, check_parameters
 
 FIXTURES = Path(__file__).parents[1] / "notebooks" / "fixtures"

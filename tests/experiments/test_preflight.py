@@ -12,7 +12,7 @@ from transkd_lite.cli import app
 from transkd_lite.experiments.experiment import Experiment, evaluate_run, run_experiment, save_half
 from transkd_lite.experiments.preflight import look
 from transkd_lite.experiments.profile import load_profile, plan, shrink
-from transkd_lite.models import create_model, save_huggingface
+from transkd_lite.models.weights import create_model, save_huggingface
 from transkd_lite.results.comparison import load_gallery
 from transkd_lite.results.tables import Batch, load_batch
 from transkd_lite.training.config import ParameterError

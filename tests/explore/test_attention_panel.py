@@ -16,7 +16,7 @@ from PIL import Image
 from transkd_lite.data.labels import LabelSpace
 from transkd_lite.explore.attention import BlockAttention, Choice, Looks, overlays
 from transkd_lite.explore.panels import AttentionPanel, SwipePanel, readout
-from transkd_lite.models import create_model
+from transkd_lite.models.weights import create_model
 
 SPACE = LabelSpace(("road", "car & <b>"), ((128, 64, 128), (0, 0, 142)))
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from transkd_lite.explore.attention import BlockAttention, attend, class_share, receptive_field
-from transkd_lite.models import create_model
+from transkd_lite.models.weights import create_model
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,7 @@ import yaml
 from IPython.core.formatters import DisplayFormatter
 from trial_bench import TERMS, TINY
 
-from transkd_lite.distill import create_method
-from transkd_lite.distill.methods import PAPER_STUDENT, PAPER_TEACHER
+from transkd_lite.distill.methods import PAPER_STUDENT, PAPER_TEACHER, create_method
 from transkd_lite.experiments.experiment import Experiment
 from transkd_lite.explore import panels
 from transkd_lite.explore.gradients import GradientMoment, GradientRecord, TrialBench

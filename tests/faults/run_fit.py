@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from transkd_lite.distill import create_method
-from transkd_lite.models import create_model
+from transkd_lite.distill.methods import create_method
+from transkd_lite.models.weights import create_model
 from transkd_lite.training.config import TrainConfig
 from transkd_lite.training.loop import fit
 from transkd_lite.training.step import Trainer

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from transkd_lite.distill.reference import load_reference_checkpoint
-from transkd_lite.models import SegOutput
+from transkd_lite.models.output import SegOutput
 
 CASES = {"distill_transkd_base_b0_b2": "segformer_b0+transkd-base", "distill_review_b0_b2": "segformer_b0+review"}
 VOID_CLASS = 19

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from transkd_lite.models import create_model
-from transkd_lite.models.weights import infer_network, load_tensors
+from transkd_lite.models.weights import create_model, infer_network, load_tensors
 from transkd_lite.profiling import count_parameters
 
 # Stricter than the promised 1e-4, at which a wrong LayerNorm eps in the patch embeddings would pass (3e-5).

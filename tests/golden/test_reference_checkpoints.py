@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from transkd_lite.distill.reference import load_reference_checkpoint
-from transkd_lite.models import create_model
+from transkd_lite.models.weights import create_model
 from transkd_lite.profiling import count_parameters
 
 # listing: (network, method, millions of parameters where published)

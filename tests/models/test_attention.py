@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from transkd_lite.explore.attention import attend
-from transkd_lite.models import create_model
+from transkd_lite.models.weights import create_model
 
 
 @pytest.mark.parametrize("name", ["segformer_b0", "pvt_v2_b0"])

@@ -12,7 +12,7 @@ from PIL import Image
 
 from transkd_lite.data.labels import LabelSpace
 from transkd_lite.data.whole import write_json
-from transkd_lite.models import create_model, load_model, save_huggingface, save_model
+from transkd_lite.models.weights import create_model, load_model, save_huggingface, save_model
 
 NAMES = [f"name {i}" for i in range(7)]
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from transkd_lite.distill import create_method
-from transkd_lite.models import SegModel, create_model, load_model, save_model
+from transkd_lite.distill.methods import create_method
+from transkd_lite.models.output import SegModel
+from transkd_lite.models.weights import create_model, load_model, save_model
 
 SIZE = (64, 128)
 Channels = tuple[int, int, int, int]

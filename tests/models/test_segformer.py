@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 
-from transkd_lite.models import SegModel, create_model, list_models, save_model
+from transkd_lite.models.output import SegModel
+from transkd_lite.models.weights import create_model, list_models, save_model
 from transkd_lite.profiling import count_parameters
 
 

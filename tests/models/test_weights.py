@@ -18,9 +18,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from transkd_lite.data import LabelSpace
-from transkd_lite.models import SegModel, create_model, load_model, save_huggingface, save_model
-from transkd_lite.models.weights import load_tensors, read_metadata
+from transkd_lite.data.labels import LabelSpace
+from transkd_lite.models.output import SegModel
+from transkd_lite.models.weights import (
+    create_model,
+    load_model,
+    load_tensors,
+    read_metadata,
+    save_huggingface,
+    save_model,
+)
 
 Tensors = dict[str, Tensor]
 

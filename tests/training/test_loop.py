@@ -14,11 +14,11 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from transkd_lite.data.whole import DamagedRunError, read_json
-from transkd_lite.distill import create_method
 from transkd_lite.distill.losses import resize_labels
+from transkd_lite.distill.methods import create_method
 from transkd_lite.metrics import match_sizes, resolve_precision
-from transkd_lite.models import create_model, load_model
 from transkd_lite.models.head import folded_heads
+from transkd_lite.models.weights import create_model, load_model
 from transkd_lite.training import checkpoint, loop
 from transkd_lite.training.checkpoint import RunFolder, list_checkpoints
 from transkd_lite.training.config import TrainConfig

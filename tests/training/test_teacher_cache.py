@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from transkd_lite.distill import create_method, list_methods
-from transkd_lite.models import create_model
+from transkd_lite.distill.methods import create_method, list_methods
+from transkd_lite.models.weights import create_model
 from transkd_lite.training import teacher_cache
 from transkd_lite.training.config import TrainConfig
 from transkd_lite.training.folder import read_run

@@ -74,7 +74,7 @@ def attend(model: SegModel, images: Tensor, blocks: Sequence[Block] | None = Non
     Stages and blocks are counted from 1. A copy of the model is run, so that the model stays as it is. Raises
     `ValueError` for networks without such attention and for blocks that do not exist.
 
-    >>> from transkd_lite.models import create_model
+    >>> from transkd_lite.models.weights import create_model
     >>> seen = attend(create_model("segformer_b0", 19), torch.rand(1, 3, 64, 128))
     >>> seen[3, 2].num_heads, seen[3, 2].size, seen[3, 2].key_size
     (5, (4, 8), (2, 4))
