@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import ipywidgets
 import numpy as np
 import pandas as pd
 import yaml
@@ -90,6 +89,13 @@ FRAMED = Layout(width="100%", max_width="768px", margin="0", overflow="auto")
 STANDING = """<style>.jp-OutputArea-child:has(.tk-still):has(+ * .tk-alive:not(.jupyter-widgets-disconnected)), \
 .jp-OutputArea-child:has(.tk-still) + :not(:has(.tk-alive:not(.jupyter-widgets-disconnected))) {display:none}</style>"""
 
+# ipywidgets gives a slider no name that a screen reader finds, and has no live region. When this style sheet loads, its
+# view gets both, as do views that come later.
+NAMES = """<style onload="const box = this.closest('.widget-vbox'); new MutationObserver(() => {
+box.querySelectorAll('.widget-slider').forEach(e => e.querySelector('[role=slider]')?.setAttribute('aria-label',
+e.querySelector('label').textContent)); box.querySelector('.tk-said')?.parentElement.setAttribute('aria-live', 'polite')
+}).observe(box, {childList: true, subtree: true}); this.remove()">.tk-said {}</style>"""
+
 
 class Panel(VBox):
     """Widgets above and below a message: what a callback raises stands there until something succeeds.
@@ -99,7 +105,8 @@ class Panel(VBox):
 
     def __init__(self, css: str, controls: Iterable[Any], above: Sequence[Any], below: Sequence[Any]) -> None:
         self.message = HTML()
-        super().__init__([*above, self.message, *below], layout={"width": "100%", "overflow": "hidden"})
+        children = [*above, self.message, *below, HBox([HTML(NAMES)])]
+        super().__init__(children, layout={"width": "100%", "overflow": "hidden"})
         self.add_class(css)
         for control in controls:
             control.observe(lambda _: self.guarded(self.show), names="value")
@@ -185,12 +192,6 @@ def result(table: pd.DataFrame, words: str) -> str:
 
 # Each slider by a term that it weighs.
 SLIDERS = {"csf_1": "csf_1 to csf_4", **{f"pea_{i}": f"pea_{i}" for i in (1, 2, 3, 4)}, "kd": "kd"}
-# ipywidgets gives a slider no name that a screen reader finds, and has no live region. When this style sheet loads, its
-# view gets both, as do views that come later.
-NAMES = """<style onload="const box = this.closest('.widget-vbox'); new MutationObserver(() => {
-box.querySelectorAll('.widget-slider').forEach(e => e.querySelector('[role=slider]')?.setAttribute('aria-label',
-e.querySelector('label').textContent)); box.querySelector('.tk-said')?.parentElement.setAttribute('aria-live', 'polite')
-}).observe(box, {childList: true, subtree: true}); this.remove()">.tk-said {}</style>"""
 
 
 class LossWeightsPanel(Panel):
@@ -232,7 +233,7 @@ class LossWeightsPanel(Panel):
             f"the moment above). It is one seed, {bench.experiment.seed}. The first step shows how long it takes."
         )
         told = HTML(plan or "", layout={"width": "100%"})
-        trial = HBox([told, self.train, self.cancel, self.progress, HTML(NAMES)], layout=WRAP)
+        trial = HBox([told, self.train, self.cancel, self.progress], layout=WRAP)
         presets = {name: choice.term_weights(record.names) for name, choice in PRESETS.items()}
         data = {"start": self.moment.value, "presets": presets} | record.model_dump(mode="json", include={"moments"})
         block = HTML(f'<script type="application/json" class="tk-gradients">{json.dumps(data)}</script>')
@@ -293,16 +294,7 @@ class LossWeightsPanel(Panel):
 
 # --- Panels of pictures: where blocks of several networks look from one pixel, and two pictures under one divider.
 #
-# A click, a typed number, a key or a slider chooses. An ipywidgets slider has no accessible name, nor has its image an
-# alternative text; so a number with a label stands at every slider, and pictures are HTML.
-
-
-def numbered_slider(description: str, value: int, high: int, step: int) -> tuple[Any, Any]:
-    """A number from 0 to `high` to type, with its label, and a slider that follows it and moves it."""
-    number = labelled(ipywidgets.BoundedIntText, description, value=value, max=high, step=step)
-    slider = labelled(IntSlider, "", value=value, max=high, step=step, readout=False)
-    ipywidgets.link((number, "value"), (slider, "value"))
-    return number, slider
+# A click, a typed number, a key or a slider chooses. An ipywidgets image has no alternative text: pictures are HTML.
 
 
 def picture_html(picture: NDArray[np.uint8], alt: str) -> str:
@@ -341,14 +333,14 @@ class AttentionPanel(Panel):
             field: labelled(Dropdown, field.capitalize(), options=[*offer], value=getattr(start, field))
             for field, offer in offers.items()
         }
-        shown, (rows, columns) = [*self.controls.values()], seen[1, 1].size  # the finest grid that there is
+        rows, columns = seen[1, 1].size  # the finest grid that there is
         for field, size, count in (("row", height, rows), ("column", width, columns)):
-            shown += numbered_slider(f"Pixel {field}", getattr(start, field), size - 1, size // count)
-            self.controls[field] = shown[-2]
+            bounds = {"max": size - 1, "step": size // count}
+            self.controls[field] = labelled(IntSlider, f"Pixel {field}", value=getattr(start, field), **bounds)
         self.picture, self.maps, self.words = below = [HTML(layout=FRAMED) for _ in range(3)]
         clicks = Event(source=self.picture, watched_events=["click"])
         clicks.on_dom_event(lambda event: self.guarded(lambda: self.point(event)))
-        shown.append(HTML("Click the picture to move the query, which is the frame."))
+        shown = [*self.controls.values(), HTML("Click the picture to move the query, which is the frame.")]
         super().__init__("tk-attention", self.controls.values(), [HBox(shown, layout=WRAP)], below)
 
     @property
@@ -403,10 +395,10 @@ class SwipePanel(Panel):
     def __init__(self, pictures: Mapping[str, NDArray[np.uint8]]) -> None:
         self.pictures, self.left = pictures, labelled(Dropdown, "Left picture", options=[*pictures])
         self.right = labelled(Dropdown, "Right picture", options=[*pictures], index=1)
-        self.divider, slider = numbered_slider("Divider in % of width", 50, 100, 5)
+        self.divider = labelled(IntSlider, "Divider in % of width", value=50, max=100, step=5)
         self.picture, self.words = below = [HTML(layout=FRAMED) for _ in range(2)]
         controls = [self.left, self.right, self.divider]
-        super().__init__("tk-swipe", controls, [HBox([*controls, slider], layout=WRAP)], below)
+        super().__init__("tk-swipe", controls, [HBox(controls, layout=WRAP)], below)
 
     def show(self) -> None:
         """Draw as the controls stand."""
