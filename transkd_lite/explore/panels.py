@@ -105,7 +105,7 @@ class Panel(VBox):
 
     def __init__(self, css: str, controls: Iterable[Any], above: Sequence[Any], below: Sequence[Any]) -> None:
         self.message = HTML()
-        children = [*above, self.message, *below, HBox([HTML(NAMES)])]
+        children = [*above, self.message, *below, HBox([HTML(NAMES)], layout={"height": "0"})]
         super().__init__(children, layout={"width": "100%", "overflow": "hidden"})
         self.add_class(css)
         for control in controls:
