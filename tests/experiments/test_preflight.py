@@ -79,13 +79,6 @@ def test_a_setting_of_another_data_set_and_an_option_that_does_not_exist_are_ref
         look(replace(TINY, method="kd", teacher="run:x", options={"tmperature": 2}), TINY)
 
 
-def test_a_file_of_ones_own_methods_is_run_once(tmp_path):
-    own, seen = tmp_path / "own.py", tmp_path / "seen"
-    own.write_text(f"open({str(seen)!r}, 'a').write('x')\n")
-    look(replace(TINY, method="kd", teacher="run:x", method_file=str(own)), TINY)
-    assert seen.read_text() == "x"
-
-
 def test_images_of_odd_sizes_train_are_scored_at_their_own_and_found_again(odd, tmp_path):
     _, data, what = look(odd)
     assert "33 x 45 to 64 x 90 pixels (height x width)\n4 images for training, in crops of 40 x 64, 2 for" in data

@@ -247,7 +247,6 @@ class Experiment(TrainConfig):
     ) -> "tuple[SegModel, SegModel | None, Distiller | None]":
         """Student, teacher and method, new weights from the seed; teacher and method are None for "none".
 
-        `check_names` comes before: methods of one's own are known after it.
         teacher: a network instead of the one that `teacher` names.
         Raises `ParameterError` for a teacher that cannot be read or compared: one with another number of classes, or
         other names than `space` has, where the method compares logits.
@@ -255,6 +254,7 @@ class Experiment(TrainConfig):
         from transkd_lite.distill.methods import create_method
         from transkd_lite.models import weights
 
+        self.check_names()
         student = self.build_student(num_classes)
         if self.method == "none":
             return student, None, None
@@ -299,7 +299,6 @@ def run_experiment(
 
     if out_dir is not None:
         experiment = replace(experiment, out_dir=str(out_dir))
-    experiment.check_names()
     train_data = experiment.open_split("train", 1 if experiment.steps == 0 else experiment.train_images)
     val_data = experiment.open_split("val", experiment.val_images)
     space = label_space(train_data)

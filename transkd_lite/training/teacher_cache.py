@@ -2,9 +2,9 @@
 
 Where the augmentation has few states (none: one, flip: two), the teacher sees the same few pictures in every epoch. Its
 answers are computed when they are first needed, always for the same chunk of samples together: neither the order of
-the samples nor a kill can change a bit. They are kept in the memory of the device, or else in a memory-mapped file in the user's cache
-folder, where other runs with the same teacher and pictures find them. A run with the cache equals one without it to
-rounding, since the teacher sees other mini-batches.
+the samples nor a kill can change a bit. They are kept in the memory of the device, or else in a memory-mapped file in
+the user's cache folder, where other runs with the same teacher and pictures find them. A run with the cache equals one
+without it to rounding, since the teacher sees other mini-batches.
 """
 
 import contextlib
