@@ -101,7 +101,7 @@ def test_a_screen_reader_finds_every_control_and_hears_the_sentence(explorer):
     region = explorer.locator(f"{PANEL} [aria-live=polite]")
     region.evaluate("e => { e.dataset.kept = 'yes' }")
     press(explorer, PANEL, SLIDERS[0], "End")
-    expect(explorer, WeightChoice(feature=3.0))
+    expect(explorer, WeightChoice(feature=5.0))
     assert region.get_attribute("data-kept") == "yes"  # the same region says another sentence
 
 
@@ -131,7 +131,7 @@ def test_it_fits_and_is_readable_in_both_themes(explorer, pictures, theme):
 def test_a_trial_is_started_watched_and_cancelled(explorer, pictures):
     go_home(explorer)
     press(explorer, PANEL, SLIDERS[0], "End")
-    expect(explorer, WeightChoice(feature=3.0))
+    expect(explorer, WeightChoice(feature=5.0))
     train = explorer.get_by_role("button", name="Train", exact=True)
     cancel = explorer.get_by_role("button", name="Cancel", exact=True)
     assert cancel.is_disabled()

@@ -190,7 +190,7 @@ def test_paper_profiles_carry_the_paper_settings():
     assert len(distilled.config().class_weights) == 19
 
 
-@pytest.mark.parametrize(("name", "rates"), [("streets-grid", 3), ("camvid-cpu", 2), ("demo", 5)])
+@pytest.mark.parametrize(("name", "rates"), [("streets-grid", 3), ("demo", 5)])
 def test_a_grid_takes_for_every_method_the_rate_that_its_search_found_best(name, rates):
     search = students(pd.read_csv(DATA / "results" / "searches" / f"{name}.csv"))
     scores = search.groupby(["method", "lr"])["miou"].mean().unstack()
@@ -201,6 +201,26 @@ def test_a_grid_takes_for_every_method_the_rate_that_its_search_found_best(name,
     if rates > 3:  # the older searches are too small for this
         assert {*chosen.values()} <= {*scores.columns[1:-1]}, "the best rate is at the edge of the search"
     assert set(search["steps"]) == {grid.experiment("students").steps}  # and of the grid's length
+
+
+def test_the_course_takes_for_every_method_the_rate_and_the_weight_that_its_search_found_best():
+    search = students(pd.read_csv(DATA / "results" / "searches" / "course.csv", keep_default_na=False))
+    scores = search.groupby(["method", "options", "lr"])["miou"].agg(["mean", "count"])
+    assert set(scores["count"]) == {2}
+    profile = load_profile("course")
+    assert {*search["steps"] * 3} == {profile.experiment("students").steps}
+    for method, own in scores["mean"].groupby(level="method"):
+        _, options, lr = own.idxmax()
+        chosen = profile.experiment("students", method=method, teacher="run:x")
+        assert (chosen.lr, chosen.options) == (lr, json.loads(options)), method
+        rates = own[method, "{}"]
+        assert rates.index[0] < lr < rates.index[-1], "the best rate is at the edge of the search"
+        if method != "none":
+            default = {"kd": 1.0, "cwd": 3.0}.get(method, 1.0)
+            tried = map(json.loads, own.xs(lr, level="lr").index.get_level_values("options"))
+            weights = [o.get("feature_weight", o.get("weight", default)) for o in tried]
+            best = chosen.options.get("feature_weight", chosen.options.get("weight"))
+            assert min(weights) < best < max(weights), "the best weight is at the edge of the search"
 
 
 def test_camvid_long_takes_for_every_start_and_method_the_rate_that_its_search_found_best():

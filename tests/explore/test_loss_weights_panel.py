@@ -162,7 +162,7 @@ def test_a_stage_without_a_term_has_no_slider_and_no_weight():
 def test_controls_are_named_and_nothing_is_wider_than_its_place(panel):
     controls = [w for w in walk(panel) if isinstance(w, ipywidgets.ValueWidget | ipywidgets.Button)]
     controls = [w for w in controls if not isinstance(w, ipywidgets.HTML | ipywidgets.Label)]
-    assert len(controls) == 6 + 4 + 1 + 2 + 2
+    assert len(controls) == 6 + len(PRESETS) + 1 + 2 + 2
     assert all(control.description for control in controls)
     assert len(repr(panel)) < 110
     widths = [w.layout.max_width or w.layout.width for w in walk(panel)]

@@ -42,10 +42,10 @@ def test_a_notebook_runs_small(name, tmp_path, monkeypatch):
 def test_a_shipped_table_of_photographs_is_read_like_that_of_the_scenes(name, tmp_path):
     """Its images have the size of their files and all of them are used: those columns of the table are empty."""
     out = tmp_path / "read.ipynb"
-    execute_notebook(FOLDER / f"{name}.ipynb", out, {"table": "camvid-cpu"})
+    execute_notebook(FOLDER / f"{name}.ipynb", out, {"table": "camvid-long"})
     text = out.read_text()
-    assert "camvid-cpu (shipped tables)" in text
-    assert "one budget: 21" in text or ("as they are" in text and "21 runs" in text)
+    assert "camvid-long (shipped tables)" in text
+    assert "one budget: 15" in text or ("as they are" in text and "15 runs" in text)
 
 
 def test_a_table_of_one_network_is_reported_without_comparisons(tmp_path):

@@ -74,6 +74,7 @@ class WeightChoice(NamedTuple):
 
 PRESETS = {
     "Paper": WeightChoice(),
+    "Course": WeightChoice(4.0, (0.4, 0.4, 2.0, 4.0)),  # what a search chose, data/results/searches/course.csv
     "Equal": WeightChoice(1.0, (1.0, 1.0, 1.0, 1.0), 1.0),
     "Last stage only": WeightChoice(0.0, (0.0, 0.0, 0.0, 1.0), 0.0),
     "Off": WeightChoice(0.0, (0.0, 0.0, 0.0, 0.0), 0.0),
@@ -215,7 +216,7 @@ class LossWeightsPanel(Panel):
         self.moment.value = min(record.steps, key=lambda step: abs(step - 300))
         paper = PRESETS["Paper"].term_weights(record.names)
         at = {term: paper[term] for term in SLIDERS if term in paper}
-        self.sliders = {t: labelled(FloatSlider, SLIDERS[t], value=w, max=3.0, step=0.05) for t, w in at.items()}
+        self.sliders = {t: labelled(FloatSlider, SLIDERS[t], value=w, max=5.0, step=0.05) for t, w in at.items()}
         self.presets = {name: Button(description=name) for name in PRESETS}
         for name, button in self.presets.items():
             button.on_click(lambda _, name=name: self.guarded(lambda: self.choose(PRESETS[name])))

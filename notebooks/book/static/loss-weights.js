@@ -74,7 +74,7 @@ function explore(block) {
   const body = make("tbody");
   const sliders = new Map();
   const rows = [...groups].map(([label, terms]) => {
-    const slider = make("input", { type: "range", min: 0, max: 3, step: 0.05 });
+    const slider = make("input", { type: "range", min: 0, max: 5, step: 0.05 });
     const value = make("output");
     sliders.set(terms[0], { slider, value, terms });
     return make("label", {}, make("span", {}, label), slider, value);
