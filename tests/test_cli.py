@@ -68,7 +68,6 @@ def notebooks_without_kernels(monkeypatch):
         (["evaluate", "no/such/run"], "no weights at no/such/run"),
         (["report", "demo", "--runs", "no runs"], "run `transkd reproduce demo` first"),
         (["runs", "no runs"], "no run folder below no runs"),
-        (["notebooks", "00_chek_environment"], "unknown notebook"),
         (["describe", "transkd-bse"], "did you mean transkd-base"),
         (["data", "check", "camvit", "--root", "."], "did you mean camvid"),
         (["data", "fetch", "streets"], "unknown dataset to fetch"),

@@ -26,7 +26,7 @@ from transkd_lite.data.decoding import read_frames
 from transkd_lite.data.files import SUFFIXES, is_hidden
 from transkd_lite.data.labels import LabelSpace, voc_palette
 from transkd_lite.data.whole import METRICS_FILE, RUN_FILE, atomic_write, read_json
-from transkd_lite.experiments import batch, experiment, notebook, preflight, profile
+from transkd_lite.experiments import batch, experiment, preflight, profile
 from transkd_lite.training.config import ParameterError, check_name
 from transkd_lite.training.folder import caveats, is_finished, list_runs
 
@@ -485,38 +485,14 @@ def list_run_folders(
 
 
 @app.command()
-def notebooks(
-    names: Annotated[list[str] | None, Argument(help="Such as 04_cross_selective_fusion.")] = None,
-    copy: Annotated[Path | None, Option(metavar="DIR", help="Copy the course there instead.")] = None,
-) -> None:
-    """Execute the notebooks, store outputs in place.
+def notebooks(copy: Annotated[Path, Option(metavar="DIR", help="A new folder.")]) -> None:
+    """Copy the course's notebooks and profiles.
 
-    All, or those that are named, from their default parameters; a notebook that fails is left as it was.
-
-    Examples:
-
-    transkd notebooks 01_data_and_metrics
-
-    transkd notebooks --copy course
+    Example: transkd notebooks --copy course
     """
-    folder = profile.NOTEBOOKS
-    if copy is not None:
-        if copy.exists():
-            raise ParameterError(f"--copy writes a new folder, and {copy} exists: name another")
-        typer.echo(f"Copied: {shutil.copytree(folder, copy)}. Open it with: jupyter lab {copy}")
-        return
-    if folder != Path(__file__).resolve().parents[1] / "notebooks":
-        raise ParameterError("outputs are stored in a clone of the project; for notebooks of your own give --copy DIR")
-    paths = [*folder.glob("[0-9][0-9]_*.ipynb"), *folder.glob("solutions/*.ipynb")]
-    known = sorted(path.relative_to(folder).with_suffix("").as_posix() for path in paths)
-    failed = False
-    for name in [check_name(name, known, "notebook") for name in names or known]:
-        try:
-            typer.echo(f"{name}: {notebook.refresh_notebook(folder / f'{name}.ipynb'):.0f} s")
-        except RuntimeError as error:
-            failed = True
-            typer.echo(f"{name}: FAILED: {error}", err=True)
-    raise typer.Exit(failed)
+    if copy.exists():
+        raise ParameterError(f"--copy writes a new folder, and {copy} exists: name another")
+    typer.echo(f"Copied: {shutil.copytree(profile.NOTEBOOKS, copy)}. Open it with: jupyter lab {copy}")
 
 
 @app.command("describe")

@@ -310,10 +310,10 @@ def test_a_worker_killed_in_mid_notebook_costs_nothing_but_time(tmp_path):
 
 
 def test_outputs_are_stored_in_place_only_when_every_cell_has_run(tmp_path):
-    from transkd_lite.experiments.notebook import refresh_notebook
+    from store_outputs import store_outputs
 
     good, bad = (Path(shutil.copy(FIXTURES / f"{name}.ipynb", tmp_path)) for name in ("lesson", "exits_early"))
-    refresh_notebook(good)
+    store_outputs(good)
     stored = json.loads(good.read_text())
     assert stored["cells"][-1]["outputs"][0]["text"] == ["streets 32 64 plain\n"]
     assert [cell.get("execution_count") for cell in stored["cells"]] == [None, 1, 2]
@@ -321,7 +321,7 @@ def test_outputs_are_stored_in_place_only_when_every_cell_has_run(tmp_path):
     assert "papermill" not in json.dumps(stored)
     before = bad.read_bytes()
     with pytest.raises(NotebookFailed):
-        refresh_notebook(bad)
+        store_outputs(bad)
     assert bad.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["exits_early.ipynb", "lesson.ipynb"]
 

@@ -5,15 +5,12 @@ papermill is imported only when something has to run.
 
 import json
 import logging
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transkd_lite.data.whole import atomic_write
-
-__all__ = ["NotebookFailed", "NotebookInterrupted", "execute_notebook", "refresh_notebook", "to_html"]
+__all__ = ["NotebookFailed", "NotebookInterrupted", "execute_notebook", "to_html"]
 
 # --- How a notebook fails, and how one becomes a page without code.
 
@@ -99,25 +96,3 @@ def execute_notebook(
         if ended or cell["execution_count"] is None:
             what = f"code cell {number} of {len(cells)} {'left the notebook by sys.exit()' if ended else 'never ran'}"
             raise NotebookFailed(f"{notebook.name}: {what}; the last cell must be reached")
-
-
-def refresh_notebook(notebook: Path) -> float:
-    """Execute a notebook from its defaults, store its outputs in place, and return the seconds it took.
-
-    The file changes only when every cell has run; papermill's own notes and the state of widgets are taken out again.
-
-    Raises `NotebookFailed`: a cell raised or was left out; the notebook is as before.
-    """
-    start = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        aside = Path(folder) / notebook.name
-        execute_notebook(notebook, aside, {})
-        executed = json.loads(aside.read_text(encoding="utf-8"))
-    executed["metadata"].pop("widgets", None)  # a widget is dead without its kernel: what it says in text stays
-    for output in (output for cell in executed["cells"] for output in cell.get("outputs", [])):
-        output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
-    for holder in (executed, *executed["cells"]):
-        kept = {name: value for name, value in holder["metadata"].items() if name not in ("papermill", "execution")}
-        holder["metadata"] = {name: value for name, value in kept.items() if (name, value) != ("tags", [])}
-    atomic_write(notebook, json.dumps(executed, indent=1, ensure_ascii=False) + "\n")
-    return time.perf_counter() - start
