@@ -135,9 +135,9 @@ def test_receptive_field_is_the_size_of_the_jacobian():
     class Linear(torch.nn.Module):
         spec = create_model("segformer_b0", 5).spec
 
-        def forward(self, x):
+        def encode(self, x):
             feature = torch.stack([3 * x[:, 0, 2:4, 2:4], -4 * x[:, 1, 2:4, 2:4]], dim=1)
-            return type("Output", (), {"features": (feature,) * 4})
+            return [(feature, None)] * 4
 
     field = receptive_field(Linear(), torch.rand(2, 3, 4, 4), 1)
     assert field[3, 3].item() == pytest.approx(1)

@@ -95,7 +95,7 @@ def attend(model: SegModel, images: Tensor, blocks: Sequence[Block] | None = Non
     for stage, block in chosen:
         module = getattr(twin, "backbone", twin).stages[stage - 1].blocks[block - 1].attn
         module.register_forward_hook(partial(keep, (stage, block)))
-    twin(images)
+    twin.encode(images)  # the head attends to nothing
     return seen
 
 
@@ -127,7 +127,7 @@ def receptive_field(model: SegModel, images: Tensor, stage: int) -> Tensor:
     the model is run in evaluation mode, so that the model stays as it is.
     """
     pixels = images.detach().clone().requires_grad_()
-    feature = copy.deepcopy(model).eval()(pixels).features[stage - 1]
+    feature, _ = copy.deepcopy(model).eval().encode(pixels)[stage - 1]  # without the head
     middle = feature[:, :, feature.shape[2] // 2, feature.shape[3] // 2]
     signs = torch.randint(2, middle.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
     (gradient,) = torch.autograd.grad((signs.to(middle) * middle).sum(), pixels)
