@@ -20,8 +20,8 @@ import warnings
 from pathlib import Path
 
 IMPORTED = (
-    "datasets", "ipykernel.kernelapp", "ipywidgets", "matplotlib.pyplot", "pandas", "pydantic", "scipy.stats",
-    "seaborn", "torch", "torchmetrics", "torchvision.transforms.v2",
+    "accelerate", "datasets", "ipykernel.kernelapp", "ipywidgets", "matplotlib.pyplot", "networkx", "onnxscript",
+    "pandas", "pydantic", "scipy.stats", "seaborn", "torch", "torchmetrics", "torchvision.transforms.v2",
 )  # fmt: skip
 
 
