@@ -228,7 +228,7 @@ def test_the_courses_networks():
     paper, summary = means(tables.students(batch.table, "paper")), comparison.summary(COURSE)
     assert set(summary["runs"]) == {3}
     for method, row in summary.iterrows():
-        end = " |  | |" if method == "none" else f" | {interval(to_none.loc[method])} | {closed[method]:.0f} |"
+        end = " |  |  |" if method == "none" else f" | {interval(to_none.loc[method])} | {closed[method]:.0f} |"
         has_line(RESULTS, f"| `{method}` | 3 | {score(row)} | {paper[method]:.2f}{end}")
     curves = comparison.score_curves(tables.label_history(batch.history, COURSE), COURSE)
     late = 100 * curves.pivot(index="method", columns="step", values="mean")[[2160, 2400]].diff(axis=1)[2400]
