@@ -25,7 +25,7 @@ LAYERS: dict[str, list[str]] = {
     "format": ["-m", "ruff", "format", "--check", "."],
     "types": ["-m", "mypy"],
     "tests": [*PYTEST, "tests", "-m", "not browser and not notebook", *ON_BOTH_CORES],
-    "batches": [*PYTEST, "tests", "-m", "notebook", "--ignore", SMALL],
+    "batches": ["tests/warm_kernels.py", *PYTEST, "tests", "-m", "notebook", "--ignore", SMALL],
     "notebooks": [
         "tests/warm_kernels.py", *PYTEST, "--nbval-lax", "--nbval-kernel-startup-timeout=600", "notebooks", SMALL,
         *ON_BOTH_CORES,

@@ -11,7 +11,7 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
-from quick import FIXTURES, PARAMETERS
+from quick import FIXTURES, PARAMETERS, fork_kernels
 
 from transkd_lite.cli import run_table, score_table
 from transkd_lite.distill.methods import list_methods
@@ -23,7 +23,7 @@ from transkd_lite.training.config import ParameterError
 from transkd_lite.training.folder import lock_run, read_run
 from transkd_lite.training.interrupts import StopRequest
 
-pytestmark = pytest.mark.notebook
+pytestmark = [pytest.mark.notebook, pytest.mark.usefixtures("forked")]
 
 
 def quick(notebook: str = "quick_run", **changes) -> Profile:
@@ -53,6 +53,7 @@ def _names_are_checked_elsewhere(request, monkeypatch):
 def finished(tmp_path_factory):
     """A finished batch with a report, in a folder with a space in its name, and its outcome."""
     patch = pytest.MonkeyPatch()
+    fork_kernels(patch)
     patch.setattr(batch, "preflight", lambda *given: ("", 0.0))
     runs = tmp_path_factory.mktemp("some runs")
     outcome = reproduce(quick(lessons=(("lesson", {}),), report="report"), runs=runs, echo=lambda line: None)

@@ -278,10 +278,12 @@ def test_a_head_under_another_prefix_is_not_lost_in_silence(b0: SegModel, sign: 
 
 def prepared(model: SegModel) -> torch.nn.Module:
     accelerate = pytest.importorskip("accelerate")
+    state = accelerate.state.AcceleratorState
+    # Its precision is that of the process: tests before and after it in that process train in another one.
+    state._reset_state(reset_partial_state=True)
     accelerator = accelerate.Accelerator(cpu=True, mixed_precision="bf16")
     wrapped = accelerator.prepare(torch.nn.DataParallel(model))
-    # Its precision is that of the process: later tests in it could not train in another one.
-    accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
+    state._reset_state(reset_partial_state=True)
     return wrapped
 
 

@@ -162,7 +162,7 @@ def test_the_books_sliders_move_from_the_keyboard_and_are_named(explorer):
     explorer.get_by_label("Moment of training").select_option("after 300 steps")
     for name, key in {"csf_1 to csf_4": "End", "pea_2": "ArrowRight", "pea_4": "ArrowLeft", "kd": "ArrowRight"}.items():
         explorer.get_by_role("slider", name=name, exact=True).press(key)
-    expect(explorer, WeightChoice(3.0, (0.1, 0.15, 0.5, 0.95), 0.05), 300)
+    expect(explorer, WeightChoice(5.0, (0.1, 0.15, 0.5, 0.95), 0.05), 300)
     assert explorer.locator(".tk-said").get_attribute("aria-live") == "polite"
 
 

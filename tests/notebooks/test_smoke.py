@@ -9,7 +9,6 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from jupyter_client.kernelspec import KernelSpecManager
 
 from transkd_lite.experiments.experiment import read_signature
 from transkd_lite.experiments.notebook import execute_notebook
@@ -24,15 +23,6 @@ IN_THE_BATCH = {run.notebook.stem for run in plan(SMOKE)}
 SMALL_HERE = sorted({path.stem for path in FOLDER.glob("[0-9][0-9]_*.ipynb")} - IN_THE_BATCH - set(READERS))
 
 pytestmark = [pytest.mark.notebook, pytest.mark.timeout(600)]
-
-
-@pytest.fixture
-def forked(monkeypatch):
-    """Kernels are forked where `warm_kernels.py` runs the tests: what they compute is tested here, not their start."""
-    argv = KernelSpecManager().get_kernel_spec("python3").argv
-    if any(Path(part).name == "warm_kernels.py" for part in argv):
-        warm = {"argv": argv, "display_name": "Python 3", "language": "python"}
-        monkeypatch.setattr("ipykernel.kernelspec.get_kernel_dict", lambda: warm)
 
 
 @pytest.mark.usefixtures("forked")

@@ -3,6 +3,6 @@
 Pure losses are in `losses`, the modules of TransKD in `fusion` and `embedding`.
 """
 
-from transkd_lite.distill import losses
+from transkd_lite.distill import embedding, fusion, losses
 
-__all__ = ["losses"]
+__all__ = ["embedding", "fusion", "losses"]

@@ -2,3 +2,7 @@
 
 What a network gives is in `output`; `weights` goes from a name or a file to a network, and back.
 """
+
+from transkd_lite.models import attention, head, segformer
+
+__all__ = ["attention", "head", "segformer"]
