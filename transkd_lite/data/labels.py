@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CAMVID", "CITYSCAPES", "CITYSCAPES_CLASS_WEIGHTS", "CITYSCAPES_ID_TO_TRAIN_ID", "ILLEGAL", "NYU40", "VOC", "VOID",
-    "Colour", "LabelSpace", "colour_ids", "colours", "label_space", "lookup_table", "require_train_ids", "voc_palette",
+    "Colour", "LabelSpace", "colour_ids", "colours", "label_space", "lookup_table", "read_rows", "require_train_ids",
+    "voc_palette",
 ]  # fmt: skip
 
 VOID = 255
@@ -99,6 +100,11 @@ def colours(digits: str) -> tuple[Colour, ...]:
     return tuple((red, green, blue) for red, green, blue in map(bytes.fromhex, digits.split()))
 
 
+def read_rows(name: str) -> Iterable[dict[str, str]]:
+    """The rows of a table of this folder, classes.csv or streets.csv, by their columns' names."""
+    return csv.DictReader(files("transkd_lite.data").joinpath(name).read_text(encoding="utf-8").splitlines())
+
+
 def voc_palette(num_colours: int) -> tuple[Colour, ...]:
     """The first colours of the VOC rule: the bits of the index, three at a time, fill R, G, B from the top.
 
@@ -141,7 +147,7 @@ def require_train_ids(labels: "Tensor", num_classes: int, where: str) -> None:
 # The rows of `classes.csv` by data set, in train-id order. `label_id` is what files hold that number classes otherwise.
 # Of several colours the first is the one that the class is drawn in; files may have the others, too.
 _TABLE: dict[str, list[dict[str, str]]] = {}
-for _row in csv.DictReader(files("transkd_lite.data").joinpath("classes.csv").read_text(encoding="utf-8").splitlines()):
+for _row in read_rows("classes.csv"):
     _TABLE.setdefault(_row["dataset"], []).append(_row)
 
 

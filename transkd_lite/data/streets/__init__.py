@@ -28,7 +28,6 @@ Ints = NDArray[np.int32]
 Noise = NDArray[np.int16]
 
 _TILE = 512
-_SNOW: Colour = (232, 236, 242)
 
 # How strongly each class takes fine, leafy and ground-bound texture, in 256ths of its brightness at full noise.
 _FINE, _LEAFY, _FLAT = np.zeros((3, 256), np.int16)
@@ -122,7 +121,7 @@ class Photograph:
         share[[Id.BUILDING, Id.VEGETATION, Id.CAR]] = (6, dice.integer(8, 34), 10)
         cover = (share * self.mood.cover // 100)[self.label]
         patches = (self.grain(4) + self.ground // 2) // 2 * (cover > 20)
-        self.blend(_SNOW, np.clip(cover + patches, 0, 236))
+        self.blend((232, 236, 242), np.clip(cover + patches, 0, 236))
 
     def texture(self) -> None:
         """Give each class its own grain, relative to its brightness; on the ground it fades with distance."""

@@ -11,9 +11,12 @@ from typing import NamedTuple, Self, TypeAlias, TypeVar
 import numpy as np
 from PIL import Image, ImageDraw
 
-from transkd_lite.data.labels import Colour, colours
+from transkd_lite.data.labels import Colour, colours, read_rows
 
-__all__ = ["CONDITIONS", "FAR", "NEAR", "Camera", "Canvas", "Dice", "Face", "Id", "Mood", "Point", "draw_mood", "shade"]
+__all__ = [
+    "COLOURS", "CONDITIONS", "FAR", "NEAR", "Camera", "Canvas", "Dice", "Face", "Id", "Mood", "Point", "draw_mood",
+    "shade",
+]  # fmt: skip
 
 Ink: TypeAlias = tuple[int, int, int, int]
 Point: TypeAlias = tuple[int, int]
@@ -22,6 +25,8 @@ T = TypeVar("T")
 
 NEAR = 150  # cm; nearer points are moved here, which keeps projections finite
 FAR = 30_000  # cm; where the ground meets the horizon
+# What the things of a street may be painted with: `Dice.colour` takes one of a thing's colours.
+COLOURS = {row["thing"]: colours(row["colours"]) for row in read_rows("streets.csv")}
 _POOL = 2048
 # A circle of radius 64 in twelve integer points: ImageDraw has no ellipse in perspective.
 _CIRCLE = ((64, 0), (55, 32), (32, 55), (0, 64), (-32, 55), (-55, 32))
@@ -68,9 +73,12 @@ class Dice:
         """Return one of `options`, all equally likely."""
         return options[self._roll() % len(options)]
 
-    def colour(self, options: Sequence[Colour], spread: int = 14) -> Colour:
-        """Return one of `options`, lighter or darker and tinted by at most `spread` grey levels a channel."""
-        red, green, blue = self.pick(options)
+    def colour(self, options: str | Sequence[Colour], spread: int = 14) -> Colour:
+        """Return one of `options`, lighter or darker and tinted by at most `spread` grey levels a channel.
+
+        A name stands for the `COLOURS` of the thing of that name.
+        """
+        red, green, blue = self.pick(COLOURS[options] if isinstance(options, str) else options)
         shift = self.integer(-spread, spread)
         tint = self.integer(-spread, spread) // 2
         return _clip(red + shift + tint), _clip(green + shift), _clip(blue + shift - tint)
@@ -85,7 +93,6 @@ class Dice:
 
 # --- The light and air of a street scene, drawn before anything is painted: one `Mood` a scene.
 
-BLUE, DARK = colours("568ace 6ea0d8 4678be"), colours("0a0e22 1a1e34 302622")
 CONDITIONS = ("clear", "fog", "night", "rain", "snow")
 
 
@@ -115,7 +122,7 @@ def draw_mood(condition: str, dice: Dice) -> Mood:
     roll = dice.integer
     if condition == "clear":
         sunny = dice.chance(65)
-        zenith = dice.colour(BLUE) if sunny else (grey, grey, grey)
+        zenith = dice.colour("blue sky") if sunny else (grey, grey, grey)
         sight, clouds, shadow = roll(14_000, 40_000), roll(0, 70), roll(110, 160) if sunny else 50
         return Mood(condition, (196, 210, 226), sight, zenith, clouds, gain, shadow)
     if condition == "fog":
@@ -127,7 +134,7 @@ def draw_mood(condition: str, dice: Dice) -> Mood:
     if condition == "snow":
         sight, cover, sky = roll(3500, 10_000), roll(110, 250), grey * 104 // 100
         return Mood(condition, (214, 218, 224), sight, (sky, sky, sky + 4), 20, gain, 45, cover=cover)
-    dark, tint, black = roll(98, 172), roll(-4, 18), dice.pick(DARK)
+    dark, tint, black = roll(98, 172), roll(-4, 18), dice.pick(COLOURS["night sky"])
     gain = (dark + tint, dark, dark - tint // 2)
     return Mood(condition, black, roll(7000, 16_000), black, 14, gain, 60, grain=8, ceiling=206, night=True)
 

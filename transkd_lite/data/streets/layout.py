@@ -11,9 +11,9 @@ from functools import partial
 from itertools import accumulate
 from typing import Any
 
-from transkd_lite.data.labels import Colour, colours
+from transkd_lite.data.labels import Colour
 from transkd_lite.data.streets import objects
-from transkd_lite.data.streets.canvas import FAR, NEAR, Camera, Canvas, Dice, Id, Mood, shade
+from transkd_lite.data.streets.canvas import COLOURS, FAR, NEAR, Camera, Canvas, Dice, Id, Mood, shade
 
 __all__ = ["FRONT", "GARDEN", "LANES", "PARKED", "PAVEMENT", "Street", "paint_ground", "paint_street"]
 
@@ -57,20 +57,14 @@ class Street:
 
 # --- The ground of a street: verge, pavement, kerb, road, and what is painted on the road.
 
-ASPHALT = colours("5c5c5e 4c4e52 706e6a 645e5c 7e7a76")
-PAVING = colours("8a8480 767270 9c928a 827068 6a6a6e")
-GRASS = colours("60743a 767c42 506838 827452 70604a 928a60")
-MARKING = colours("cecec8 b4b4ae d6c478")
 
-
-def paint_ground(street: Street) -> None:
+def paint_ground(street: Street, dice: Dice) -> None:
     """Paint verge, pavement, road and what is painted on the road."""
-    canvas, dice, camera = street.canvas, street.dice.fork(), street.canvas.camera
-    ground, point, pen = canvas.ground, camera.point, canvas.pen
-    asphalt, grass = dice.colour(ASPHALT), dice.colour(GRASS)
+    camera, ground, pen = street.canvas.camera, street.canvas.ground, street.canvas.pen
+    asphalt, grass = dice.colour("asphalt"), dice.colour("grass")
     # A pavement of asphalt, or of the road's own stone, can be told from the road by its kerb alone.
     paved = dice.chance(65)
-    paving = dice.colour(PAVING) if paved else dice.colour((asphalt, ASPHALT[0]), 10)
+    paving = dice.colour("paving") if paved else dice.colour((asphalt, COLOURS["asphalt"][0]), 10)
     urban = street.style == "city" or (street.style == "avenue" and dice.chance(60))
     base = (*paving, Id.SIDEWALK) if urban else (*grass, Id.TERRAIN)
     pen.rectangle((0, camera.horizon + 1, camera.width, camera.height), base)
@@ -79,7 +73,7 @@ def paint_ground(street: Street) -> None:
     for x0, x1 in ((left - street.pavement[0], left), (right, right + street.pavement[1])):
         ground(x0, x1, NEAR, FAR, paving, Id.SIDEWALK)
         for z in range(330, 2000, 120) if paved else ():  # the joints of its slabs
-            pen.line((point(x0, 0, z), point(x1, 0, z)), (*shade(paving, 84), Id.SIDEWALK))
+            pen.line(camera.project([(x0, 0, z), (x1, 0, z)]), (*shade(paving, 84), Id.SIDEWALK))
     ground(left, right, NEAR, FAR, asphalt, Id.ROAD)
     if crossing:
         ground(-12_000, 12_000, crossing, beyond, asphalt, Id.ROAD)
@@ -96,7 +90,7 @@ def paint_ground(street: Street) -> None:
 def _mark(street: Street, dice: Dice, asphalt: Colour) -> None:
     """Paint lane lines, patches, tracks, a zebra crossing and the shadow of the houses on the road."""
     ground, left, right, crossing = street.canvas.ground, street.left, street.right, street.crossing
-    paint = dice.colour(MARKING, 8)
+    paint = dice.colour("marking", 8)
     for _ in range(dice.integer(0, 3)):
         x, z = dice.integer(left, right - 150), dice.integer(350, 2500)
         x1, z1 = x + dice.integer(80, 240), z + dice.integer(80, 700)
@@ -135,23 +129,23 @@ def paint_street(size: tuple[int, int], mood: Mood, dice: Dice) -> Canvas:
     """Return a canvas of `size` (height, width) with one street painted on it."""
     canvas = Canvas(Camera(size, dice), mood)
     street = Street(canvas, dice)
-    paint_ground(street)
+    paint_ground(street, dice.fork())
     objects.skyline(canvas, dice.fork())
     for side in (-1, 1):
-        line_side(street, side)
-        furnish(street, side)
-        park(street, side)
-    drive(street)
-    cross(street)
+        line_side(street, dice.fork(), side)
+        furnish(street, dice.fork(), side)
+        if street.parking[side > 0]:
+            park(street, dice.fork(), side)
+    drive(street, dice.fork())
+    cross(street, dice.fork())
     for *_, draw in sorted(street.things, key=lambda thing: thing[:3]):
         draw()
-    paint_bonnet(street)
+    paint_bonnet(canvas, dice.fork())
     return canvas
 
 
-def line_side(street: Street, side: int) -> None:
+def line_side(street: Street, dice: Dice, side: int) -> None:
     """Stand houses, walls, fences, hedges and trees along one side, out of the way of the side street."""
-    dice = street.dice.fork()
     edge = street.right + street.pavement[1] if side > 0 else street.pavement[0] - street.left
     facades, walls, fences, hedges = accumulate(STYLES[street.style])
     setback = 0 if street.style == "city" else dice.integer(0, 900)
@@ -183,9 +177,8 @@ def line_side(street: Street, side: int) -> None:
         z = end + (dice.integer(100, 700) if exposed else 0)
 
 
-def furnish(street: Street, side: int) -> None:
+def furnish(street: Street, dice: Dice, side: int) -> None:
     """Put poles, lamps, signs, trees, people and bicycles on one pavement."""
-    dice = street.dice.fork()
     kerb = street.right if side > 0 else -street.left
     wide, post = street.pavement[side > 0], side * (kerb + 40)
     trees = dice.chance(80 if street.style in ("avenue", "park", "suburb") else 40)
@@ -210,11 +203,8 @@ def furnish(street: Street, side: int) -> None:
         street.stand(PAVEMENT, objects.two_wheeler, x, z, **look)
 
 
-def park(street: Street, side: int) -> None:
-    """Fill the parking lane of one side, where there is one."""
-    if not street.parking[side > 0]:
-        return
-    dice = street.dice.fork()
+def park(street: Street, dice: Dice, side: int) -> None:
+    """Fill the parking lane of one side."""
     x = street.right - 110 if side > 0 else street.left + 110
     z = dice.integer(320, 900)
     while z < 6000:
@@ -227,9 +217,8 @@ def park(street: Street, side: int) -> None:
         z += dice.integer(520, 640)
 
 
-def drive(street: Street) -> None:
+def drive(street: Street, dice: Dice) -> None:
     """Put traffic on the lanes: oncoming on the left, ahead of us on ours and to the right."""
-    dice = street.dice.fork()
     far_left = max(street.left + 230 * street.parking[0] + 150, -665)
     for oncoming, nearest, gap in ((True, (600, 2600), 4500), (False, (900, 4200), 5000)):
         z = dice.integer(*nearest)
@@ -255,9 +244,8 @@ def _vehicle(street: Street, dice: Dice, x: int, z: int, *, oncoming: bool = Fal
         street.stand(LANES, objects.two_wheeler, x + 110, z, motor=False, ridden=True, crossing=False)
 
 
-def cross(street: Street) -> None:
+def cross(street: Street, dice: Dice) -> None:
     """Let people, riders and cars cross the road ahead."""
-    dice = street.dice.fork()
     left, right = street.left + 230 * street.parking[0], street.right - 230 * street.parking[1]
     where = street.crossing - 260 if street.crossing else dice.integer(800, 3000)
     if street.crossing or dice.chance(35):
@@ -273,13 +261,13 @@ def cross(street: Street) -> None:
         street.add(LANES, objects.car, dice.integer(-1200, 900), z, crossing=True)
 
 
-def paint_bonnet(street: Street) -> None:
+def paint_bonnet(canvas: Canvas, dice: Dice) -> None:
     """Sometimes show the bonnet of our own car, which has no class (255)."""
-    dice, camera = street.dice.fork(), street.canvas.camera
+    camera = canvas.camera
     if not dice.chance(35):
         return
-    paint = dice.colour(objects.PAINT)
+    paint = dice.colour("car")
     rise, width, height = camera.height * dice.integer(3, 9) // 100, camera.width, camera.height
     middle = camera.width // 2 - camera.height * dice.integer(0, 15) // 100
     box = (middle - width * 6 // 10, height - rise, middle + width * 6 // 10, height + rise * 4)
-    street.canvas.pen.ellipse(box, (*paint, Id.VOID))
+    canvas.pen.ellipse(box, (*paint, Id.VOID))

@@ -4,7 +4,7 @@ Part of the synthetic `streets` data. Source: this project's own.
 """
 
 from transkd_lite.data.labels import Colour, colours
-from transkd_lite.data.streets.canvas import Canvas, Dice, Face, Id, Point, shade
+from transkd_lite.data.streets.canvas import COLOURS, Canvas, Dice, Face, Id, Point, shade
 
 __all__ = [
     "bush", "car", "facade", "fence", "hedge", "person", "sign", "skyline", "street_lamp", "traffic_light", "tram",
@@ -13,18 +13,13 @@ __all__ = [
 
 # --- What stands beside a road: hedges, trees, bushes, lamps, traffic lights, signs. Sizes are in cm.
 
-LEAVES = colours("46622e 345228 587034 3a5c3e 687030 2c4626")
-AUTUMN = colours("a06e2c 8e5226 b08c38 706430")
-BARK = colours("4a3c30 5c5042 3a322c")
-STEEL = colours("606264 828484 424648 3e5246 9ea09e")
 LIT, *TRAFFIC_LIGHTS = colours("ffe8a0 ff2c24 ffba32 40e278")
 RED, BLUE, WHITE, YELLOW = colours("c42224 204ca0 e8e8e4 e8b82c")
-BOARD = colours("204ca0 286e46 e2b432")
 
 
 def hedge(canvas: Canvas, dice: Dice, x: int, z0: int, z1: int) -> None:
     """Paint a clipped hedge along the street."""
-    height, leaf, length = dice.integer(90, 230), dice.colour(LEAVES), z1 - z0
+    height, leaf, length = dice.integer(90, 230), dice.colour("leaves"), z1 - z0
     end = Face(canvas, x, z0, Id.VEGETATION, flip=x < 0)
     end.rectangle(0, 0, 120, height, shade(leaf, 90))
     front = Face(canvas, x, z0, Id.VEGETATION, along=length)
@@ -35,7 +30,7 @@ def hedge(canvas: Canvas, dice: Dice, x: int, z0: int, z1: int) -> None:
 def tree(canvas: Canvas, dice: Dice, x: int, z: int, *, bare: bool = False) -> None:
     """Paint a broad-leaved tree, a conifer, or (`bare`) a leafless one; trunk and crown are both vegetation."""
     face = Face(canvas, x, z, Id.VEGETATION, flip=dice.chance(50))
-    bark, leaf = dice.colour(BARK), dice.colour(AUTUMN if dice.chance(14) else LEAVES)
+    bark, leaf = dice.colour("bark"), dice.colour("autumn leaves" if dice.chance(14) else "leaves")
     tall, thick = dice.integer(450, 1100), dice.integer(10, 26)
     canvas.cast(x - 160, x + 160, max(z - 200, 300), z + 260, 90)
     if dice.chance(14):
@@ -65,7 +60,7 @@ def tree(canvas: Canvas, dice: Dice, x: int, z: int, *, bare: bool = False) -> N
 
 def bush(canvas: Canvas, dice: Dice, x: int, z: int) -> None:
     """Paint a low bush."""
-    face, leaf = Face(canvas, x, z, Id.VEGETATION), dice.colour(LEAVES)
+    face, leaf = Face(canvas, x, z, Id.VEGETATION), dice.colour("leaves")
     wide, tall = dice.integer(50, 160), dice.integer(50, 150)
     for tone in (60, 84, 108):
         face.crown(dice.spread(4), (0, tall // 2), wide, tall * 5, 50, shade(leaf, tone))
@@ -74,7 +69,7 @@ def bush(canvas: Canvas, dice: Dice, x: int, z: int) -> None:
 def street_lamp(canvas: Canvas, dice: Dice, x: int, z: int) -> None:
     """Paint a lamp post whose arm reaches over the road (towards x = 0)."""
     face = Face(canvas, x, z, Id.POLE, flip=x > 0)
-    steel, tall, reach = dice.colour(STEEL), dice.integer(480, 850), dice.integer(60, 260)
+    steel, tall, reach = dice.colour("steel"), dice.integer(480, 850), dice.integer(60, 260)
     face.centred((8, 0, tall // 3, shade(steel, 84)), (5, 0, tall, steel))
     face.line(((0, tall), (reach // 2, tall + 30), (reach, tall + 34)), 9, steel)
     face.rectangle(reach - 30, tall + 22, reach + 36, tall + 40, LIT if canvas.mood.night else shade(steel, 120))
@@ -84,7 +79,7 @@ def street_lamp(canvas: Canvas, dice: Dice, x: int, z: int) -> None:
 def traffic_light(canvas: Canvas, dice: Dice, x: int, z: int) -> None:
     """Paint a traffic light on a pole, sometimes with a second one hung over the road."""
     face = Face(canvas, x, z, Id.POLE, flip=x > 0)
-    steel, tall = dice.colour(STEEL), dice.integer(300, 380)
+    steel, tall = dice.colour("steel"), dice.integer(300, 380)
     state = dice.pick((0, 0, 2, 2, 1))
     face.rectangle(-6, 0, 6, tall, steel)
     heads = [(0, tall)]
@@ -106,7 +101,7 @@ def traffic_light(canvas: Canvas, dice: Dice, x: int, z: int) -> None:
 def sign(canvas: Canvas, dice: Dice, x: int, z: int) -> None:
     """Paint a traffic sign on its post: disc, triangle, arrow, diamond, square or a board with names."""
     face = Face(canvas, x, z, Id.POLE)
-    steel, tall, size = dice.colour(STEEL), dice.integer(220, 290), dice.integer(30, 44)
+    steel, tall, size = dice.colour("steel"), dice.integer(220, 290), dice.integer(30, 44)
     face.centred((4, 0, tall, steel))
     face.label = Id.SIGN
     kind, inner, low = dice.integer(0, 5), size * 7 // 10, -size * 6 // 10
@@ -128,7 +123,7 @@ def sign(canvas: Canvas, dice: Dice, x: int, z: int) -> None:
         face.rectangle(-size, tall - size, size, tall + size, BLUE)
         face.rectangle(-size // 2, tall - size * 6 // 10, size // 2, tall + size * 6 // 10, WHITE)
     else:
-        face.rectangle(-size * 2, tall - size, size * 2, tall + size, dice.pick(BOARD))
+        face.rectangle(-size * 2, tall - size, size * 2, tall + size, dice.pick(COLOURS["sign board"]))
         for row in (-14, 10):
             length = size * dice.integer(0, 1)
             face.rectangle(-size * 3 // 2, tall + row, length, tall + row + 10, WHITE)
@@ -136,12 +131,6 @@ def sign(canvas: Canvas, dice: Dice, x: int, z: int) -> None:
 
 # --- What is built along a street: houses, walls, fences, and the skyline that closes the view. Sizes are in cm.
 
-PLASTER = colours("c4b69c b4a694 965642 844a3c a8a8a4 cec8bc c6aa6e 787c82 929ca4 b28874 6c6056 d6d2cc")
-STONE = colours("96928a 7e7a74 965c48 b0aa9e 686a6a c4bcaa")
-ROOF = colours("783e30 563c36 4a4e54 605c5a")
-SHOP = colours("3c4048 78322e 285046 96825a")
-POSTER = colours("b44650 4678a0 c8b45a")
-BOARDS = colours("7a5c3e 967a58 2c4636 cececa")
 PANE: Colour = (56, 66, 78)
 
 
@@ -152,7 +141,7 @@ def _windows(face: Face, dice: Dice, length: int, height: int, wall: Colour) -> 
     pane, sill = shade(PANE, dice.integer(70, 150)), dice.chance(50)
     pattern, lit = dice.integer(3, 11), dice.integer(10, 45)
     ground, ribbon = dice.integer(320, 420), dice.chance(15)
-    shop = dice.colour(SHOP)
+    shop = dice.colour("shop")
     pixels = face.span(storey) if not face.along else storey * face.focal // max(face.z, 400)
     columns = max(1, length // bay)
     middle = max(face.z + length // 2, 600)
@@ -180,7 +169,7 @@ def _windows(face: Face, dice: Dice, length: int, height: int, wall: Colour) -> 
 
 def facade(canvas: Canvas, dice: Dice, x: int, z0: int, z1: int, *, height: int, gable: bool, exposed: bool) -> None:
     """Paint a house from z0 to z1 whose street front stands at x (the sign of x says on which side)."""
-    wall = dice.colour(PLASTER)
+    wall = dice.colour("plaster")
     depth, bright, length = dice.integer(800, 1600), dice.integer(74, 108), z1 - z0
     ridge = height + depth * 45 // 100
     end = Face(canvas, x, z0, Id.BUILDING, flip=x < 0)
@@ -192,7 +181,7 @@ def facade(canvas: Canvas, dice: Dice, x: int, z0: int, z1: int, *, height: int,
     front = Face(canvas, x, z0, Id.BUILDING, along=length)
     front.rectangle(0, 0, length, height, shade(wall, 182 - bright))
     _windows(front, dice.fork(), length, height, wall)
-    roof = dice.colour(ROOF)
+    roof = dice.colour("roof")
     if gable:
         inner = x + (-depth // 2 if x < 0 else depth // 2)
         slope = canvas.camera.project([(x, height, z0), (x, height, z1), (inner, ridge, z1), (inner, ridge, z0)])
@@ -203,7 +192,7 @@ def facade(canvas: Canvas, dice: Dice, x: int, z0: int, z1: int, *, height: int,
 
 def wall(canvas: Canvas, dice: Dice, x: int, z0: int, z1: int) -> None:
     """Paint a free-standing wall along the street."""
-    height, stone = dice.integer(110, 320), dice.colour(PLASTER if dice.chance(35) else STONE)
+    height, stone = dice.integer(110, 320), dice.colour("plaster" if dice.chance(35) else "stone")
     end, length = Face(canvas, x, z0, Id.WALL, flip=x < 0), z1 - z0
     end.rectangle(0, 0, 40, height, shade(stone, 92))
     front = Face(canvas, x, z0, Id.WALL, along=length)
@@ -212,14 +201,14 @@ def wall(canvas: Canvas, dice: Dice, x: int, z0: int, z1: int) -> None:
         front.rectangle(post, 0, post + 24, height, shade(stone, 84))
     if dice.chance(45):
         left = dice.integer(0, max(0, length - 320))
-        front.rectangle(left, height // 4, left + 260, height * 3 // 4, dice.colour(POSTER))
+        front.rectangle(left, height // 4, left + 260, height * 3 // 4, dice.colour("poster"))
     front.rectangle(0, height - 16, length, height, shade(stone, 122))
 
 
 def fence(canvas: Canvas, dice: Dice, x: int, z0: int, z1: int) -> None:
     """Paint a fence along the street: boards, or bars that really let what stands behind be seen."""
     height, length = dice.integer(90, 210), z1 - z0
-    paint = dice.colour((*STEEL, *BOARDS))
+    paint = dice.colour(COLOURS["steel"] + COLOURS["wood"])
     front = Face(canvas, x, z0, Id.FENCE, along=length)
     boards = dice.chance(55)
     step = dice.integer(24, 70) if boards else dice.integer(18, 34)
@@ -246,17 +235,14 @@ def skyline(canvas: Canvas, dice: Dice) -> None:
         face = Face(canvas, left, 20_000, Id.BUILDING)
         if dice.chance(45):
             face.label = Id.VEGETATION
-            face.oval(wide // 2, 200, wide * 7 // 10, tall * 6 // 10, dice.colour(LEAVES))
+            face.oval(wide // 2, 200, wide * 7 // 10, tall * 6 // 10, dice.colour("leaves"))
         else:
-            face.rectangle(0, -200, wide, tall, dice.colour(PLASTER))
+            face.rectangle(0, -200, wide, tall, dice.colour("plaster"))
         left += wide * dice.integer(60, 110) // 100
 
 
 # --- Cars, trucks, buses and trams: a side along the street, an end across it. Sizes are in cm.
 
-PAINT = colours("181a1e 34373c 767a80 b2b6ba e2e4e4 901c1e 1e3878 22523e c4a82c 7e6046 466e96 dee0de")
-LIVERY = colours("ce3c2c e4be3c 3c7854 dededa 325c96 969ca0 c48232")
-TRIM = colours("e2e2de 464a50 d2be78")
 GLASS, RUBBER, CHROME, RED_LIGHT, WHITE_LIGHT = colours("2c3640 1a1a1c a8acb0 ff1e1a fffae6")
 _LIGHTS = {True: (WHITE_LIGHT, 80), False: (RED_LIGHT, 45)}  # of a large vehicle, oncoming or not; how far they shine
 
@@ -302,7 +288,7 @@ def car(canvas: Canvas, dice: Dice, x: int, z: int, *, oncoming: bool = False, c
     kind = dice.pick(("sedan", "hatch", "hatch", "estate", "estate", "van"))
     long = dice.integer(380, 480) + (60 if kind == "van" else 0)
     tall = dice.integer(140, 156) + (44 if kind == "van" else dice.pick((0, 0, 18)))
-    wide, paint = dice.integer(172, 192), dice.colour(PAINT)
+    wide, paint = dice.integer(172, 192), dice.colour("car")
     if crossing:
         _car_side(Face(canvas, x, z, Id.CAR, flip=dice.chance(50)), kind, long, tall, paint)
         return
@@ -334,7 +320,7 @@ def truck_or_bus(canvas: Canvas, dice: Dice, x: int, z: int, *, bus: bool, oncom
     label = Id.BUS if bus else Id.TRUCK
     long = dice.integer(1000, 1250) if bus else dice.integer(620, 1000)
     tall, half = dice.integer(290, 330) if bus else dice.integer(280, 370), dice.integer(236, 252) // 2
-    paint = dice.colour(LIVERY if bus or dice.chance(60) else PAINT)
+    paint = dice.colour("livery" if bus or dice.chance(60) else "car")
     canvas.cast(x - half - 20, x + half + 20, z - 40, z + long + 30, 150)
     side = Face(canvas, x + half if x < 0 else x - half, z, label, along=long)
     side.rectangle(0, 45, long, tall, shade(paint, 84))
@@ -344,11 +330,11 @@ def truck_or_bus(canvas: Canvas, dice: Dice, x: int, z: int, *, bus: bool, oncom
         side.rectangle(0, 45, long, 75, shade(paint, 60))
     else:
         gap = 0 if oncoming else long - 240
-        side.rectangle(gap, 45, gap + 240, tall * 84 // 100, shade(dice.colour(PAINT), 90))
+        side.rectangle(gap, 45, gap + 240, tall * 84 // 100, shade(dice.colour("car"), 90))
         side.rectangle(gap + 60, 150, gap + 170, tall * 76 // 100, GLASS)
         side.rectangle(0, 45, long, 78, (54, 54, 58))
         if dice.chance(50):
-            side.rectangle(long // 4 + 60, 150, long * 2 // 3, 230, dice.colour(LIVERY))
+            side.rectangle(long // 4 + 60, 150, long * 2 // 3, 230, dice.colour("livery"))
     wheels(side, 48, *((200, long - 250) if bus else (130, long // 2 - 60, long - 150)))
     end = Face(canvas, x, z, label)
     end.pair(half - 8, 0, 36, 60, RUBBER)
@@ -365,7 +351,7 @@ def truck_or_bus(canvas: Canvas, dice: Dice, x: int, z: int, *, bus: bool, oncom
 def tram(canvas: Canvas, dice: Dice, x: int, z: int) -> None:
     """Paint a tram (train id 16) on its rails, its near end at z: long, low floor, panoramic windscreen."""
     long, tall, half = dice.integer(2200, 3600), dice.integer(320, 352), dice.integer(118, 128)
-    paint, trim = dice.colour(LIVERY), dice.colour(TRIM)
+    paint, trim = dice.colour("livery"), dice.colour("trim")
     oncoming = dice.chance(60)
     canvas.cast(x - half - 20, x + half + 20, z - 40, z + long, 150)
     side = Face(canvas, x + half if x < 0 else x - half, z, Id.TRAIN, along=long)
@@ -389,17 +375,13 @@ def tram(canvas: Canvas, dice: Dice, x: int, z: int) -> None:
 
 # --- People on foot and on two wheels: pedestrians, riders, bicycles, motorcycles. Sizes are in cm.
 
-SKIN = colours("e2b89c c49474 96684c 604232")
-HAIR = colours("281e18 5a4028 967846 787878")
-CLOTH = colours("22242c 3a3e4a 96282a 2c427c c4beb4 606846 785a42 d2b03c 346e74 8c5c8c e4e4e2 505050")
-
 
 def person(canvas: Canvas, dice: Dice, x: int, z: int) -> None:
     """Paint a standing or walking person whose feet are at (x, z)."""
     face = Face(canvas, x, z, Id.PERSON, flip=dice.chance(50))
     tall = dice.integer(112, 140) if dice.chance(12) else dice.integer(156, 190)
-    trousers, coat = dice.colour(CLOTH), dice.colour(CLOTH)
-    skin, hair = dice.colour(SKIN, 8), dice.colour(HAIR)
+    trousers, coat = dice.colour("cloth"), dice.colour("cloth")
+    skin, hair = dice.colour("skin", 8), dice.colour("hair")
     hip, neck = tall * 47 // 100, tall * 84 // 100
     if face.span(tall) < 9:
         face.centred((14, 0, tall // 2, trousers), (20, tall // 2, neck, coat), (9, neck, tall, skin))
@@ -418,7 +400,7 @@ def person(canvas: Canvas, dice: Dice, x: int, z: int) -> None:
         face.line(arm, 11, shade(coat, 82))
         face.oval(hand, hip - 4, 5, 5, skin)
     if bag:
-        face.rectangle(-wide - 12, hip, -wide + 6, neck - 14, dice.colour(CLOTH))
+        face.rectangle(-wide - 12, hip, -wide + 6, neck - 14, dice.colour("cloth"))
     head = tall * 7 // 100
     face.centred((5, neck - 8, neck + 4, skin))
     face.oval(0, tall - head, head * 8 // 10, head, skin)
@@ -428,20 +410,20 @@ def person(canvas: Canvas, dice: Dice, x: int, z: int) -> None:
 def _rider(face: Face, dice: Dice, seat: int, lean: int | None = None, bar: int = 0) -> None:
     """Paint a rider seated at (0, seat): from behind, or in profile with this `lean` and hands at (bar, seat + 14)."""
     label, face.label = face.label, Id.RIDER
-    coat, trousers = dice.colour(CLOTH), dice.colour(CLOTH)
+    coat, trousers = dice.colour("cloth"), dice.colour("cloth")
     if lean is None:
         for foot in (-15, 13):
             face.rectangle(foot - 6, 28, foot + 8, seat + 6, trousers)
         face.mirrored(((18, seat - 4), (24, seat + 58)), coat)
         for hand, shoulder in ((-28, -22), (28, 22)):
             face.line(((shoulder, seat + 52), (hand, seat + 16)), 10, shade(coat, 82))
-        head, cap, brim, hats = 0, 0, 11, CLOTH
+        head, cap, brim, hats = 0, 0, 11, COLOURS["cloth"]
     else:
         face.line(((-6, seat), (24, seat - 26), (6, seat - 66)), 15, trousers)
         face.polygon(((-16, seat - 4), (12, seat - 4), (lean + 16, seat + 56), (lean - 12, seat + 60)), coat)
         face.line(((lean + 4, seat + 52), (lean + 22, seat + 26), (bar, seat + 14)), 10, shade(coat, 80))
-        head, cap, brim, hats = lean + 10, lean + 8, 10, (*CLOTH, (230, 230, 230))
-    face.oval(head, seat + 74, 11, 14, dice.colour(SKIN, 8))
+        head, cap, brim, hats = lean + 10, lean + 8, 10, (*COLOURS["cloth"], (230, 230, 230))
+    face.oval(head, seat + 74, 11, 14, dice.colour("skin", 8))
     face.oval(cap, seat + 80, 13, brim, dice.colour(hats))
     face.label = label
 
@@ -449,7 +431,7 @@ def _rider(face: Face, dice: Dice, seat: int, lean: int | None = None, bar: int 
 def two_wheeler(canvas: Canvas, dice: Dice, x: int, z: int, *, motor: bool, ridden: bool, crossing: bool) -> None:
     """Paint a bicycle or (`motor`) a motorcycle, in profile (`crossing`) or from behind, with or without a rider."""
     face = Face(canvas, x, z, Id.MOTORCYCLE if motor else Id.BICYCLE, flip=dice.chance(50))
-    paint = dice.colour(PAINT if motor else LIVERY + PAINT)
+    paint = dice.colour("car" if motor else COLOURS["livery"] + COLOURS["car"])
     if ridden and not crossing:
         _rider(face, dice, 80 if motor else 92)
     if motor and crossing:
