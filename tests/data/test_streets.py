@@ -15,9 +15,8 @@ from torch.utils.data import DataLoader
 
 from transkd_lite.data import streets
 from transkd_lite.data.labels import CITYSCAPES, label_space
-from transkd_lite.data.streets import CONDITIONS, SPLITS, Scene, develop, draw_scene
+from transkd_lite.data.streets import CONDITIONS, SPLITS, Scene, SceneDecoder, develop, draw_scene, open_streets
 from transkd_lite.data.streets.canvas import Camera, Canvas, Dice, Id, draw_mood
-from transkd_lite.data.streets.dataset import SceneDecoder, open_streets
 from transkd_lite.data.streets.objects import person
 
 SMALL = (64, 128)

@@ -198,7 +198,7 @@ def open_dataset(
     if sides is not None and not (len(sides) == 2 and all(isinstance(side, int) and side > 0 for side in sides)):
         raise ValueError(f"size is None, the shorter side or (height, width), got {size!r}: try (180, 240)")
     if name == "streets":
-        from transkd_lite.data.streets.dataset import open_streets
+        from transkd_lite.data.streets import open_streets
 
         return open_streets(split, size=size, **options)
     if name.startswith("hub:"):

@@ -3,22 +3,28 @@
 Stands in for Cityscapes and ACDC (TransKD, Section IV-A) where no photographs are at hand: small, free, endless, and
 synthetic, so its numbers say nothing about real streets. Source: this project's own.
 
-A dataset of streets stores one integer a scene, which is drawn when its row is read (`streets.dataset`). Splits
-cannot overlap: the split is part of the key that seeds a scene's random numbers.
+A dataset of streets stores one integer a scene, which is drawn when its row is read. Splits cannot overlap: the split
+is part of the key that seeds a scene's random numbers.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from transkd_lite.data.labels import Colour
-from transkd_lite.data.streets.canvas import CONDITIONS, FAR, Canvas, Dice, Id, draw_mood
+from transkd_lite.data.decoding import Size
+from transkd_lite.data.labels import CITYSCAPES, Colour
+from transkd_lite.data.streets.canvas import FAR, Canvas, Dice, Id, draw_mood
 from transkd_lite.data.streets.layout import paint_street
 
-__all__ = ["CONDITIONS", "NUM_SCENES", "SPLITS", "Scene", "develop", "draw_scene"]
+if TYPE_CHECKING:
+    import datasets
+
+__all__ = ["CONDITIONS", "NUM_SCENES", "SPLITS", "Scene", "SceneDecoder", "develop", "draw_scene", "open_streets"]
 
 # --- From a painted canvas to a photograph: sky, snow, texture, reflections, shadows, haze, exposure, lamps, rain.
 #
@@ -186,8 +192,9 @@ class Photograph:
             self.blend((250, 250, 252), np.clip(flakes * 14, 0, 220))
 
 
-# --- Synthetic street scenes, drawn on the fly from a seed, with the 19 classes of Cityscapes and five conditions.
+# --- One scene, and a table of many.
 
+CONDITIONS = ("clear", "fog", "night", "rain", "snow")
 SPLITS = {"train": 0, "val": 1, "test": 2}
 NUM_SCENES = {"train": 2000, "val": 200, "test": 500}
 
@@ -237,3 +244,56 @@ def require_size(size: Sequence[int]) -> tuple[int, int]:
 def require_known(value: str, known: Any, what: str) -> None:
     if value not in known:
         raise ValueError(f"a {what} of streets is one of {', '.join(known)}, got {value!r}: take one of these")
+
+
+_drawn = lru_cache(maxsize=256)(draw_scene)  # a validation split that is scored every few steps is drawn once
+
+
+@dataclass(frozen=True)
+class SceneDecoder:
+    """Turns a batch of table rows into PIL images of one seed, split and size; `datasets` calls it at every access.
+
+    What the columns image and label store is the scene's index, times five, plus the number of its condition.
+    """
+
+    seed: int
+    split: str
+    size: tuple[int, int]
+
+    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        kinds = [kind for kind in ("image", "label") if kind in batch]
+        keys = [divmod(key, len(CONDITIONS)) for key in (batch[kinds[0]] if kinds else ())]
+        scenes = [_drawn(self.seed, k, self.size, CONDITIONS[weather], split=self.split) for k, weather in keys]
+        return batch | {kind: [Image.fromarray(getattr(scene, kind)) for scene in scenes] for kind in kinds}
+
+
+def open_streets(
+    split: str, size: Size = (128, 256), num: int | None = None, seed: int = 0, conditions: Sequence[str] | None = None
+) -> "datasets.Dataset":
+    """Open `num` scenes as a table with the columns image, label and condition.
+
+    split: train, val or test.
+    size: (height, width); an int n means (n, 2n); None means (128, 256).
+    num: how many scenes; None takes 2000, 200 or 500 for train, val and test.
+    seed: which family of scenes.
+    conditions: keep to these, in turn; None takes all five.
+
+    Returns a `datasets.Dataset`; a row is {"image": PIL RGB, "label": PIL "L", "condition": str}.
+
+    Raises: ValueError for an unknown split or condition, a negative seed or a `num` below 1.
+    """
+    import datasets
+
+    require_known(split, SPLITS, "split")
+    num = NUM_SCENES[split] if num is None else num
+    if num < 1 or seed < 0:
+        raise ValueError(f"streets need num >= 1 and seed >= 0, got num={num} and seed={seed}: mend these")
+    chosen = (conditions,) if isinstance(conditions, str) else tuple(conditions or CONDITIONS)
+    for condition in chosen:
+        require_known(condition, CONDITIONS, "condition")
+    wanted = require_size((size, 2 * size) if isinstance(size, int) else size or (128, 256))
+    weather = [chosen[index % len(chosen)] for index in range(num)]
+    keys = [index * len(CONDITIONS) + CONDITIONS.index(name) for index, name in enumerate(weather)]
+    info = datasets.DatasetInfo(CITYSCAPES.to_json(dataset="streets", split=split))
+    table = datasets.Dataset.from_dict({"image": keys, "label": keys, "condition": weather}, info=info)
+    return table.with_transform(SceneDecoder(seed, split, wanted))

@@ -13,10 +13,7 @@ from PIL import Image, ImageDraw
 
 from transkd_lite.data.labels import Colour, colours, read_rows
 
-__all__ = [
-    "COLOURS", "CONDITIONS", "FAR", "NEAR", "Camera", "Canvas", "Dice", "Face", "Id", "Mood", "Point", "draw_mood",
-    "shade",
-]  # fmt: skip
+__all__ = ["COLOURS", "FAR", "NEAR", "Camera", "Canvas", "Dice", "Face", "Id", "Mood", "Point", "draw_mood", "shade"]
 
 Ink: TypeAlias = tuple[int, int, int, int]
 Point: TypeAlias = tuple[int, int]
@@ -74,10 +71,7 @@ class Dice:
         return options[self._roll() % len(options)]
 
     def colour(self, options: str | Sequence[Colour], spread: int = 14) -> Colour:
-        """Return one of `options`, lighter or darker and tinted by at most `spread` grey levels a channel.
-
-        A name stands for the `COLOURS` of the thing of that name.
-        """
+        """Return one of `options`, or of the `COLOURS` of a thing, tinted and lighter or darker by at most `spread`."""
         red, green, blue = self.pick(COLOURS[options] if isinstance(options, str) else options)
         shift = self.integer(-spread, spread)
         tint = self.integer(-spread, spread) // 2
@@ -92,8 +86,6 @@ class Dice:
 
 
 # --- The light and air of a street scene, drawn before anything is painted: one `Mood` a scene.
-
-CONDITIONS = ("clear", "fog", "night", "rain", "snow")
 
 
 class Mood(NamedTuple):
@@ -164,10 +156,6 @@ class Camera:
             pixels.append((centre + (x + bend * z * z // 25_000_000) * focal // z, horizon + (eye - y) * focal // z))
         return pixels
 
-    def point(self, x: int, y: int, z: int) -> Point:
-        """Return the pixel of one point of the world."""
-        return self.project([(x, y, z)])[0]
-
 
 class Canvas:
     """An RGBA picture: three channels of colour and the train id; with a shadow mask and a list of lamps beside."""
@@ -208,7 +196,7 @@ class Face:
         self.canvas, self.x, self.z, self.label = canvas, x, z, label
         self.along, self.sign = along, -1 if flip else 1
         self.focal, self.depth = canvas.camera.focal, max(z, NEAR)
-        self.foot = canvas.camera.point(x, 0, z)
+        (self.foot,) = canvas.camera.project([(x, 0, z)])
         self.mist = canvas.mist(z + along // 3)
 
     def ink(self, colour: Colour) -> Ink:

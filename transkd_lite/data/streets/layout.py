@@ -8,7 +8,6 @@ side of it can only hide, never be hidden. So columns go outside to inside, and 
 
 from collections.abc import Callable
 from functools import partial
-from itertools import accumulate
 from typing import Any
 
 from transkd_lite.data.labels import Colour
@@ -46,8 +45,8 @@ class Street:
         """Plan one upright thing at (x, z), unless it is out of sight."""
         self.add(column, draw, x, z, **options)  # the same draws, seen or not
         camera = self.canvas.camera
-        aside = abs(camera.point(x, 0, z)[0] * 2 - camera.width)
-        if aside >= camera.width + 900 * camera.focal // max(z, NEAR):
+        ((pixel, _),) = camera.project([(x, 0, z)])
+        if abs(pixel * 2 - camera.width) >= camera.width + 900 * camera.focal // max(z, NEAR):
             self.things.pop()
 
     def open_at(self, z0: int, z1: int) -> bool:
@@ -118,10 +117,10 @@ def _mark(street: Street, dice: Dice, asphalt: Colour) -> None:
 
 # --- How a street is laid out: lanes, kerbs, fronts on both sides, traffic; what is drawn in which order.
 
-# What lines a street of each style: percent of facade, wall, fence, hedge (the rest: open ground with trees).
+# What lines a street of each style: below which of 100 it is a facade, a wall, a fence, a hedge; above: trees.
 STYLES = {
-    "city": (86, 4, 3, 2), "avenue": (62, 6, 6, 8), "suburb": (42, 10, 16, 18),
-    "industry": (36, 24, 22, 4), "park": (14, 12, 14, 22),
+    "city": (86, 90, 93, 95), "avenue": (62, 68, 74, 82), "suburb": (42, 52, 68, 86),
+    "industry": (36, 60, 82, 86), "park": (14, 26, 40, 62),
 }  # fmt: skip
 
 
@@ -147,7 +146,7 @@ def paint_street(size: tuple[int, int], mood: Mood, dice: Dice) -> Canvas:
 def line_side(street: Street, dice: Dice, side: int) -> None:
     """Stand houses, walls, fences, hedges and trees along one side, out of the way of the side street."""
     edge = street.right + street.pavement[1] if side > 0 else street.pavement[0] - street.left
-    facades, walls, fences, hedges = accumulate(STYLES[street.style])
+    facades, walls, fences, hedges = STYLES[street.style]
     setback = 0 if street.style == "city" else dice.integer(0, 900)
     height = dice.integer(700, 2600) if street.style != "suburb" else dice.integer(420, 800)
     z, exposed = dice.integer(150, 500), True
@@ -263,11 +262,10 @@ def cross(street: Street, dice: Dice) -> None:
 
 def paint_bonnet(canvas: Canvas, dice: Dice) -> None:
     """Sometimes show the bonnet of our own car, which has no class (255)."""
-    camera = canvas.camera
     if not dice.chance(35):
         return
-    paint = dice.colour("car")
-    rise, width, height = camera.height * dice.integer(3, 9) // 100, camera.width, camera.height
-    middle = camera.width // 2 - camera.height * dice.integer(0, 15) // 100
+    (width, height), paint = canvas.picture.size, dice.colour("car")
+    rise = height * dice.integer(3, 9) // 100
+    middle = width // 2 - height * dice.integer(0, 15) // 100
     box = (middle - width * 6 // 10, height - rise, middle + width * 6 // 10, height + rise * 4)
     canvas.pen.ellipse(box, (*paint, Id.VOID))

@@ -20,8 +20,7 @@ RED, BLUE, WHITE, YELLOW = colours("c42224 204ca0 e8e8e4 e8b82c")
 def hedge(canvas: Canvas, dice: Dice, x: int, z0: int, z1: int) -> None:
     """Paint a clipped hedge along the street."""
     height, leaf, length = dice.integer(90, 230), dice.colour("leaves"), z1 - z0
-    end = Face(canvas, x, z0, Id.VEGETATION, flip=x < 0)
-    end.rectangle(0, 0, 120, height, shade(leaf, 90))
+    Face(canvas, x, z0, Id.VEGETATION, flip=x < 0).rectangle(0, 0, 120, height, shade(leaf, 90))
     front = Face(canvas, x, z0, Id.VEGETATION, along=length)
     top = [(u, height + dice.integer(-14, 14)) for u in range(0, length, 160)]
     front.polygon([(0, 0), *top, (length, height), (length, 0)], shade(leaf, 74))
@@ -192,9 +191,8 @@ def facade(canvas: Canvas, dice: Dice, x: int, z0: int, z1: int, *, height: int,
 
 def wall(canvas: Canvas, dice: Dice, x: int, z0: int, z1: int) -> None:
     """Paint a free-standing wall along the street."""
-    height, stone = dice.integer(110, 320), dice.colour("plaster" if dice.chance(35) else "stone")
-    end, length = Face(canvas, x, z0, Id.WALL, flip=x < 0), z1 - z0
-    end.rectangle(0, 0, 40, height, shade(stone, 92))
+    height, stone, length = dice.integer(110, 320), dice.colour("plaster" if dice.chance(35) else "stone"), z1 - z0
+    Face(canvas, x, z0, Id.WALL, flip=x < 0).rectangle(0, 0, 40, height, shade(stone, 92))
     front = Face(canvas, x, z0, Id.WALL, along=length)
     front.rectangle(0, 0, length, height, stone)
     for post in range(0, length, dice.integer(240, 500)):
@@ -246,20 +244,18 @@ def skyline(canvas: Canvas, dice: Dice) -> None:
 GLASS, RUBBER, CHROME, RED_LIGHT, WHITE_LIGHT = colours("2c3640 1a1a1c a8acb0 ff1e1a fffae6")
 _LIGHTS = {True: (WHITE_LIGHT, 80), False: (RED_LIGHT, 45)}  # of a large vehicle, oncoming or not; how far they shine
 
-# Side profiles as (percent of length, percent of height) from the rear bumper, body first, then glass.
-_BODIES = {
-    "sedan": ((0, 22), (0, 60), (16, 66), (30, 99), (58, 100), (76, 64), (98, 54), (100, 22)),
-    "hatch": ((0, 22), (1, 62), (8, 96), (18, 100), (58, 100), (77, 64), (98, 54), (100, 22)),
-    "estate": ((0, 22), (0, 66), (5, 97), (12, 100), (60, 99), (77, 64), (99, 54), (100, 22)),
-    "van": ((0, 18), (0, 96), (4, 100), (74, 100), (90, 58), (100, 48), (100, 18)),
-}
-_GLASS = {
-    "sedan": (((22, 67), (32, 93), (45, 94), (45, 66)), ((47, 66), (47, 94), (57, 94), (71, 66))),
-    "hatch": (((10, 67), (16, 93), (38, 94), (38, 66)), ((40, 66), (40, 94), (57, 94), (72, 66))),
-    "estate": (((6, 68), (10, 92), (36, 94), (36, 67)), ((38, 67), (38, 94), (59, 93), (72, 67))),
-    "van": (((60, 62), (60, 92), (73, 92), (84, 62)),),
-}
-_SETBACK = {"sedan": 70, "hatch": 25, "estate": 15, "van": 0}  # of the roof, from the rear bumper
+# Each kind of car: how many cm its roof lies ahead of the rear bumper; then its side profiles, of the body and of the
+# panes, as (percent of length, percent of height) from the rear bumper.
+_CARS = {
+    "sedan": (70, ((0, 22), (0, 60), (16, 66), (30, 99), (58, 100), (76, 64), (98, 54), (100, 22)),
+              (((22, 67), (32, 93), (45, 94), (45, 66)), ((47, 66), (47, 94), (57, 94), (71, 66)))),
+    "hatch": (25, ((0, 22), (1, 62), (8, 96), (18, 100), (58, 100), (77, 64), (98, 54), (100, 22)),
+              (((10, 67), (16, 93), (38, 94), (38, 66)), ((40, 66), (40, 94), (57, 94), (72, 66)))),
+    "estate": (15, ((0, 22), (0, 66), (5, 97), (12, 100), (60, 99), (77, 64), (99, 54), (100, 22)),
+               (((6, 68), (10, 92), (36, 94), (36, 67)), ((38, 67), (38, 94), (59, 93), (72, 67)))),
+    "van": (0, ((0, 18), (0, 96), (4, 100), (74, 100), (90, 58), (100, 48), (100, 18)),
+            (((60, 62), (60, 92), (73, 92), (84, 62)),)),
+}  # fmt: skip
 
 
 def wheels(face: Face, radius: int, *hubs: int) -> None:
@@ -274,11 +270,12 @@ def _car_side(face: Face, kind: str, long: int, tall: int, paint: Colour) -> Non
     def outline(points: tuple[Point, ...]) -> list[Point]:
         return [(a * long // 100, b * tall // 100) for a, b in points]
 
-    face.polygon(outline(_BODIES[kind]), paint)
+    _, body, panes = _CARS[kind]
+    face.polygon(outline(body), paint)
     if face.z > 5500:
         return
     face.polygon(outline(((0, 20), (0, 34), (100, 34), (100, 20))), shade(paint, 72))
-    for pane in _GLASS[kind]:
+    for pane in panes:
         face.polygon(outline(pane), GLASS)
     wheels(face, tall * 22 // 100, 19 * long // 100, 81 * long // 100)
 
@@ -298,7 +295,7 @@ def car(canvas: Canvas, dice: Dice, x: int, z: int, *, oncoming: bool = False, c
     side = Face(canvas, inner, far, Id.CAR, along=long, flip=oncoming)
     side.mist = canvas.mist(z + long // 2)
     _car_side(side, kind, long, tall, shade(paint, 90))
-    roof = Face(canvas, x, z + _SETBACK[kind] + (60 if oncoming and kind != "van" else 0), Id.CAR)
+    roof = Face(canvas, x, z + _CARS[kind][0] + (60 if oncoming and kind != "van" else 0), Id.CAR)
     roof.mirrored(((half - 4, belt - 6), (half - 20, tall - 2), (half - 28, tall)), shade(paint, 88))
     roof.mirrored(((half - 14, belt), (half - 30, tall - 12)), GLASS)
     end, light = Face(canvas, x, z, Id.CAR), WHITE_LIGHT if oncoming else RED_LIGHT
