@@ -143,6 +143,6 @@ def test_a_trial_is_started_watched_and_cancelled(explorer, pictures):
     explorer.get_by_text(re.compile(rf"^cancelled after \d+ of {TRIAL_STEPS} steps$")).wait_for()
     assert explorer.locator(".tk-explorer img").get_attribute("alt").startswith("Cross entropy")
     words = explorer.locator(f"{PANEL} figcaption").inner_text()
-    assert re.search(r"One seed, from step 0, \d+ s\. Weights of paper: csf_1: 1\.0.*chosen: csf_1: 3\.0", words)
+    assert re.search(r"One seed, from step 0, \d+ s\. Weights of paper: csf_1: 1\.0.*chosen: csf_1: 5\.0", words)
     assert train.is_enabled()
     keep(explorer, pictures / "09-cancelled.png")
