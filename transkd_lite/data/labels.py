@@ -16,8 +16,8 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
-from itertools import groupby, zip_longest
-from operator import index, itemgetter
+from itertools import zip_longest
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -146,7 +146,8 @@ def require_train_ids(labels: "Tensor", num_classes: int, where: str) -> None:
 
 # The rows of `classes.csv` by data set, in train-id order. `label_id` is what files hold that number classes otherwise.
 # Of several colours the first is the one that the class is drawn in; files may have the others, too.
-_TABLE = {name: list(rows) for name, rows in groupby(read_rows("classes.csv"), itemgetter("dataset"))}
+_ROWS = list(read_rows("classes.csv"))
+_TABLE = {name: [row for row in _ROWS if row["dataset"] == name] for name in {row["dataset"]: () for row in _ROWS}}
 
 
 def _space(dataset: str, palette: Iterable[Colour] = ()) -> LabelSpace:
