@@ -358,6 +358,16 @@ def test_the_tables_to_be_measured_again_are_named():
     says(RESULTS, "All six will be measured again, with their searches.")
 
 
+def test_the_tables_with_right_initial_values_are_of_one_kind_and_complete():
+    known = {name: tables.load_batch(name).table for name in tables.shipped_tables()["table"]}
+    new = {n: t for n, t in known.items() if "initial_values" in t and set(t["initial_values"]) == {"published"}}
+    assert {"camvid-long", "course", "demo", "streets-student"} == set(new)
+    for name, table in new.items():
+        assert (table["precision"].nunique(), table["threads"].nunique()) == (1, 1), name
+        seeds = labelled(name).groupby("method")["seed"].apply(set)
+        assert all(found == seeds.iloc[0] for found in seeds), name
+
+
 @pytest.mark.slow
 def test_the_blind_guess_scores_what_is_said():
     scenes = [open_dataset("streets", split, size=(96, 192), num=num) for split, num in (("train", 128), ("val", 100))]
