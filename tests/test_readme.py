@@ -324,7 +324,7 @@ def test_the_papers_claims_are_judged_by_the_tables():
     pairs = {claim for claim in judged["course"].index if "closes" not in claim}
     assert pairs | {"transkd-base closes the gap to the teacher"} == {claim for claim, _ in seen}
     others = {
-        "above the best method of others, `cwd`": (COURSE, "course", "transkd-base", "cwd"),
+        "above the best other method of the table, `cwd`": (COURSE, "course", "transkd-base", "cwd"),
         "feature maps contribute": (ABLATION, "streets-ablation", "transkd-base", "pea"),
         "patch embeddings contribute": (ABLATION, "streets-ablation", "transkd-base", "csf"),
         "fusing the stages contributes": (ABLATION, "streets-ablation", "transkd-base", "transkd-base (fusion none)"),
