@@ -55,6 +55,14 @@ def test_the_parameters_cell_gives_types():
     assert list(hints)[-1] == "out_dir"
 
 
+@pytest.mark.parametrize("line", ["steps: 3 = 3", "steps: 'int' = 3", "steps: whole = 3", "steps: int() = 3"])
+def test_an_annotation_that_names_no_type_is_refused(line, tmp_path):
+    path, tagged = tmp_path / "own.ipynb", {"tags": ["parameters"]}
+    path.write_text(json.dumps({"cells": [{"cell_type": "code", "metadata": tagged, "source": line}]}))
+    with pytest.raises(ParameterError, match="holds one annotated literal a line"):
+        read_signature(path)
+
+
 def test_a_notebook_without_the_cell_has_no_parameters(tmp_path):
     path = tmp_path / "bare.ipynb"
     path.write_text(json.dumps({"cells": [{"cell_type": "code", "metadata": {}, "source": "x = 1"}]}))

@@ -12,8 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, Self, Union, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, Self, Union
 
 from annotated_types import Ge
 
@@ -54,14 +53,23 @@ def read_signature(notebook: Path) -> dict[str, Any]:
             if not (isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.value):
                 raise ValueError(f"`{ast.unparse(line)}`")
             ast.literal_eval(line.value)
-            own = SimpleNamespace(__annotations__={line.target.id: ast.unparse(line.annotation)})
-            hints |= get_type_hints(own, {"__builtins__": {}}, _TYPES)
-    except (ValueError, KeyError, SyntaxError, NameError, TypeError) as error:
+            hints[line.target.id] = _type(line.annotation)
+    except (ValueError, KeyError, SyntaxError) as error:
         rule = "is not a readable notebook whose parameters cell holds one annotated literal a line"
         found = f"after {list(hints)} comes {type(error).__name__}: {error}"
         advice = "write a literal and derive the rest in the next cell, such as `steps: int = 100`, with types of"
         raise ParameterError(f"{notebook} {rule}; {found}: {advice} {', '.join(_TYPES)} and None") from error
     return hints
+
+
+def _type(annotation: ast.expr) -> Any:
+    """The type that an annotation such as `list[int] | None` names. Raises `KeyError` for another name."""
+    if isinstance(annotation, ast.BinOp):
+        return _type(annotation.left) | _type(annotation.right)
+    if isinstance(annotation, ast.Subscript):
+        items = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
+        return _type(annotation.value)[tuple(map(_type, items)) if len(items) > 1 else _type(items[0])]
+    return None if ast.unparse(annotation) == "None" else _TYPES[ast.unparse(annotation)]
 
 
 def find_file(source: str) -> str:
