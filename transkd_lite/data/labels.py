@@ -146,8 +146,9 @@ def require_train_ids(labels: "Tensor", num_classes: int, where: str) -> None:
 
 # The rows of `classes.csv` by data set, in train-id order. `label_id` is what files hold that number classes otherwise.
 # Of several colours the first is the one that the class is drawn in; files may have the others, too.
-_ROWS = list(read_rows("classes.csv"))
-_TABLE = {name: [row for row in _ROWS if row["dataset"] == name] for name in {row["dataset"]: () for row in _ROWS}}
+_TABLE: dict[str, list[dict[str, str]]] = {}
+for _row in read_rows("classes.csv"):
+    _TABLE.setdefault(_row["dataset"], []).append(_row)
 
 
 def _space(dataset: str, palette: Iterable[Colour] = ()) -> LabelSpace:
