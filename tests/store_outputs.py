@@ -10,7 +10,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from transkd_lite.data.whole import atomic_write
 from transkd_lite.experiments.notebook import NotebookFailed, execute_notebook
+from transkd_lite.training.config import ParameterError, check_name
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 
@@ -28,16 +30,17 @@ def store_outputs(notebook: Path) -> float:
     for holder in (executed, *executed["cells"]):
         kept = {name: value for name, value in holder["metadata"].items() if name not in ("papermill", "execution")}
         holder["metadata"] = {name: value for name, value in kept.items() if (name, value) != ("tags", [])}
-    notebook.write_text(json.dumps(executed, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    atomic_write(notebook, json.dumps(executed, indent=1, ensure_ascii=False) + "\n")
     return time.perf_counter() - start
 
 
 def main() -> int:
     paths = sorted([*FOLDER.glob("[0-9][0-9]_*.ipynb"), *FOLDER.glob("solutions/*.ipynb")])
     known = {path.relative_to(FOLDER).with_suffix("").as_posix(): path for path in paths}
-    names = sys.argv[1:] or list(known)
-    if unknown := [name for name in names if name not in known]:
-        print(f"unknown notebook {unknown[0]!r}; there are {', '.join(known)}")
+    try:
+        names = [check_name(name, known, "notebook") for name in sys.argv[1:] or known]
+    except ParameterError as error:
+        print(f"error: {error}")
         return 2
     failed = False
     for name in names:

@@ -263,11 +263,12 @@ def test_the_search_of_the_courses_weights():
     search = pd.read_csv(ROOT / "data/results/searches/course.csv", keep_default_na=False)
     scores = 100 * tables.students(search).groupby(["method", "options", "lr"])["miou"].mean()
     for method in means(COURSE).index.drop("none"):
-        rate, default = scores[method].idxmax()[1], {"cwd": 3.0}.get(method, 1.0)
-        tried = {}
-        for options, score in scores[method].xs(rate, level="lr").items():
-            given = json.loads(options)
-            tried[given.get("feature_weight", given.get("weight", default)) / default] = f"{score:.2f}"
+        rate, usual = scores[method].idxmax()[1], METHODS[method].options
+        name = "weight" if "weight" in usual else "feature_weight"
+        tried = {
+            (usual | json.loads(options))[name] / usual[name]: f"{score:.2f}"
+            for options, score in scores[method].xs(rate, level="lr").items()
+        }
         cells = [tried.get(multiple, "") for multiple in (0.25, 0.5, 1, 2, 4, 8, 16)]
         has_line(RESULTS, f"| `{method}` | {rate:.0e} | ".replace("e-0", "e-") + " | ".join(cells) + " |")
     kd = scores["kd"].xs(2e-3, level="lr")

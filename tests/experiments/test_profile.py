@@ -8,6 +8,7 @@ import pytest
 import yaml
 from quick import PROFILE
 
+from transkd_lite.distill.methods import METHODS
 from transkd_lite.experiments.profile import list_profiles, load_profile, parse_settings, plan, shrink
 from transkd_lite.results.tables import DATA, students
 from transkd_lite.training.config import ParameterError
@@ -216,10 +217,10 @@ def test_the_course_takes_for_every_method_the_rate_and_the_weight_that_its_sear
         rates = own[method, "{}"]
         assert rates.index[0] < lr < rates.index[-1], "the best rate is at the edge of the search"
         if method != "none":
-            default = {"kd": 1.0, "cwd": 3.0}.get(method, 1.0)
             tried = map(json.loads, own.xs(lr, level="lr").index.get_level_values("options"))
-            weights = [o.get("feature_weight", o.get("weight", default)) for o in tried]
-            best = chosen.options.get("feature_weight", chosen.options.get("weight"))
+            *weights, best = (METHODS[method].options | given for given in (*tried, chosen.options))
+            name = "weight" if "weight" in best else "feature_weight"
+            weights, best = [given[name] for given in weights], best[name]
             assert min(weights) < best < max(weights), "the best weight is at the edge of the search"
 
 

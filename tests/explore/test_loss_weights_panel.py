@@ -15,6 +15,7 @@ from trial_bench import TERMS, TINY
 
 from transkd_lite.distill.methods import PAPER_STUDENT, PAPER_TEACHER, create_method
 from transkd_lite.experiments.experiment import Experiment
+from transkd_lite.experiments.profile import load_profile
 from transkd_lite.explore import panels
 from transkd_lite.explore.gradients import GradientMoment, GradientRecord, TrialBench
 from transkd_lite.explore.panels import PRESETS, LossWeightsPanel, WeightChoice
@@ -122,6 +123,11 @@ def test_a_page_without_a_kernel_has_the_sentence_the_table_and_the_data(panel, 
         pytest.approx(panel.reading.norm)
     )
     assert found["start"] == 300
+
+
+def test_the_courses_weights_are_those_of_its_profile():
+    own = load_profile("course").by_method["transkd-base"]["options"]
+    assert PRESETS["Course"].parameters() == {"method": "transkd-base", "options": own}
 
 
 @pytest.mark.parametrize("name", list(PRESETS))
