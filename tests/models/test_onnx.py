@@ -28,8 +28,13 @@ def shallow(name, num_classes, **options):
 
 @pytest.fixture(scope="module")
 def student():
+    """As after a training: its norm has seen images, its maps have biases."""
     torch.manual_seed(0)
-    return shallow(SMALL, 19, decoder_channels=32).train()
+    model = shallow(SMALL, 19, decoder_channels=32).train()
+    model.head.norm.running_mean.normal_()
+    for projection in model.head.projections:
+        torch.nn.init.normal_(projection.bias)
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -91,19 +96,17 @@ def test_parity_sees_other_weights(file, scenes):
 
 
 @pytest.mark.slow
-def test_a_distilled_student_exports_to_the_same_operators(student, tmp_path):
+def test_a_distilled_student_exports_to_the_same_operators(file, tmp_path):
     """Training-only parts never reach the file: the graph after distillation is the graph before."""
     teacher = tk.create_model("segformer_b1", 19)
     kept = shallow(SMALL, 19, decoder_channels=32)
     method = tk.create_method("transkd-ea", kept, teacher)
     images = torch.randn(2, 3, 64, 64)
     method.combine(method(images, kept(images), teacher.eval()(images))).backward()
-    graphs = []
-    for name, model in {"alone": student, "distilled": kept}.items():
-        path = tk.export_onnx(model, tmp_path / f"{name}.onnx", (64, 64), dynamic=False)
-        # Operators and what they give; weights that happen to be equal, as new ones are, share a name as inputs.
-        graphs.append([(n.op_type, list(n.output)) for n in onnx.load(path).graph.node])
-    assert graphs[0] == graphs[1]
+    distilled = tk.export_onnx(kept, tmp_path / "distilled.onnx", (64, 64))
+    # Operators and what they give; weights that happen to be equal, as new ones are, share a name as inputs.
+    alone, after = ([(n.op_type, list(n.output)) for n in onnx.load(path).graph.node] for path in (file, distilled))
+    assert alone == after
 
 
 @pytest.mark.slow
@@ -116,23 +119,15 @@ def test_every_family_can_be_exported(name, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_folded_head_is_the_same_function_for_less_work(tmp_path):
-    torch.manual_seed(0)
-    model = shallow(SMALL, 5, decoder_channels=32).eval()
-    model.head.norm.running_mean.normal_()
-    for projection in model.head.projections:
-        torch.nn.init.normal_(projection.bias)
+def test_the_folded_head_is_the_same_function_for_less_work(student, file, tmp_path):
+    plain = tk.export_onnx(student, tmp_path / "plain.onnx", (64, 64), dynamic=False, fold_head=False)
     images = torch.randn(2, 3, 64, 64)
-    files = {
-        fold: tk.export_onnx(model, tmp_path / f"{fold}.onnx", (64, 64), dynamic=False, fold_head=fold)
-        for fold in (False, True)
-    }
-    assert all(parity(model, file, images).holds for file in files.values())
-    folded, plain = (OnnxModel(files[fold], threads=1)(images).logits for fold in (True, False))
-    torch.testing.assert_close(folded, plain, rtol=1e-4, atol=1e-4 * float(plain.abs().max()))
-    for fold, file in files.items():
-        fusing = [w for w in onnx.load(file).graph.initializer if list(w.dims) == [32, 4 * 32, 1, 1]]
-        assert len(fusing) == (not fold)
+    assert parity(student, plain, images).holds
+    folded, whole = (OnnxModel(path, threads=1)(images).logits for path in (file, plain))
+    torch.testing.assert_close(folded, whole, rtol=1e-4, atol=1e-4 * float(whole.abs().max()))
+    for path, num in ((file, 0), (plain, 1)):
+        fusing = [w for w in onnx.load(path).graph.initializer if list(w.dims) == [32, 4 * 32, 1, 1]]
+        assert len(fusing) == num
 
 
 @pytest.mark.slow
