@@ -147,6 +147,7 @@ def test_many_lines_get_a_panel_each_and_stay_in_sight_in_the_others():
 def test_a_method_has_one_colour_wherever_it_stands():
     alone, many = plots.colours(["kd"]), plots.colours(["x", "none", "kd", "kd, lr 0.004", "kd (csf)", "teacher"])
     assert many == [plots.COLOURS[0], "#767676", *alone * 3, "#000000"]
+    assert not {*plots.COLOURS} & {*plots.style.METHOD_COLOURS.values()}
     assert len({*plots.colours(tk.list_methods()), *plots.colours(["none", "teacher"])}) == len(tk.list_methods()) + 2
     runs = pd.DataFrame({"method": ["cwd", "kd"], "miou": [0.2, 0.4]})
     dots = [line.get_color() for line in plots.methods(runs).axes[0].lines if line.get_marker() == "o"]

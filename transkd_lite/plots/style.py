@@ -17,7 +17,8 @@ from PIL import Image
 
 __all__ = ["COLOURS", "RC", "STYLES", "colours", "show", "to_html", "to_png"]
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+# What is no method has the colour of none.
+COLOURS = ("#4B3FE0", "#2F8F1F", "#D4004C", "#8A6400", "#C800A1", "#1F4E63", "#7A8C00")
 # One colour a method in every figure: TransKD and its parts are warm, other distillation is cool, and what learns
 # from no teacher is grey.
 METHOD_COLOURS = dict.fromkeys(("none", "alone", "student"), "#767676") | {
