@@ -81,7 +81,7 @@ def methods(table: pd.DataFrame, *, reference: Mapping[str, float] | None = None
     """One dot a run and one bar a mean: the scores of every method, side by side.
 
     table: one row a run, columns `method` and `miou` (in [0, 1]); methods in order of first appearance.
-    reference: name -> mIoU in [0, 1], drawn as labelled dashed lines (for instance the teacher's) beside up to six
+    reference: name -> mIoU in [0, 1], drawn as labelled dashed lines (for instance the teacher's) beside up to eight
         methods: it lies far away, and its line would squeeze more of them.
     """
     names = table["method"].unique()
@@ -91,7 +91,7 @@ def methods(table: pd.DataFrame, *, reference: Mapping[str, float] | None = None
         axis.plot(scores, [position] * len(scores), "o", color=colour, alpha=0.65, markersize=6)
         axis.plot([scores.mean()] * 2, [position - 0.3, position + 0.3], color=colour, linewidth=2.5)
         axis.text(scores.mean(), position - 0.33, f"{scores.mean():.1f}", ha="center", va="bottom", fontsize=8)
-    for name, value in (reference or {}).items() if len(names) <= 6 else ():
+    for name, value in (reference or {}).items() if len(names) <= 8 else ():
         axis.axvline(100 * value, color="0.35", linestyle="--", linewidth=1)
         place = (100 * value, len(names) - 0.5)  # away from the best, which is often the first and the nearest
         axis.annotate(f"{literal(name)} {100 * value:.1f}", place, rotation=90, ha="right", va="bottom", fontsize=8)
