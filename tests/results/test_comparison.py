@@ -121,7 +121,9 @@ def test_the_verdict_says_whether_zero_is_left_out(table):
     assert text.startswith("- Not distinguishable from none (points, 95% interval): **kd** +2.0 (-0.5 to +4.5).\n\n")
     assert text.endswith("**none** 32.0 ± 2.0. The teacher reaches 60.0.")
     sure = differences.assign(low=0.01)
-    assert "beyond chance (points, 95% interval): **kd** +2.0 (+1.0 to +4.5)." in comparison.verdict(table, sure, None)
+    assert "Distinguishable from none (points, 95% interval): **kd** +2.0 (+1.0 to +4.5)." in comparison.verdict(
+        table, sure, None
+    )
     single = table[table["seed"] == 0]
     text = comparison.verdict(single, comparison.paired_differences(single), None)
     assert text.startswith("- One seed, which says nothing about chance, beside none (points): **kd** +1.0.")
@@ -215,7 +217,7 @@ def test_many_differences_become_two_lists(table):
     many = pd.concat([table, *more])
     text = comparison.verdict(many, comparison.paired_differences(many), None)
     lines = text.splitlines()
-    assert lines[0].startswith("- Differs from none beyond chance")
+    assert lines[0].startswith("- Distinguishable from none")
     assert lines[0].index("**m4** +42.0") < lines[0].index("**m1** +12.0")
     assert "**kd** +2.0 (-0.5 to +4.5)" in lines[1]
 

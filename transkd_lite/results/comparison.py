@@ -131,7 +131,7 @@ def verdict(table: pd.DataFrame, differences: pd.DataFrame, teacher: float | Non
     rows = differences.sort_values("mean", ascending=False)
     sure, known = statistics.excludes_zero(rows["low"], rows["high"]), rows["low"].notna()
     found = {
-        "Differs from {} beyond chance": rows[sure],
+        "Distinguishable from {}": rows[sure],
         "Not distinguishable from {}": rows[~sure & known],
         "One seed, which says nothing about chance, beside {}": rows[~known],
     }
