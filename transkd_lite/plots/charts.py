@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from transkd_lite.plots.style import COLOURS, MARKERS, STYLES, colours, legend_below, literal, new_axes, row_axes
+from transkd_lite.plots.style import MARKERS, STYLES, colours, legend_below, literal, new_axes, row_axes
 from transkd_lite.results.statistics import excludes_zero
 
 __all__ = [
@@ -112,12 +112,13 @@ def effects(differences: pd.DataFrame) -> Figure:
     if rows["baseline"].nunique() > 1:
         names, to = rows["method"] + " − " + rows["baseline"], ""
     fig, axis = row_axes(names, f"difference of mIoU {to}in percentage points", 0.32)
-    axis.hlines(where, 100 * rows["low"], 100 * rows["high"], COLOURS[6], linewidth=1, label="Student, 95%")
+    axis.hlines(where, 100 * rows["low"], 100 * rows["high"], "black", linewidth=1, label="Student, 95%")
     low, high, label = 100 * rows["boot_low"], 100 * rows["boot_high"], "bootstrap over seeds, 95%"
-    axis.hlines(where, low, high, COLOURS[4], linewidth=6, label=label)
+    axis.hlines(where, low, high, "0.8", linewidth=6, label=label)
     for position, row in enumerate(rows.itertuples()):
-        fill = COLOURS[0] if excludes_zero(row.low, row.high) else "white"
-        axis.plot(100 * row.mean, position, "o", color=COLOURS[0], markerfacecolor=fill, markersize=6)
+        (colour,) = colours([row.method])
+        fill = colour if excludes_zero(row.low, row.high) else "white"
+        axis.plot(100 * row.mean, position, "o", color=colour, markerfacecolor=fill, markersize=6)
         beside = axis.get_yaxis_transform()  # x in shares of the axis
         axis.text(1.02, position, f"{row.superiority:.2f}", transform=beside, fontsize=8, va="center")
     axis.annotate("P(better)", (1.0, 1.01), xycoords="axes fraction", fontsize=8, va="bottom")
@@ -139,13 +140,13 @@ def critical_difference(
     """
     ranks = ranks.sort_values(kind="stable")
     fig, axis = row_axes(ranks.index, f"average rank over {blocks}: 1 is best", 0.28)
-    axis.plot(ranks, range(len(ranks)), "o", color=COLOURS[0])
+    axis.scatter(ranks, range(len(ranks)), c=colours(ranks.index))
     for position, rank in enumerate(ranks):
         axis.text(rank, position, f"   {rank:.2f}", va="center", fontsize=8)
     for level, group in enumerate(groups):
         ends = [ranks.index.get_loc(group[0]) - 0.2, ranks.index.get_loc(group[-1]) + 0.2]
-        axis.plot([len(ranks) + 0.6 + 0.25 * level] * 2, ends, color=COLOURS[0], linewidth=4, solid_capstyle="butt")
-    axis.plot([1, 1 + difference], [-0.8] * 2, color=COLOURS[1], linewidth=2, marker="|", markersize=8)
+        axis.plot([len(ranks) + 0.6 + 0.25 * level] * 2, ends, color="0.6", linewidth=4, solid_capstyle="butt")
+    axis.plot([1, 1 + difference], [-0.8] * 2, color="black", linewidth=2, marker="|", markersize=8)
     axis.text(1, -0.95, f"critical difference {difference:.2f}", va="bottom", fontsize=8)
     axis.set(xticks=range(1, len(ranks) + 1), ylim=(len(ranks) - 0.4, -1.8))
     return fig
