@@ -1,10 +1,9 @@
 """Run every layer that guards the project, two at a time, and end with one table: `make test`.
 
-Fast layers start first, so that a mistake shows early, and the notebooks last, since they use both cores to the end;
-what a layer prints is shown when it ends. A layer that fails does not stop the next ones; the exit code says whether
-all passed. A name given as an argument runs that layer alone:
-`run_layers.py tests`. `run_layers.py check` is for the work itself, in under a minute: lint, types, and the quick
-tests that import what has changed.
+Fast layers start first, so that a mistake shows early, and the browser last, when a core is free for its pages. What a
+layer prints is shown when it ends. A layer that fails does not stop the next ones; the exit code says whether all
+passed. A name given as an argument runs that layer alone: `run_layers.py tests`. `run_layers.py check` is for the work
+itself, in under a minute: lint, types, and the quick tests that import what has changed.
 """
 
 import os
@@ -26,11 +25,11 @@ LAYERS: dict[str, list[str]] = {
     "types": ["-m", "mypy"],
     "tests": [*PYTEST, "tests", "-m", "not browser and not notebook", *ON_BOTH_CORES],
     "batches": ["tests/warm_kernels.py", *PYTEST, "tests", "-m", "notebook", "--ignore", SMALL],
-    "browser": [*PYTEST, "tests/browser", "-m", "browser"],
     "notebooks": [
         "tests/warm_kernels.py", *PYTEST, "--nbval-lax", "--nbval-kernel-startup-timeout=600", "notebooks", SMALL,
         *ON_BOTH_CORES,
     ],
+    "browser": [*PYTEST, "tests/browser", "-m", "browser"],
 }  # fmt: skip
 # glibc gives memory back at every large free unless told otherwise, and a training pays a tenth of its time for it.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**25)}

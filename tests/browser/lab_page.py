@@ -72,7 +72,7 @@ def expect_soon(page, read: Callable[[], Any], wanted: Any) -> None:
     until = time.monotonic() + STATE_MS / 1000
     while (found := read()) != wanted and time.monotonic() < until:
         page.wait_for_timeout(100)
-    assert found == wanted
+    assert found == wanted, found
 
 
 def faint(page, panel, parts):
