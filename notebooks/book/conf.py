@@ -37,6 +37,7 @@ exclude_patterns = ["notebooks/.*", "notebooks/**/.ipynb_checkpoints"]
 extensions = ["myst_nb", "sphinx.ext.mathjax"]
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
 nb_execution_mode = "off"  # what is shown is what was stored
+nb_render_markdown_format = "myst"  # with its mathematics
 nb_mime_priority_overrides = [("html", "text/html", 0)]  # figures as stored, with their alternative text
 nb_ipywidgets_js = {}  # sliders need a kernel; their stored text says so
 myst_enable_extensions = ["dollarmath", "amsmath"]

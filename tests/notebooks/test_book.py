@@ -84,6 +84,14 @@ def test_the_book_loads_nothing_from_elsewhere(pages):
         assert not [r for r in links.resources if re.match(r"(https?:)?//", r)], page.name
 
 
+def test_what_cells_say_is_shown_as_text_with_its_mathematics(book):
+    for page in PAGES:
+        text = (book / f"{page}.html").read_text(encoding="utf-8")
+        said = re.findall(r'<div class="output text_markdown[^>]*>(.*?)</div>', text, flags=re.S)
+        assert not [words for words in said if "$" in words], page
+        assert "<span></span>&lt;IPython.core.display" not in text, page
+
+
 def test_the_results_come_with_their_charts(book):
     text = (book / "data/results/README.html").read_text(encoding="utf-8")
     assert re.search(r'<img alt="[^"]{20,}"[^>]* src="[^"]*_images/streets-steady.png"', text)
