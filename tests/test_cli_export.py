@@ -16,11 +16,15 @@ def call(*arguments):
     return CliRunner().invoke(app, ["export", *map(str, arguments)])
 
 
+def save(network, folder):
+    model = tk.create_model(network, 19, decoder_channels=16)
+    made = {"parameters": {"dataset": "streets", "normalize": False}}
+    return tk.save_model(model, folder / "weights.safetensors", provenance=made)
+
+
 @pytest.fixture
 def weights(tmp_path):
-    model = tk.create_model("segformer_b0", 19, decoder_channels=16)
-    made = {"parameters": {"dataset": "streets", "normalize": False}}
-    return tk.save_model(model, tmp_path / "weights.safetensors", provenance=made)
+    return save("segformer_b0", tmp_path)
 
 
 @pytest.fixture
@@ -39,9 +43,7 @@ def no_exporter(monkeypatch):
 
 @pytest.mark.slow
 def test_weights_become_a_file_that_agrees(tmp_path):
-    model = tk.create_model("timm:convnextv2_atto", 19, decoder_channels=16)  # exported in a third of SegFormer's time
-    made = {"parameters": {"dataset": "streets", "normalize": False}}
-    weights = tk.save_model(model, tmp_path / "weights.safetensors", provenance=made)
+    weights = save("timm:convnextv2_atto", tmp_path)  # exported in a third of SegFormer's time
     done = call(weights, tmp_path / "new" / "student.onnx", "--size", 64, 96)
     assert done.exit_code == 0, done.output
     assert "timm:convnextv2_atto, 19 classes" in done.output

@@ -177,6 +177,8 @@ def has_line(page, told, *, end=False):
 STEADY, GRID, ABLATION = (labelled(f"streets-{name}") for name in ("steady", "grid", "ablation"))
 COURSE, LONG = labelled("course"), labelled("camvid-long")
 PRETRAINED = " (pretrained streets-segformer_b0)"
+SEARCH = tables.students(pd.read_csv(ROOT / "data/results/searches/course.csv", keep_default_na=False))
+CLOSED = share(COURSE, teacher("course")).loc["transkd-base"]
 BEST_OTHER = means(COURSE).filter(regex="^(?!transkd)").idxmax()
 
 # --- The README.
@@ -185,12 +187,11 @@ BEST_OTHER = means(COURSE).filter(regex="^(?!transkd)").idxmax()
 def test_the_findings_of_the_readme():
     found, photographs = 100 * gains(COURSE)["mean"], 100 * gains(LONG, f"none{PRETRAINED}")["mean"]
     variants = found[["transkd-base", "transkd-gl", "transkd-ea"]]
-    closed = share(COURSE, teacher("course")).loc["transkd-base"]
     says(
         README,
         f"TransKD-Base gains {found['transkd-base']:.2f} points of mean intersection over union (mIoU) over five "
-        f"seeds. This is {closed['mean']:.0f}% of the gap to the teacher (published for Cityscapes: "
-        f"{closed['cityscapes']:.0f}%).",
+        f"seeds. This is {CLOSED['mean']:.0f}% of the gap to the teacher (published for Cityscapes: "
+        f"{CLOSED['cityscapes']:.0f}%).",
         f"gain {variants.min():.2f} to {variants.max():.2f} points, the best of the others, `{BEST_OTHER}`, "
         f"{found[BEST_OTHER]:.2f}, logit distillation (`kd`) {found['kd']:.2f}.",
         f"is {-photographs['transkd-base']:.2f} points above TransKD-Base from new weights. Both together are "
@@ -238,8 +239,7 @@ def test_the_courses_networks():
     vehicles, large = more[["truck", "bus", "train"]], more[["road", "sky", "vegetation"]]
     published = comparison.published().set_index("method").loc[["transkd-base", "transkd-gl", "transkd-ea"]]
     apart = published[["cityscapes_miou", "acdc_miou"]].agg(lambda scores: scores.max() - scores.min()).max()
-    best = share(COURSE, teacher("course")).loc["transkd-base"]
-    assert best["low"] > 50
+    assert CLOSED["low"] > 50
     assert to_none["mean"].idxmin() == "kd"
     says(
         README,
@@ -251,8 +251,8 @@ def test_the_courses_networks():
         RESULTS,
         f"TransKD-Base closes {closed['transkd-base']:.0f}% of it, TransKD-GL {closed['transkd-gl']:.0f}% and "
         f"TransKD-EA {closed['transkd-ea']:.0f}%.",
-        f"The 95% interval of TransKD-Base is {best['low']:.0f} to {best['high']:.0f}%, above half of the gap. It is "
-        f"wide because the student alone varies by {100 * summary.loc['none', 'sd']:.2f} points.",
+        f"The 95% interval of TransKD-Base is {CLOSED['low']:.0f} to {CLOSED['high']:.0f}%, above half of the gap. It "
+        f"is wide because the student alone varies by {100 * summary.loc['none', 'sd']:.2f} points.",
         f"they are up to {apart:.2f} points apart, with one run each.",
         f"Truck, bus and train gain {vehicles.min():.0f} to {vehicles.max():.0f} points.",
         f"which the student alone segments well, gain {large.min():.0f} to {large.max():.0f}.",
@@ -264,8 +264,7 @@ def test_the_courses_networks():
 
 
 def test_the_search_of_the_courses_weights():
-    search = pd.read_csv(ROOT / "data/results/searches/course.csv", keep_default_na=False)
-    scores = 100 * tables.students(search).groupby(["method", "options", "lr"])["miou"].mean()
+    scores = 100 * SEARCH.groupby(["method", "options", "lr"])["miou"].mean()
     for method in means(COURSE).index.drop("none"):
         rate, usual = scores[method].idxmax()[1], METHODS[method].options
         name = "weight" if "weight" in usual else "feature_weight"
@@ -291,15 +290,13 @@ def test_tests_end_as_the_readme_says():
 def test_the_findings_of_the_results():
     to_none, to_base, whole = gains(COURSE), gains(COURSE, "transkd-base"), gains(ABLATION, "transkd-base")
     pretrained, at = gains(LONG, f"none{PRETRAINED}"), means(COURSE)
-    closed = share(COURSE, teacher("course")).loc["transkd-base"]
     lost = {name: f"{-100 * whole.loc[name, 'mean']:.2f}" for name in ("pea", "csf")}
-    search = pd.read_csv(ROOT / "data/results/searches/course.csv", keep_default_na=False)
-    scores = 100 * tables.students(search).query("method == 'transkd-base'").groupby(["options", "lr"])["miou"].mean()
+    scores = 100 * SEARCH.query("method == 'transkd-base'").groupby(["options", "lr"])["miou"].mean()
     says(
         RESULTS,
         f"TransKD-Base reaches {at['transkd-base']:.2f}% and the student alone {at['none']:.2f}%. The gain is "
-        f"{interval(to_none.loc['transkd-base'])} points over five seeds, {closed['mean']:.0f}% ({closed['low']:.0f} "
-        f"to {closed['high']:.0f}%) of the gap to the teacher.",
+        f"{interval(to_none.loc['transkd-base'])} points over five seeds, {CLOSED['mean']:.0f}% ({CLOSED['low']:.0f} "
+        f"to {CLOSED['high']:.0f}%) of the gap to the teacher.",
         f"TransKD-EA differs from TransKD-Base by {interval(to_base.loc['transkd-ea'])} points, "
         f"TransKD-GL by {interval(to_base.loc['transkd-gl'])}.",
         f"**Of the other methods `{BEST_OTHER}` comes closest.** It gains {interval(to_none.loc[BEST_OTHER])} points, "

@@ -31,9 +31,10 @@ def python(*arguments: str) -> str:
     return done.stdout
 
 
-def test_two_launched_processes_have_the_losses_of_one(tmp_path: Path) -> None:
+def test_two_launched_processes_have_the_losses_of_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     launched.main(one, METHOD)
+    alone = capsys.readouterr().out
     both = python(*LAUNCH, SCRIPT, str(two), METHOD)
     expected, found = (pd.read_csv(folder / "history.csv") for folder in (one, two))
     assert {"loss", "ce", "kd", "dkd", "csf_1", "pea_4"} <= set(found)
@@ -44,6 +45,7 @@ def test_two_launched_processes_have_the_losses_of_one(tmp_path: Path) -> None:
     assert sorted(path.name for path in one.iterdir()) == sorted(path.name for path in two.iterdir())
     assert both.count("mIoU") == 2
     assert len({line for line in both.splitlines() if "mIoU" in line}) == 1  # reduced over both
+    assert alone.count("mIoU") == 1
 
 
 def test_the_command_runs_on_two_processes(tmp_path: Path) -> None:

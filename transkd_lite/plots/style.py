@@ -17,7 +17,7 @@ from PIL import Image
 
 __all__ = ["COLOURS", "RC", "STYLES", "colours", "show", "to_html", "to_png"]
 
-# What is no method has the colour of none.
+# For names of no method: none of these colours is a method's.
 COLOURS = ("#4B3FE0", "#2F8F1F", "#D4004C", "#8A6400", "#C800A1", "#1F4E63", "#7A8C00")
 # One colour a method in every figure: TransKD and its parts are warm, other distillation is cool, and what learns
 # from no teacher is grey.
