@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from transkd_lite.explore.attention import linear_cka, stage_similarity
+from transkd_lite.explore.attention import linear_cka, linear_fit, r_squared, stage_similarity
 
 BOTH = pytest.mark.parametrize("estimator", ["unbiased", "biased"])
 
@@ -133,3 +133,23 @@ def test_stages_meet_stages():
     assert table[2, 0].item() == pytest.approx(1)
     assert table[0, 1].item() == pytest.approx(1)
     assert table[1].abs().max() < 0.3
+
+
+def test_the_best_linear_layer_is_found_and_predicts_other_tokens():
+    generator = torch.Generator().manual_seed(0)
+    x, x_new = (torch.randn(n, 50, 8, generator=generator) for n in (4, 2))
+    layer = torch.nn.Linear(8, 3)
+    with torch.no_grad():
+        y, y_new = layer(x), layer(x_new)
+    found = linear_fit(x, y, x_new)
+    assert found.shape == y_new.shape
+    assert r_squared(found, y_new) == pytest.approx(1, abs=1e-6)
+    assert r_squared(y_new.flatten(0, 1).mean(0).expand_as(y_new), y_new) == pytest.approx(0, abs=1e-6)
+    assert r_squared(linear_fit(torch.zeros_like(x) + x[..., :1], y, x_new[..., :1].expand_as(x_new)), y_new) < 0.9
+
+
+def test_a_ridge_keeps_a_fit_of_few_tokens_from_noise():
+    generator = torch.Generator().manual_seed(0)
+    x, y, x_new, y_new = (torch.randn(60, 50, generator=generator) for _ in range(4))
+    loose, tight = (r_squared(linear_fit(x, y, x_new, ridge=ridge), y_new) for ridge in (1e-6, 10.0))
+    assert loose < tight < 0.1

@@ -109,7 +109,7 @@ def test_tables_can_be_saved_and_read_where_the_runs_are_not(tmp_path, monkeypat
 
 def test_the_verdict_names_each_difference_with_its_own_baseline(table):
     both = pd.concat([comparison.paired_differences(table, name) for name in ("none", "kd")])
-    lines = comparison.verdict(table, both, None).splitlines()[:2]
+    lines = comparison.verdict(both).splitlines()
     assert [line.partition(" from ")[2].partition(" ")[0] for line in lines] == ["none", "kd"]
     assert ["**kd** +2.0" in line for line in lines] == [True, False]
     assert ["**none** -2.0" in line for line in lines] == [False, True]
@@ -117,16 +117,20 @@ def test_the_verdict_names_each_difference_with_its_own_baseline(table):
 
 def test_the_verdict_says_whether_zero_is_left_out(table):
     differences = comparison.paired_differences(table)
-    text = comparison.verdict(table, differences, 0.6)
-    assert text.startswith("- Not distinguishable from none (points, 95% interval): **kd** +2.0 (-0.5 to +4.5).\n\n")
-    assert text.endswith("**none** 32.0 ± 2.0. The teacher reaches 60.0.")
-    sure = differences.assign(low=0.01)
-    assert "Distinguishable from none (points, 95% interval): **kd** +2.0 (+1.0 to +4.5)." in comparison.verdict(
-        table, sure, None
-    )
+    text = comparison.verdict(differences)
+    assert text == "- Not distinguishable from none (points, 95% interval): **kd** +2.0 (-0.5 to +4.5)."
+    text = comparison.verdict(differences.assign(low=0.01))
+    assert text == "- Distinguishable from none (points, 95% interval): **kd** +2.0 (+1.0 to +4.5)."
     single = table[table["seed"] == 0]
-    text = comparison.verdict(single, comparison.paired_differences(single), None)
-    assert text.startswith("- One seed, which says nothing about chance, beside none (points): **kd** +1.0.")
+    text = comparison.verdict(comparison.paired_differences(single))
+    assert text == "- One seed, which says nothing about chance, beside none (points): **kd** +1.0."
+
+
+def test_the_scores_are_a_sentence(table):
+    text = comparison.scores_in_words(table, 0.6)
+    assert text.startswith("mIoU in %, mean ± standard deviation over seeds: **kd** ")
+    assert text.endswith("**none** 32.0 ± 2.0. The teacher reaches 60.0.")
+    assert comparison.scores_in_words(table[table["seed"] == 0], None).endswith("**none** 30.0.")
 
 
 def test_the_papers_rows_say_what_was_not_run(table):
@@ -215,8 +219,7 @@ def test_many_differences_become_two_lists(table):
     kd = table[table["method"] == "kd"]
     more = [kd.assign(method=f"m{k}", miou=kd["miou"] + 0.1 * k) for k in range(5)]
     many = pd.concat([table, *more])
-    text = comparison.verdict(many, comparison.paired_differences(many), None)
-    lines = text.splitlines()
+    lines = comparison.verdict(comparison.paired_differences(many)).splitlines()
     assert lines[0].startswith("- Distinguishable from none")
     assert lines[0].index("**m4** +42.0") < lines[0].index("**m1** +12.0")
     assert "**kd** +2.0 (-0.5 to +4.5)" in lines[1]

@@ -29,8 +29,8 @@ from transkd_lite.training.folder import read_run
 __all__ = [
     "Gallery", "beside_the_paper", "best_first", "budget_gains", "claims", "class_gains", "gains_by", "load_gallery",
     "load_references", "paired_differences", "per_class", "published", "reference_scores", "save_results",
-    "scene_scores", "score_blocks", "score_conditions", "score_curves", "scoreboard", "strip", "summary",
-    "time_to_reach", "verdict",
+    "scene_scores", "score_blocks", "score_conditions", "score_curves", "scoreboard", "scores_in_words", "strip",
+    "summary", "time_to_reach", "verdict",
 ]  # fmt: skip
 
 
@@ -83,8 +83,7 @@ def score_blocks(table: pd.DataFrame) -> pd.DataFrame:
 
 def per_class(table: pd.DataFrame) -> pd.DataFrame:
     """Mean IoU of every class (rows, in the data's order) for every method (columns)."""
-    columns = [name for name in table if name.startswith("iou_")]
-    means = table.groupby("method", sort=False)[columns].mean().T
+    means = table.set_index("method").filter(regex="^iou_").groupby(level=0, sort=False).mean().T
     return means.rename(index=lambda name: name.removeprefix("iou_"))
 
 
@@ -103,9 +102,9 @@ def gains_by(table: pd.DataFrame, group: str, baseline: str = "none") -> pd.Data
 
 def class_gains(table: pd.DataFrame, baseline: str = "none") -> pd.DataFrame:
     """`gains_by` class, in the data's order, of a table with a column `iou_<class>` for each."""
-    columns = [name for name in table if name.startswith("iou_")]
-    rows = table.drop(columns="miou").melt(["method", "seed"], columns, var_name="class", value_name="miou")
-    return gains_by(rows.assign(**{"class": rows["class"].str.removeprefix("iou_")}), "class", baseline)
+    rows = table.drop(columns="miou").rename(columns=lambda name: name.removeprefix("iou_"))
+    rows = rows.melt(["method", "seed"], list(per_class(table).index), var_name="class", value_name="miou")
+    return gains_by(rows, "class", baseline)
 
 
 def budget_gains(batches: Mapping[str, pd.DataFrame], baseline: str = "none") -> pd.DataFrame:
@@ -120,14 +119,13 @@ def budget_gains(batches: Mapping[str, pd.DataFrame], baseline: str = "none") ->
         for rows in map(tables.label_variants, tables.cells(table).values()):
             alone = rows[rows["method"] == baseline]
             if len(alone) and rows["method"].nunique() > 1:
-                budget = alone.iloc[0][["dataset", "train_images", "steps"]]
-                own = {"batch": name, **budget, "baseline_miou": alone["miou"].mean()}
-                parts.append(paired_differences(rows, baseline).assign(**own))
+                budget = alone.iloc[0][["dataset", "train_images", "steps"]].to_dict() | {"batch": name}
+                parts.append(paired_differences(rows, baseline).assign(**budget, baseline_miou=alone["miou"].mean()))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
-def verdict(table: pd.DataFrame, differences: pd.DataFrame, teacher: float | None) -> str:
-    """What the runs say in Markdown: each difference, largest first, by whether it excludes zero, then the means."""
+def verdict(differences: pd.DataFrame) -> str:
+    """What the runs say in Markdown: each of the `paired_differences`, largest first, by whether it excludes zero."""
     rows = differences.sort_values("mean", ascending=False)
     sure, known = statistics.excludes_zero(rows["low"], rows["high"]), rows["low"].notna()
     found = {
@@ -144,11 +142,15 @@ def verdict(table: pd.DataFrame, differences: pd.DataFrame, teacher: float | Non
                 gains.append(f"**{row.method}** {100 * row.mean:+.1f}{reach}")
             unit = "points, 95% interval" if known.any() else "points"
             lines.append(f"- {head.format(base)} ({unit}): {', '.join(gains)}.")
-    means = []
-    for row in summary(table).itertuples():
-        means.append(f"**{row.Index}** {100 * row.mean:.1f}" + (f" ± {100 * row.sd:.1f}" if row.runs > 1 else ""))
+    return "\n".join(lines)
+
+
+def scores_in_words(table: pd.DataFrame, teacher: float | None) -> str:
+    """The mean of each method, best first, as a sentence in Markdown; teacher: its mIoU in [0, 1], if it was scored."""
+    told = "**{}** {:.1f} ± {:.1f}".format
+    means = [told(m, 100 * row["mean"], 100 * row["sd"]).removesuffix(" ± nan") for m, row in summary(table).iterrows()]
     text = f"mIoU in %, mean ± standard deviation over seeds: {'; '.join(means)}."
-    return "\n".join([*lines, "", text if teacher is None else f"{text} The teacher reaches {100 * teacher:.1f}."])
+    return text if teacher is None else f"{text} The teacher reaches {100 * teacher:.1f}."
 
 
 # --- The published numbers, and ours beside them: never mixed, each cell with its origin.
@@ -410,9 +412,8 @@ def scoreboard(batch: tables.Batch, *methods: str) -> pd.DataFrame:
         pd.Series({"blind": ends.get("blind")}), rows["mean"],
         pd.Series({"teacher": tables.teachers(batch.table)["miou"].mean(), "oracle": ends.get("oracle")}),
     ]).astype(float)  # fmt: skip
-    way = (scores - scores["none"]) / (scores["teacher"] - scores["none"])
-    closed = way[rows.index.drop("none")]
-    columns = {"mIoU in %": 100 * scores, "±": 100 * rows["sd"], "gap closed in %": 100 * closed}
+    closed = 100 * ((scores - scores["none"]) / (scores["teacher"] - scores["none"]))[rows.index.drop("none")]
+    columns = {"mIoU in %": 100 * scores, "±": 100 * rows["sd"], "gap closed in %": closed}
     return pd.DataFrame(columns).reindex(scores.index).rename_axis("method").round(2)
 
 

@@ -107,8 +107,7 @@ _CURVES = ("step", "loss", "ce", "method", "seed", "run")
 _COLUMNS = """dataset protocol teacher student method options train_images seed steps batch_size lr augment height width
     precision threads teacher_cache initial_values device torch commit run wall_s settings miou pixel_accuracy"""
 # Parameters of a run that have a column of their own, or do not say how it was trained.
-_KNOWN = {*TOLD_APART, "network", "method", "options", "seed", "epochs", "deterministic", "compile", "data_root"}
-_KNOWN |= {"device"}
+_KNOWN = "network method options seed epochs deterministic compile data_root device"
 
 
 class Batch(NamedTuple):
@@ -173,8 +172,7 @@ def in_words(table: pd.DataFrame, **words: str) -> pd.DataFrame:
 def origin(table: pd.DataFrame) -> pd.DataFrame:
     """Where the rows come from: runs for each commit, version of torch, device, precision and number of threads."""
     shown = table.drop_duplicates("run").filter(["commit", "torch", "device", "precision", "threads"]).fillna("unknown")
-    shown["commit"] = shown["commit"].str[:8]
-    return shown.groupby(list(shown), sort=False).size().reset_index(name="runs")
+    return shown.assign(commit=shown["commit"].str[:8]).value_counts(list(shown), sort=False).reset_index(name="runs")
 
 
 def training_curves(root: str | os.PathLike[str]) -> pd.DataFrame:
@@ -212,7 +210,7 @@ def results_table(root: str | os.PathLike[str]) -> pd.DataFrame:
     runs = _finished(root)
     trained = [run.info.get("parameters", {}) for run in runs if run.name.startswith("student-")]
     texts = pd.DataFrame([{k: json.dumps(v, sort_keys=True) for k, v in given.items()} for given in trained])
-    varying = [name for name in texts if name not in _KNOWN and texts[name].nunique() > 1]
+    varying = [name for name in texts if name not in {*TOLD_APART, *_KNOWN.split()} and texts[name].nunique() > 1]
     rows = []
     for run, protocol in product(runs, PROTOCOLS):
         if scores := run.metrics.get(protocol):

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 from annotated_types import Ge, Gt, Lt
+from pydantic import TypeAdapter, ValidationError
 
 from transkd_lite.data import Augmentation
 
@@ -24,6 +25,8 @@ __all__ = ["ParameterError", "TrainConfig", "check_injected", "check_name", "che
 
 # --- Strict parameters: Python lets any type pass, papermill only warns about a name that a notebook does not have,
 # and YAML reads `6e-5` as text. Here each is an error that says what is wrong, where, and what to write instead.
+
+_adapter = functools.cache(TypeAdapter)
 
 
 class ParameterError(ValueError):
@@ -51,13 +54,6 @@ def check_plain(name: str, what: str) -> str:
     raise ParameterError(f"{what} is a plain name, of letters, digits, spaces and .,+-_(), got {name!r}: rename it")
 
 
-@functools.cache
-def _adapter(hint: Any) -> Any:
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(hint)
-
-
 def check_parameters(given: Mapping[str, Any], hints: Mapping[str, Any], where: str) -> None:
     """Check that every given parameter exists and has the declared type and bounds.
 
@@ -70,8 +66,7 @@ def check_parameters(given: Mapping[str, Any], hints: Mapping[str, Any], where: 
         check_name(name, hints, f"parameter of {where}")
         try:  # as JSON, where a list is a tuple and a whole number a float, but True is no number and "1" neither
             _adapter(hints[name]).validate_json(json.dumps(value, default=repr), strict=True)
-        except ValueError as error:  # pydantic's
-            problems: Any = error
+        except ValidationError as problems:
             told = {"be a valid array": "be a list", "be an object": "be a mapping", "Field required": "be longer"}
             found = [re.sub(r".* should ", "", problem["msg"]) for problem in problems.errors()]
             rules = " or ".join(dict.fromkeys(told.get(rule, rule) for rule in found))
@@ -79,7 +74,7 @@ def check_parameters(given: Mapping[str, Any], hints: Mapping[str, Any], where: 
             if isinstance(value, str) and (number := re.fullmatch(r"([-+]?\d+)(\.\d*)?([eE][-+]?\d+)?", value)):
                 whole, fraction, exponent = number.groups("")
                 message += f". Text is no number: write {whole}{fraction or '.0' * bool(exponent)}{exponent.lower()}"
-            raise ParameterError(message) from error
+            raise ParameterError(message) from problems
 
 
 def check_injected(names: Mapping[str, Any]) -> None:
