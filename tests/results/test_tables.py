@@ -89,6 +89,12 @@ def test_a_rate_that_follows_another_parameter_is_not_named():
     assert seen[:3] == ["kd (lr 0.004, pretrained b0)", "kd (lr 0.001, pretrained b0)", "kd"]
 
 
+def test_the_usual_rate_is_that_of_the_method():
+    slow, fast = {"method": "none", "lr": 0.001}, {"method": "none", "lr": 0.002}
+    rest = [{"method": "kd", "lr": 0.002, "seed": seed} for seed in range(5)]
+    assert labels(slow, {**slow, "seed": 1}, fast, *rest)[:3] == ["none", "none", "none (lr 0.002)"]
+
+
 def test_every_budget_of_a_method_is_named_however_common():
     short, long = {"method": "kd"}, {"method": "kd", "steps": 900}
     assert labels({"method": "none"}, short, {**short, "seed": 1}, long)[1:] == [

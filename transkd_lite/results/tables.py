@@ -54,9 +54,10 @@ def label_variants(table: pd.DataFrame) -> pd.DataFrame:
     """Give rows of one method with other options, settings or budgets labels such as "transkd-base (fusion abf)".
 
     A parameter is named where it differs between rows of one method and is not the usual one: for options, which is
-    not to be given; for the teacher, the batch's own; for all else, the value that most rows have. No budget is usual:
-    where a method has several (see `cells`), every one is named. The learning rate, which a search may have chosen for
-    each variant, is named only where nothing else differs. A table without variants comes back as it was.
+    not to be given; for the teacher, the batch's own; for the learning rate, that of most rows of the method; for all
+    else, the value that most rows have. No budget is usual: where a method has several (see `cells`), every one is
+    named. The learning rate, which a search may have chosen for each variant, is named only where nothing else differs.
+    A table without variants comes back as it was.
 
     table: rows of students, one protocol.
     """
@@ -71,6 +72,7 @@ def label_variants(table: pd.DataFrame) -> pd.DataFrame:
         usual["teacher"] = given["teacher"][own].value_counts(sort=False).idxmax()
     labels = table["method"].astype(str).copy()
     for _, rows in given.groupby(table["method"], sort=False):
+        usual["lr"] = rows["lr"].value_counts().reindex(given["lr"].value_counts().index).idxmax()
         varies = [name for name in rows if rows[name].nunique() > 1]
         others = [name for name in varies if name != "lr"]
         if others and (rows.groupby(others)["lr"].nunique() == 1).all():
@@ -96,8 +98,7 @@ def _phrase(name: str, value: Any) -> str:
 def label_history(history: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     """The curves, or scores by condition, of the runs in `rows`, under the labels that these have."""
     labels = rows.set_index("run")["method"]
-    known = history[history["run"].isin(labels.index)]
-    return known.assign(method=known["run"].map(labels))
+    return history.assign(method=history["run"].map(labels)).dropna(subset="method")
 
 
 # --- Tables of measured results: made from run folders, saved, and read back by name.
