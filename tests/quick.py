@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from transkd_lite.distill.methods import METHODS
+
 FIXTURES = Path(__file__).parent / "notebooks" / "fixtures"
 PARAMETERS = {"height": 32, "width": 64, "train_images": 4, "val_images": 2, "steps": 1, "batch_size": 2}
 PROFILE = {
@@ -24,3 +26,12 @@ def fork_kernels(patch):
     if any(Path(part).name == "warm_kernels.py" for part in argv):
         warm = {"argv": argv, "display_name": "Python 3", "language": "python"}
         patch.setattr("ipykernel.kernelspec.get_kernel_dict", lambda: warm)
+
+
+def weight_multiple(method, options):
+    """By what a run's options multiply the published loss weights of its method."""
+    if not options:
+        return 1.0
+    name = next(name for name in ("weight", "feature_weight", "embedding_weights") if name in options)
+    given, usual = (of[name] for of in (options, METHODS[method].options))
+    return round(given[0] / usual[0] if name == "embedding_weights" else given / usual, 4)

@@ -6,9 +6,8 @@ import re
 import pandas as pd
 import pytest
 import yaml
-from quick import PROFILE
+from quick import PROFILE, weight_multiple
 
-from transkd_lite.distill.methods import METHODS
 from transkd_lite.experiments.profile import list_profiles, load_profile, parse_settings, plan, shrink
 from transkd_lite.results.tables import DATA, students
 from transkd_lite.training.config import ParameterError
@@ -191,65 +190,52 @@ def test_paper_profiles_carry_the_paper_settings():
     assert len(distilled.config().class_weights) == 19
 
 
-@pytest.mark.parametrize(("name", "rates"), [("streets-grid", 3), ("demo", 5)])
-def test_a_grid_takes_for_every_method_the_rate_that_its_search_found_best(name, rates):
-    search = students(pd.read_csv(DATA / "results" / "searches" / f"{name}.csv"))
+def test_the_demo_takes_for_every_method_the_rate_that_its_search_found_best():
+    search, demo = students(pd.read_csv(DATA / "results" / "searches" / "demo.csv")), load_profile("demo")
     scores = search.groupby(["method", "lr"])["miou"].mean().unstack()
-    assert set(scores.notna().sum(axis=1)) == {rates}  # a search of equal size for each
-    grid = load_profile(name)
-    chosen = {m: grid.experiment("students", method=m, teacher="run:x").lr for m in grid.methods}
+    assert set(scores.notna().sum(axis=1)) == {5}  # a search of equal size for each
+    chosen = {m: demo.experiment("students", method=m, teacher="run:x").lr for m in demo.methods}
     assert chosen == pytest.approx(scores.idxmax(axis=1).to_dict())
-    if rates > 3:  # the older searches are too small for this
-        assert {*chosen.values()} <= {*scores.columns[1:-1]}, "the best rate is at the edge of the search"
-    assert set(search["steps"]) == {grid.experiment("students").steps}  # and of the grid's length
+    assert {*chosen.values()} <= {*scores.columns[1:-1]}, "the best rate is at the edge of the search"
+    assert set(search["steps"]) == {demo.experiment("students").steps}
 
 
-def test_the_course_takes_for_every_method_the_rate_and_the_weight_that_its_search_found_best():
-    search = students(pd.read_csv(DATA / "results" / "searches" / "course.csv", keep_default_na=False))
+@pytest.mark.parametrize(("name", "shorter"), [("course", 3), ("streets-methods", 1)])
+def test_a_table_has_for_every_method_the_rate_and_the_weights_that_its_search_found_best(name, shorter):
+    search = students(pd.read_csv(DATA / "results" / "searches" / f"{name}.csv", keep_default_na=False))
     scores = search.groupby(["method", "options", "lr"])["miou"].agg(["mean", "count"])
     assert set(scores["count"]) == {2}
-    profile = load_profile("course")
-    assert {*search["steps"] * 3} == {profile.experiment("students").steps}
+    profile = load_profile(name)
+    assert {*search["steps"] * shorter} == {profile.experiment("students").steps}
+    assert {*search["method"]} == {*profile.methods}
     for method, own in scores["mean"].groupby(level="method"):
         _, options, lr = own.idxmax()
         chosen = profile.experiment("students", method=method, teacher="run:x")
         assert (chosen.lr, chosen.options) == (lr, json.loads(options)), method
         rates = own[method, "{}"]
-        assert rates.index[0] < lr < rates.index[-1], "the best rate is at the edge of the search"
+        assert rates.index[0] < rates.idxmax() < rates.index[-1], f"the best rate of {method} is at the edge"
         if method != "none":
             tried = map(json.loads, own.xs(lr, level="lr").index.get_level_values("options"))
-            *weights, best = (METHODS[method].options | given for given in (*tried, chosen.options))
-            name = "weight" if "weight" in best else "feature_weight"
-            weights, best = [given[name] for given in weights], best[name]
-            assert min(weights) < best < max(weights), "the best weight is at the edge of the search"
+            multiples = sorted(weight_multiple(method, options) for options in tried)
+            best = weight_multiple(method, chosen.options)
+            assert multiples[0] < best < multiples[-1], f"the best weight of {method} is at the edge"
 
 
-def test_camvid_long_takes_for_every_start_and_method_the_rate_that_its_search_found_best():
-    search = students(pd.read_csv(DATA / "results" / "searches" / "camvid-long.csv"))
-    start = search["settings"].map(lambda text: json.loads(text)["pretrained"])
-    scores = search.assign(start=start.fillna("new")).set_index(["start", "method", "lr"])["miou"].unstack()
-    assert scores.notna().all(axis=None)
-    assert scores.shape == (5, 2)
+def test_camvid_long_takes_for_every_start_and_method_what_its_search_found_best():
+    """The student alone was searched at full length as well, and takes its rate from there."""
+    search = students(pd.read_csv(DATA / "results" / "searches" / "camvid-long.csv", keep_default_na=False))
+    start = search["settings"].map(lambda text: json.loads(text)["pretrained"]).fillna("new")
+    points = search.groupby([start, "method", "steps", "options", "lr"])["miou"].agg(["mean", "count"])
+    assert set(points["count"]) == {2}
     profile = load_profile("camvid-long")
-    variants = {"new": {}, **{each["pretrained"]: each for each in profile.variants.values()}}
-    for (start, method), row in scores.iterrows():
-        changes = {**variants[start], "pretrained": None}  # the weights do not ship
-        changes.pop("methods", None)
+    starts = [each for each in profile.variants.values() if "pretrained" in each]
+    for (start, method), own in points["mean"].groupby(level=[0, 1]):
+        own = own.loc[start, method]
+        own = own.loc[own.index.get_level_values("steps").max()]
+        options, lr = own.idxmax()
+        changes = [each for each in starts if each["pretrained"] == start and method in each["methods"]] or [{}]
+        changes = {name: value for name, value in changes[0].items() if name not in ("methods", "pretrained")}
         chosen = profile.experiment("students", method=method, teacher="run:x", **changes)
-        assert (chosen.lr, chosen.steps) == (row.idxmax(), search["steps"].iloc[0]), (start, method)
-
-
-def test_half_the_rates_of_the_search_hold_in_every_batch_that_shares_the_grids_scenes():
-    """Their runs have the same names, so that one batch takes over what another has trained."""
-    grid, steady = load_profile("streets-grid"), load_profile("streets-steady")
-    half = {m: grid.experiment("students", method=m, teacher="run:x").lr / 2 for m in grid.methods}
-    half["transkd-base+kd"] = half["transkd-base"]
-    own = ("streets-steady", "streets-ablation", "streets-budgets", "streets-teachers")
-    for profile in map(load_profile, own):
-        chosen = {m: profile.experiment("students", method=m, teacher="run:x").lr for m in profile.methods}
-        assert chosen == pytest.approx({m: half[m] for m in profile.methods}), profile.name
-    runs = {run.folder for run in plan(steady)}
-    for profile in map(load_profile, own[1:3]):  # streets-teachers needs a network that does not ship
-        shared = [run for run in plan(profile) if run.folder in runs]
-        methods = set(profile.methods) & set(steady.methods)
-        assert len(shared) == 1 + len(methods) * len(profile.seeds), profile.name
+        assert (chosen.lr, chosen.options) == (lr, json.loads(options)), (start, method)
+        rates = own[options]
+        assert rates.index[0] < lr < rates.index[-1], f"the best rate of {method} is at the edge"

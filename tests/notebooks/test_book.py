@@ -94,7 +94,7 @@ def test_what_cells_say_is_shown_as_text_with_its_mathematics(book):
 
 def test_the_results_come_with_their_charts(book):
     text = (book / "data/results/README.html").read_text(encoding="utf-8")
-    assert re.search(r'<img alt="[^"]{20,}"[^>]* src="[^"]*_images/streets-steady.png"', text)
+    assert re.search(r'<img alt="[^"]{20,}"[^>]* src="[^"]*_images/streets-methods.png"', text)
     assert 'id="the-papers-claims"' in text
 
 
