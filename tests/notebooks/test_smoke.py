@@ -47,7 +47,7 @@ def test_a_shipped_table_of_photographs_is_read_like_that_of_the_scenes(name, tm
     execute_notebook(FOLDER / f"{name}.ipynb", out, {"table": "camvid-long"})
     text = out.read_text()
     assert "camvid-long (shipped tables)" in text
-    assert "one budget: 15" in text or ("as they are" in text and "15 runs" in text)
+    assert "one budget: 45" in text or ("as they are" in text and "45 runs" in text)
 
 
 @pytest.mark.usefixtures("forked")
