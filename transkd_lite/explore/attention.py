@@ -187,6 +187,25 @@ def stage_similarity(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tenso
     return torch.tensor([[linear_cka(x, y) for y in rows[len(first) :]] for x in rows[: len(first)]])
 
 
+def linear_fit(x: Tensor, y: Tensor, x_new: Tensor, *, ridge: float = 1e-6) -> Tensor:
+    """What the linear layer with bias that best predicts y from x, by least squares, predicts from x_new.
+
+    x, y: tokens (..., p) and (..., q) of the same places; x_new: (..., p) of other images. ridge: what is added to the
+    variance of every channel of x, as a part of their mean; 0.01 where the places are few. Returns (..., q).
+    """
+    x, y = (tokens.double().flatten(0, -2) for tokens in (x, y))
+    centred = x - x.mean(0)
+    gram = centred.T @ centred
+    gram.diagonal().add_(ridge * gram.diagonal().mean())
+    return (x_new - x.mean(0)) @ torch.linalg.solve(gram, centred.T @ y) + y.mean(0)
+
+
+def r_squared(predicted: Tensor, wanted: Tensor) -> float:
+    """Share of the variance of `wanted` that a prediction explains: 1 if equal, 0 for its mean; both (..., q)."""
+    spread = wanted - wanted.flatten(0, -2).mean(0)
+    return 1 - float((wanted - predicted).square().sum() / spread.square().sum())
+
+
 # --- What the attention panel and its static twins show, as pure values: pictures of attention over the image.
 
 DARK, MIDDLE, BRIGHT = "#00224e", "#7d7c78", "#fee838"  # of cividis
@@ -291,22 +310,3 @@ def overlays(looks: Looks, choice: Choice) -> dict[str, NDArray[np.uint8]]:
             ImageDraw.Draw(large).rectangle(frame, outline=colour, width=width)
         out[name] = np.asarray(large)
     return out
-
-
-def linear_fit(x: Tensor, y: Tensor, x_new: Tensor, *, ridge: float = 1e-6) -> Tensor:
-    """What the linear layer with bias that best predicts y from x, by least squares, predicts from x_new.
-
-    x, y: tokens (..., p) and (..., q) of the same places; x_new: (..., p) of other images. ridge: what is added to the
-    variance of every channel of x, as a part of their mean; 0.01 where the places are few. Returns (..., q).
-    """
-    x, y = (tokens.double().flatten(0, -2) for tokens in (x, y))
-    mean_x, mean_y = x.mean(0), y.mean(0)
-    gram = (x - mean_x).T @ (x - mean_x)
-    gram.diagonal().add_(ridge * gram.diagonal().mean())
-    return (x_new - mean_x) @ torch.linalg.solve(gram, (x - mean_x).T @ (y - mean_y)) + mean_y
-
-
-def r_squared(predicted: Tensor, wanted: Tensor) -> float:
-    """Share of the variance of `wanted` that a prediction explains: 1 if equal, 0 for its mean; both (..., q)."""
-    spread = wanted - wanted.flatten(0, -2).mean(0)
-    return 1 - float((wanted - predicted).square().sum() / spread.square().sum())

@@ -102,9 +102,9 @@ def gains_by(table: pd.DataFrame, group: str, baseline: str = "none") -> pd.Data
 
 def class_gains(table: pd.DataFrame, baseline: str = "none") -> pd.DataFrame:
     """`gains_by` class, in the data's order, of a table with a column `iou_<class>` for each."""
-    rows = table.drop(columns="miou").rename(columns=lambda name: name.removeprefix("iou_"))
-    rows = rows.melt(["method", "seed"], list(per_class(table).index), var_name="class", value_name="miou")
-    return gains_by(rows, "class", baseline)
+    scores = table.set_index(["method", "seed"]).filter(regex="^iou_").rename(columns=lambda c: c.removeprefix("iou_"))
+    rows = scores.melt(var_name="class", value_name="miou", ignore_index=False)
+    return gains_by(rows.reset_index(), "class", baseline)
 
 
 def budget_gains(batches: Mapping[str, pd.DataFrame], baseline: str = "none") -> pd.DataFrame:

@@ -173,7 +173,7 @@ def in_words(table: pd.DataFrame, **words: str) -> pd.DataFrame:
 def origin(table: pd.DataFrame) -> pd.DataFrame:
     """Where the rows come from: runs for each commit, version of torch, device, precision and number of threads."""
     shown = table.drop_duplicates("run").filter(["commit", "torch", "device", "precision", "threads"]).fillna("unknown")
-    return shown.assign(commit=shown["commit"].str[:8]).value_counts(list(shown), sort=False).reset_index(name="runs")
+    return shown.assign(commit=shown["commit"].str[:8]).groupby(list(shown), sort=False).size().reset_index(name="runs")
 
 
 def training_curves(root: str | os.PathLike[str]) -> pd.DataFrame:
@@ -211,7 +211,7 @@ def results_table(root: str | os.PathLike[str]) -> pd.DataFrame:
     runs = _finished(root)
     trained = [run.info.get("parameters", {}) for run in runs if run.name.startswith("student-")]
     texts = pd.DataFrame([{k: json.dumps(v, sort_keys=True) for k, v in given.items()} for given in trained])
-    varying = [name for name in texts if name not in {*TOLD_APART, *_KNOWN.split()} and texts[name].nunique() > 1]
+    varying = list(texts.columns[texts.nunique() > 1].difference([*TOLD_APART, *_KNOWN.split()], sort=False))
     rows = []
     for run, protocol in product(runs, PROTOCOLS):
         if scores := run.metrics.get(protocol):
