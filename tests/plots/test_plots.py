@@ -113,7 +113,9 @@ def test_runs_are_dots_in_percent_and_references_are_lines():
 def test_classes_and_tables_keep_their_order():
     table = pd.DataFrame({"none": [0.1, 0.5]}, index=["car", "road"])
     assert [t.get_text() for t in plots.class_bars(table).axes[0].get_yticklabels()] == ["car", "road"]
-    assert [t.get_text() for t in plots.heatmap(table, unit="IoU").axes[0].get_yticklabels()] == ["car", "road"]
+    axis = plots.heatmap(-0.1 * table, unit="IoU", decimals=1).axes[0]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["car", "road"]
+    assert [text.get_text() for text in axis.texts] == ["0.0", "-0.1"]  # no "-0.0"
 
 
 def test_maps_have_a_bar_each_unless_they_are_pictures():

@@ -56,7 +56,7 @@ def heatmap(
     fig, ((axis,),) = new_axes(1, 1, 1.6 + column * table.shape[1], 1.2 + 0.32 * len(table))
     reach = float(table.abs().max(axis=None)) or 1.0
     scale = {"cmap": "vlag", "vmin": -reach, "vmax": reach} if diverging else {"cmap": "cividis"}
-    annot, fmt = (True, f".{decimals}f") if words is None else (words, "")
+    annot, fmt = (True, f"z.{decimals}f") if words is None else (words, "")
     named = table.rename(index=literal, columns=literal)
     sns.heatmap(named, annot=annot, fmt=fmt, ax=axis, cbar_kws={"label": unit}, annot_kws={"size": 8}, **scale)
     axis.tick_params(axis="y", rotation=0)
