@@ -44,9 +44,8 @@ def full_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
 
     @wraps(loss)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> Tensor:
-        devices = [value.device.type for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-        known = [device for device in devices if device != "meta"]  # autocast does not know meta tensors
-        with torch.autocast(known[0] if known else "cpu", enabled=False):
+        known = (v.device.type for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and not v.is_meta)
+        with torch.autocast(next(known, "cpu"), enabled=False):  # which does not know meta tensors
             return loss(*map(widen, args), **{name: widen(value) for name, value in kwargs.items()})
 
     return wrapped
