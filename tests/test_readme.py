@@ -193,6 +193,10 @@ def test_the_findings_of_the_readme():
     found, photographs = 100 * gains(COURSE)["mean"], 100 * gains(LONG, f"none{PRETRAINED}")["mean"]
     variants = found[["transkd-base", "transkd-gl", "transkd-ea"]]
     assert "transkd-base" not in significant(gains(LONG, f"none{PRETRAINED}"))
+    assert all(means(table)["review"] > means(table)["transkd-base"] for table in (EVERY, LONG))
+    for search, best in ((SEARCH, 4.0), (EVERY_SEARCH, 1.0)):
+        scores = search.query("method == 'transkd-base'").groupby(["options", "lr"])["miou"].mean()
+        assert json.loads(scores.idxmax()[0]).get("feature_weight", 1.0) == best
     says(
         README,
         f"TransKD-Base gains {found['transkd-base']:.2f} points of mean intersection over union (mIoU) over five "
@@ -226,7 +230,11 @@ def test_the_demo_of_the_readme_and_what_it_prints():
     has_line(block, f"| blind: one map for all images | | {100 * ends['blind']:.2f} | | |")
     has_line(block, f"| oracle: the label at a quarter of its size | | {100 * ends['oracle']:.2f} | | |")
     closed = share(table, best).loc["transkd-base", "mean"]
-    says(block, f"TransKD-Base closes {closed:.0f}% of the gap to the teacher.")
+    says(
+        block,
+        f"TransKD-Base closes {closed:.0f}% of the gap to the teacher.",
+        f"the p value of TransKD-Base is {differences.loc['transkd-base', 'p_holm']:.2f}",
+    )
     says(RESULTS, *(f"{interval(differences.loc[method])} points" for method in ("kd", "transkd-base")))
 
 
