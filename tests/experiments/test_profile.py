@@ -7,7 +7,7 @@ import pytest
 import yaml
 from quick import PROFILE, weight_multiple
 
-from transkd_lite.experiments.profile import list_profiles, load_profile, parse_settings, plan, shrink
+from transkd_lite.experiments.profile import NOTEBOOKS, list_profiles, load_profile, parse_settings, plan, shrink
 from transkd_lite.results.tables import read_table, students
 from transkd_lite.training.config import ParameterError
 
@@ -65,6 +65,10 @@ def test_another_teacher_makes_other_students_but_not_another_student_alone(writ
         ({"students": {"methods": "none"}}, "methods must be a list; got methods='none'"),
         ({"students": {"methods": ["kd"], "by_method": {"kd": {"stps": 1}}}}, "did you mean steps"),
         ({"students": {"methods": ["kd"], "variants": {"a": {"stps": 1}}}}, "variants.a 'stps': did you mean steps"),
+        ({"students": {"methods": ["kd"], "variants": {"a": {"seed": 1}}}}, "unknown parameter .*variants.a 'seed'"),
+        ({"students": {"methods": ["kd"], "by_method": {"kd": {"method": "at"}}}}, "by_method.kd 'method'"),
+        ({"students": {"methods": ["kd"], "seed": 1}}, "seed would be ignored: students have seeds"),
+        ({"students": {"methods": ["kd"], "method": "at"}}, "method would be ignored: students have methods"),
         ({"lessons": ["leson"]}, "no notebook .*leson.ipynb; that folder has .*lesson.ipynb"),
         ({"lessons": [{"lesson": {"wrds": "x"}}]}, "parameter of lesson.ipynb 'wrds': did you mean words"),
         ({"lessons": [{"lesson": {"words": 1}}]}, "lesson.ipynb: words must be a valid string; got words=1"),
@@ -144,9 +148,14 @@ def test_mistakes_in_settings_are_named(write, settings, message):
 
 
 @pytest.mark.parametrize("name", list_profiles())
-def test_every_committed_profile_is_valid_and_can_be_shrunk(name, tmp_path):
+def test_every_committed_profile_is_valid_and_can_be_shrunk(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    for trained in re.findall(r"runs/[\w.-]+", (NOTEBOOKS / "profiles" / f"{name}.yaml").read_text()):
+        (tmp_path / trained).write_bytes(b"weights that another profile trains")
     for profile in (load_profile(name), shrink(load_profile(name))):
-        assert profile.about
+        if profile.methods or profile.lessons:  # a batch
+            assert plan(profile)
         weights = {"pretrained": None, "steps": 1000}  # weights may not be there yet
         assert profile.teacher is None or profile.experiment("teacher", **weights)
         for method in profile.methods:
