@@ -95,9 +95,11 @@ def test_a_batch_prints_its_runs_its_scores_and_where_the_report_is(profile, tmp
 def test_a_batch_without_a_report_still_saves_its_tables(tmp_path, monkeypatch):
     path = tmp_path / "quick.yaml"
     path.write_text(yaml.safe_dump({**PROFILE, "report": None}))
-    (tmp_path / "runs" / PROFILE["name"]).mkdir(parents=True)
-    monkeypatch.setattr(comparison, "save_results", lambda root, folder, data_root: [folder / f"{root.name}.csv"])
+    (run := tmp_path / "runs" / PROFILE["name"] / "student-none-s0-00000000").mkdir(parents=True)
     command = ["report", str(path), "--runs", str(tmp_path / "runs")]
+    assert "no student has finished in" in " ".join(call(*command, "--tables", str(tmp_path)).output.split())
+    (run / "metrics.json").write_text("{}")
+    monkeypatch.setattr(comparison, "save_results", lambda root, folder, data_root: [folder / f"{root.name}.csv"])
     assert "has no report; --tables DIR" in " ".join(call(*command).output.split())
     saved = call(*command, "--tables", str(tmp_path))
     assert (saved.exit_code, saved.output.split()) == (0, ["Saved:", str(tmp_path / "quick.csv")])

@@ -131,6 +131,7 @@ def test_a_folder_becomes_label_maps_and_overlays_of_the_same_names(network, tmp
     photos = tmp_path / "photos"
     (photos / "sub").mkdir(parents=True)
     (photos / ".hidden").mkdir()
+    (photos / "a folder.png").mkdir()
     halves(RED, BLUE).save(photos / "a.png")
     halves(GREEN, GREEN).save(photos / "sub" / "a.png")
     halves(GREEN, GREEN).save(photos / ".hidden" / "b.png")

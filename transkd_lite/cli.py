@@ -266,7 +266,7 @@ def predict(
     """
     kinds = [out / "labels", out / "overlays"]
     root, found = (pictures, sorted(pictures.rglob("*"))) if pictures.is_dir() else (pictures.parent, [pictures])
-    found = [path for path in found if path.suffix.lower() in SUFFIXES and not {*kinds} & {*path.parents}]
+    found = [p for p in found if p.suffix.lower() in SUFFIXES and p.is_file() and not {*kinds} & {*p.parents}]
     names = [name for path in found if not any(map(is_hidden, (name := path.relative_to(root)).parts))]
     if not names:
         advice = "of a video make a folder of pictures: ffmpeg -i VIDEO FOLDER/%05d.png"
@@ -445,8 +445,8 @@ def report(
     chosen = profile.load_profile(name, _settings(None, data_root))
     chosen = profile.shrink(chosen) if smoke else chosen
     root = (runs / chosen.name).resolve()
-    if not root.is_dir():
-        raise ParameterError(f"no batch in {root}: run `transkd reproduce {name}` first")
+    if not any(root.glob("student-*/metrics.json")):
+        raise ParameterError(f"no student has finished in {root}: run `transkd reproduce {name}` first")
     if chosen.report is None and tables is None:
         raise ParameterError(f"profile {name} has no report; --tables DIR saves its tables")
     for path in save_results(root, tables, str(data_root) if data_root else None) if tables is not None else ():
@@ -467,8 +467,7 @@ def list_run_folders(
 
     Example: transkd runs runs/demo
     """
-    runs = folder or runs
-    found = list_runs(runs)
+    found = list_runs(runs := folder or runs)
     if as_json:
         listed = [{**run.metrics, "run": str(run.folder), "state": run.state, "note": run.note} for run in found]
         typer.echo(json.dumps(listed, indent=2))

@@ -45,6 +45,7 @@ def test_parameters_are_those_of_the_paper(name: str, published_m: float) -> Non
         ((4,), (0.1, 0.1, 0.5, 1.0), [1.0]),
         ([2, 4], (0.1, 0.2, 0.5, 1.0), [0.2, 1.0]),
         ((2, 4), [7, 8], [7, 8]),
+        (4, [3], [3]),
     ],
 )
 def test_embedding_stages_and_weights(
@@ -52,7 +53,7 @@ def test_embedding_stages_and_weights(
 ) -> None:
     terms = _terms(lab, name, embedding_stages=stages, embedding_weights=weights)
     method = create_method(name, lab.student, lab.teacher, embedding_stages=stages, embedding_weights=weights)
-    names = [f"pea_{stage}" for stage in stages]
+    names = [f"pea_{stage}" for stage in ([stages] if isinstance(stages, int) else stages)]
     assert [term for term in terms if term.startswith("pea")] == names
     assert [method.weights[name] for name in names] == expected
 

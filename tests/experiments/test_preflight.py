@@ -9,6 +9,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from transkd_lite.cli import app
+from transkd_lite.data.tools import check_dataset
+from transkd_lite.experiments import preflight
 from transkd_lite.experiments.experiment import Experiment, evaluate_run, run_experiment, save_half
 from transkd_lite.experiments.preflight import look
 from transkd_lite.experiments.profile import load_profile, plan, shrink
@@ -177,6 +179,11 @@ def test_a_folder_of_images_becomes_a_profile_that_says_all(pictures, tmp_path, 
     assert (profile.parameters["data_root"], profile.parameters["crop"]) == (str(pictures), [43, 59])
     assert [run.kind for run in plan(profile)] == ["teacher", *["student"] * 4]
     assert plan(shrink(profile))[0].experiment.crop == (43, 59)
+    monkeypatch.setattr(preflight, "preflight", lambda runs, root: ("", 20.0 * len(runs) + 50))  # 100 steps: 50 s
+    report = check_dataset("folder", pictures)
+    report.splits[0].num_images = 10_000
+    written, _ = preflight.new_profile(tmp_path / "twenty minutes", report, {})
+    assert load_profile(str(written)).parameters["steps"] == 100 * (20 * 60 - 5 * 20) / 50
     again = CliRunner().invoke(app, ["new", "cracks", "--data", str(pictures)])
     assert (again.exit_code, "exists already" in again.output) == (2, True)
     wrong = CliRunner().invoke(app, ["new", "other", "--data", str(pictures), "--set", "label_map={0: 0}"])

@@ -146,6 +146,15 @@ def test_the_frame_is_the_query(looks):
     assert inside.all()
 
 
+def test_the_frame_is_the_query_where_the_grid_does_not_divide_the_picture():
+    grid = BlockAttention(torch.ones(1, 1, 64, 64), (8, 8), 1)
+    looks = Looks({}, [np.full((300, 300, 3), 99, np.uint8)], [np.zeros((300, 300))], SPACE)
+    looks.attention["network"], looks.predictions["network"] = {(1, 1): grid}, [np.zeros((300, 300), np.uint8)]
+    framed = np.argwhere((overlays(looks, Choice(stage=1, row=299, column=299))["image"] != 99).any(2))
+    # The last cell of 37.5 pixels.
+    assert [tuple(framed.min(0)), tuple(framed.max(0))] == [(262, 262), (299, 299)]
+
+
 def test_colours_are_those_of_cividis():
     levels = np.linspace(0, 1, 256)
     ours = ramp(levels.tolist()) / (1 - 0.35)  # the share of the picture

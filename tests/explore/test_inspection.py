@@ -43,7 +43,7 @@ def test_every_block_is_kept_on_its_grid(name, images):
 
 
 def test_a_query_is_its_row_of_the_map(model, images):
-    attention = attend(model, images, [(2, 1)])[2, 1]
+    attention = attend(model, images)[2, 1]
     keys = attention.weights[1, 1, 3 * 16 + 5].unflatten(0, (2, 4))
     spread = attention.query((3, 5), head=2, image=1)
     assert spread.shape == (8, 16)
@@ -55,7 +55,7 @@ def test_a_pixel_beneath_a_key_moves_what_the_key_says(model, images):
     """Reduction 8 in stage 1: the key in row 1, column 3 stands for pixels from row 32 and column 96 on."""
     changed = images.clone()
     changed[:, :, 40:48, 104:112] = 0
-    before, after = (attend(model, x, [(1, 1)])[1, 1] for x in (images, changed))
+    before, after = (attend(model, x)[1, 1] for x in (images, changed))
     moved = (after.query((0, 0)) - before.query((0, 0))).abs() > 1e-7
     assert moved[8:16, 24:32].all()
     # Keys share a softmax, so all weights move; the scores themselves do so only at that key.
@@ -80,7 +80,7 @@ def test_class_share_by_hand(two_keys):
 
 
 def test_class_share_equals_the_sum_over_queries(model, images):
-    attention = attend(model, images, [(3, 2)])[3, 2]
+    attention = attend(model, images)[3, 2]
     labels = torch.randint(3, (2, 4, 8), generator=torch.Generator().manual_seed(1))
     labels[0, 0, :3] = 255
     shares = [

@@ -130,6 +130,16 @@ def test_the_courses_weights_are_those_of_its_profile():
     assert PRESETS["Course"].parameters() == {"method": "transkd-base", "options": own}
 
 
+def test_a_choice_trains_the_method_of_what_has_weight_and_no_other():
+    nothing = (0.0, 0.0, 0.0, 0.0)
+    assert WeightChoice(0.0, nothing, 0.5).parameters() == {"method": "kd", "options": {"kd.weight": 0.5}}
+    assert WeightChoice(0.0, nothing).parameters() == {"method": "none", "options": {}}
+    assert WeightChoice(1.0, nothing, 0.5).parameters() == {
+        "method": "transkd-base+kd",
+        "options": {"feature_weight": 1.0, "embedding_weights": [0.0] * 4, "kd.weight": 0.5},
+    }
+
+
 @pytest.mark.parametrize("name", list(PRESETS))
 def test_a_preset_sets_all_sliders(panel, name):
     panel.sliders["csf_1"].value = panel.sliders["kd"].value = 2.9

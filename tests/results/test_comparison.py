@@ -124,6 +124,8 @@ def test_the_verdict_says_whether_zero_is_left_out(table):
     single = table[table["seed"] == 0]
     text = comparison.verdict(comparison.paired_differences(single))
     assert text == "- One seed, which says nothing about chance, beside none (points): **kd** +1.0."
+    both = pd.concat([differences, comparison.paired_differences(single)])
+    assert comparison.verdict(both).splitlines()[1] == text
 
 
 def test_the_scores_are_a_sentence(table):

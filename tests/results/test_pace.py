@@ -49,12 +49,6 @@ def test_seconds_are_those_of_training_and_the_last_point_is_the_final_score(bat
     assert curves.loc[("kd", 40), "mean"] == pytest.approx(0.4)
 
 
-def test_what_was_spent_before_the_first_step_is_on_the_bill(batch):
-    curves = comparison.score_curves(*batch, before={"kd": 100.0}).set_index(["method", "step"])
-    assert curves.loc["kd", "seconds"].tolist() == [110.0, 130.0, 140.0]
-    assert curves.loc[("none", 10), "seconds"] == 5.0
-
-
 def test_the_time_to_a_score_is_that_of_the_first_point_that_has_it(batch):
     reached = comparison.time_to_reach(comparison.score_curves(*batch), 0.2)
     assert reached.loc["none", ["step", "seconds"]].tolist() == [30, 15.0]

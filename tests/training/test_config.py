@@ -71,6 +71,8 @@ def test_length_of_a_run() -> None:
     assert TrainConfig(epochs=1.5, batch_size=4).num_steps(10) == 4  # 15 images in batches of 4
     assert TrainConfig(batch_size=4).num_steps(10) == 3  # one epoch unless told
     assert TrainConfig(steps=7).num_steps(10) == 7
+    with pytest.raises(ValueError, match=r"warmup_steps must be less than steps, 4 in 1\.5 epochs; got 4"):
+        TrainConfig(epochs=1.5, batch_size=4, warmup_steps=4).num_steps(10)
 
 
 def test_paper_schedule_steps_once_an_epoch_and_ends_at_a_third() -> None:

@@ -188,6 +188,14 @@ def test_a_used_folder_is_neither_overwritten_nor_resumed_with_other_parameters(
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == files
 
 
+def test_a_run_is_not_resumed_with_other_options_of_its_method(tmp_path: Path) -> None:
+    model, teacher, config = student(), student(), TrainConfig(**QUICK)
+    first, other = (create_method("kd", model, teacher, temperature=tau) for tau in (1.0, 2.0))
+    fit(model, scenes(), config=config, teacher=teacher, method=first, out_dir=tmp_path)
+    with pytest.raises(ValueError, match=r"option\.kd\.temperature: 1\.0 there, 2\.0 now"):
+        fit(model, scenes(), config=config, teacher=teacher, method=other, out_dir=tmp_path, resume=True)
+
+
 def test_a_stopped_run_knows_its_parameters_by_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = TrainConfig(**QUICK, checkpoint_every=2)
     stopped(tmp_path, config, 2, monkeypatch)

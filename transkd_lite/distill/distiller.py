@@ -9,6 +9,7 @@ is a module that yields named terms; `methods` says which parts a method has.
 
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -102,7 +103,7 @@ class Distiller(nn.Module):
     """A method for one pair of networks; its parameters exist only during training.
 
     parts: the families of terms, e.g. `parts["csf"].fusion` and `parts["pea"].stages["4"]`.
-    terms: the names of the terms, in order.
+    terms: the names of the terms, in order. options: what the parts were built with, as `create_method` was given it.
     reads: names of the teacher's maps that some term depends on: logits, features_1 … embeddings_4.
     weights: one entry for each term; may be changed at any time, `combine` reads it.
     warmup: for some terms the number of steps over which the weight rises linearly from 0.
@@ -121,6 +122,7 @@ class Distiller(nn.Module):
         self.reads = {name for part in parts for name in part.reads}
         if unknown := self.reads.difference(MAPS):
             raise ValueError(f"the parts of {name} may read {', '.join(MAPS)}; got reads {', '.join(sorted(unknown))}")
+        self.options: dict[str, Any] = {}
         self.warmup: dict[str, int] = {}
         self._processes: int | None = None  # known within a training loop alone
         self._searched = False

@@ -90,7 +90,7 @@ def transkd_gl(
     """
 
     def align(stage: int, student: ModelSpec, teacher: ModelSpec) -> nn.Module:
-        deepest = stage == max(options["embedding_stages"])  # 4, unless that is left out
+        deepest = stage == check_stages("embedding_stages", options["embedding_stages"])[-1]
         mixer = GLMixer(student.channels[stage - 1], residual, mixer_start) if deepest else None
         return StageAlignment(stage, student, teacher, mixer)
 
@@ -406,6 +406,7 @@ def create_method(
     if strange := sorted({*(weights or {}), *warmup} - {*terms}):
         raise ValueError(f"{name} has the terms {', '.join(terms)}; weights or warmup_steps name {listed(strange)}")
     distiller = Distiller(name, parts, student_spec, teacher_spec)
+    distiller.options |= {f"{part}.{option}": value for part in joined for option, value in own[part].items()}
     distiller.weights.update(weights or {})
     distiller.warmup = {term: steps for term, steps in warmup.items() if steps > 0}
     return distiller

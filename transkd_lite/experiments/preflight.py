@@ -22,6 +22,8 @@ from transkd_lite.training.config import ParameterError, check_plain
 
 __all__ = ["look", "new_profile", "preflight"]
 
+_REST_S = 20  # of a notebook, beside training and scoring
+
 
 def preflight(pending: Sequence[PlannedRun], root: Path) -> tuple[str, float]:
     """Check what a plan cannot check without torch, and time a step of each kind of run.
@@ -39,8 +41,8 @@ def preflight(pending: Sequence[PlannedRun], root: Path) -> tuple[str, float]:
             looked[key] = looked.get(key) or look(here, experiments.get(run.needs or ""))
             seconds += looked[key][0]
     told = dict.fromkeys(text for _, *texts in looked.values() for text in texts)
-    total = f"in all about {seconds / 60:.0f} min, one after the other; guessed from one step"
-    return "\n".join([*told, total]), seconds
+    total = [f"in all about {seconds / 60:.0f} min, one after the other; guessed from one step"] * bool(looked)
+    return "\n".join([*told, *total]), seconds
 
 
 def look(experiment: Experiment, teacher: Experiment | None = None) -> tuple[float, str, str]:
@@ -102,7 +104,7 @@ def look(experiment: Experiment, teacher: Experiment | None = None) -> tuple[flo
 {len(train)} images for training{crops}, {len(val)} for validation
 {space.num_classes} classes: {", ".join(space.names)}
 {device_name(device)}, {torch.get_num_threads()} threads, {resolve_precision(config.precision, device)}"""
-    seconds = 20 + (steps * config.batch_size + passes) / speed  # 20 for the notebook's rest
+    seconds = _REST_S + (steps * config.batch_size + passes) / speed
     what = f"{experiment.network}, method {experiment.method}, {steps} steps of {config.batch_size} images: about"
     return seconds, data, f"{what} {seconds / 60:.1f} min each"
 
@@ -146,7 +148,8 @@ def new_profile(folder: Path, report: Report, options: Mapping[str, Any]) -> tup
     about = f"images of {report.root.resolve().name}"
     planned = Profile(name, about, parameters=shared, teacher=teacher, students=students, **grid)
     shared |= {"steps": 100, "warmup_steps": 20}
-    wanted = int(20 * 60 / preflight(plan(planned), folder)[1]) * 100
+    fixed = _REST_S * len(runs := plan(planned))
+    wanted = int(100 * (20 * 60 - fixed) / (preflight(runs, folder)[1] - fixed))
     shared["steps"] = max(100, min(wanted, 100 * counts["train"] // batch_size))
     found = [*str(report).splitlines()[:-1], *[f"val is the last of {folds} parts of train (fold)"] * len(held_out)]
     content = {"about": about, "parameters": shared, "teacher": teacher, "students": students | grid}

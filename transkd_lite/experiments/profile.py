@@ -29,7 +29,6 @@ _GRID = {"methods": list[str], "seeds": list[int], "by_method": _LAYERS, "varian
 _SMOKE = {"steps": 6, "batch_size": 2, "train_images": 8, "val_images": 4}
 _SMOKE_HEIGHT = 64
 _LENGTH = ("steps", "epochs")  # one replaces the other
-_GRIDDED = ("method", "seed")  # what the students' grid sets
 
 
 @dataclass(frozen=True)
@@ -120,15 +119,14 @@ def load_profile(source: str, settings: Mapping[str, Any] | None = None) -> Prof
     for kind, section in sections.items():
         check_parameters(section, known | extras[kind], where)
     grid = {name: sections["students"].pop(name) for name in _GRID if name in sections.get("students", {})}
-    layers, varied = list(sections.items()), {name: hint for name, hint in known.items() if name not in _GRIDDED}
+    layers, varied = list(sections.items()), {k: hint for k, hint in known.items() if k not in ("method", "seed")}
     for name, extra in (("by_method", {}), ("variants", {"methods": list[str]})):
         for label, layer in grid.get(name, {}).items():
             check_parameters(layer, varied | extra, f"{where}, {name}.{label}")
             layers.append(("students", layer))
-    methods = [sections.get("students", {}).get("method", "none"), *grid.get("methods", ())]
-    methods += [method for variant in grid.get("variants", {}).values() for method in variant.get("methods", ())]
+    listed = [method for part in (grid, *grid.get("variants", {}).values()) for method in part.get("methods", ())]
     for method in grid.get("by_method", {}):
-        check_name(method, methods, "by_method")
+        check_name(method, [*listed, sections["students"].get("method", "none")], "by_method")
     for _, layer in layers:
         layer.update(_located(layer, Path()) | _located(layer, path.parent))
     for key, value in (settings or {}).items():
@@ -233,9 +231,11 @@ def plan(profile: Profile, methods: Sequence[str] = (), seeds: Sequence[int] = (
         raise ParameterError(f"methods and seeds are those of students, but profile {profile.name} has none")
     if profile.teacher is not None and profile.merged(profile.students or {}).get("teacher"):
         raise ParameterError(f"profile {profile.name} gives the students' teacher and a section teacher: keep one")
-    for name in {*_GRIDDED} & {*profile.parameters, *(profile.students or {})} if methods or profile.methods else ():
-        advice = f"students have {name}s (--{name}s), a teacher its teacher.{name}"
-        raise ParameterError(f"profile {profile.name}: {name} would be ignored: {advice}")
+    for name in (
+        {"method", "seed"} & {*profile.parameters, *(profile.students or {})} if methods or profile.methods else ()
+    ):
+        rule = f"{name} would be ignored: students have {name}s, a teacher its teacher.{name}"
+        raise ParameterError(f"profile {profile.name}: {rule}")
     for seed in dict.fromkeys(seeds or profile.seeds) if profile.students is not None else ():
         for variant, changes in variants.items():
             own = {name: value for name, value in changes.items() if name != "methods"}

@@ -23,7 +23,7 @@ from transkd_lite.data.labels import VOID, LabelSpace
 from transkd_lite.metrics import as_batch, predict
 from transkd_lite.models.attention import attention_map
 from transkd_lite.models.naming import family_of
-from transkd_lite.models.output import SegModel, listed
+from transkd_lite.models.output import SegModel
 
 __all__ = [
     "Choice", "Looks", "attend", "class_share", "linear_cka", "linear_fit", "overlays", "r_squared", "receptive_field",
@@ -71,33 +71,29 @@ class BlockAttention(NamedTuple):
 
 
 @torch.no_grad()
-def attend(model: SegModel, images: Tensor, blocks: Sequence[Block] | None = None) -> dict[Block, BlockAttention]:
-    """Run `model` on images (N, 3, H, W) in evaluation mode and keep the attention of blocks (None: of all).
+def attend(model: SegModel, images: Tensor) -> dict[Block, BlockAttention]:
+    """Run `model` on images (N, 3, H, W) in evaluation mode and keep the attention of every (stage, block), from 1.
 
-    Stages and blocks are counted from 1. A copy of the model is run, so that the model stays as it is. Raises
-    `ValueError` for networks without such attention and for blocks that do not exist.
+    A copy of the model is run, so that the model stays as it is. Raises `ValueError` for networks without such
+    attention.
 
     >>> from transkd_lite.models.weights import create_model
     >>> seen = attend(create_model("segformer_b0", 19), torch.rand(1, 3, 64, 128))
     >>> seen[3, 2].num_heads, seen[3, 2].size, seen[3, 2].key_size
     (5, (4, 8), (2, 4))
     """
-    name, depths, seen = model.spec.name, model.spec.depths, {}
-    if family_of(name) not in ("segformer", "pvt"):
-        raise ValueError(f"{name} has no attention to show: choose a SegFormer or a PVTv2")
-    there = [(stage, block) for stage, depth in enumerate(depths, start=1) for block in range(1, depth + 1)]
-    chosen = there if blocks is None else blocks
-    if wrong := [key for key in chosen if key not in there]:
-        raise ValueError(f"{name} has no (stage, block) [{listed(wrong)}]: its stages hold {depths} blocks, from 1")
+    seen: dict[Block, BlockAttention] = {}
+    if family_of(model.spec.name) not in ("segformer", "pvt"):
+        raise ValueError(f"{model.spec.name} has no attention to show: choose a SegFormer or a PVTv2")
 
     def keep(key: Block, module: Any, args: tuple[Tensor, Sequence[int]], output: Tensor) -> None:
         (height, width), reduction = args[1], 1 if module.sr is None else module.sr.stride[0]
         seen[key] = BlockAttention(attention_map(module, *args), (height, width), reduction)
 
     twin: Any = copy.deepcopy(model).eval()
-    for stage, block in chosen:
-        module = getattr(twin, "backbone", twin).stages[stage - 1].blocks[block - 1].attn
-        module.register_forward_hook(partial(keep, (stage, block)))
+    for i, stage in enumerate(getattr(twin, "backbone", twin).stages, start=1):
+        for j, block in enumerate(stage.blocks, start=1):
+            block.attn.register_forward_hook(partial(keep, (i, j)))
     twin.encode(images)  # the head attends to nothing
     return seen
 
@@ -301,7 +297,7 @@ def overlays(looks: Looks, choice: Choice) -> dict[str, NDArray[np.uint8]]:
         colours = ImageOps.colorize(levels.resize(grey.size, nearest), DARK, BRIGHT, MIDDLE)
         layers[name] = Image.blend(colours, grey.convert("RGB"), 0.35)  # so that the picture shines through
     (row, column), (rows, columns), times = seen.position, seen.weights.shape, max(1, 512 // grey.width)
-    tall, wide = times * grey.height // rows, times * grey.width // columns
+    tall, wide = times * grey.height / rows, times * grey.width / columns
     frame = (column * wide, row * tall, (column + 1) * wide - 1, (row + 1) * tall - 1)
     out = {}
     for name, layer in layers.items():

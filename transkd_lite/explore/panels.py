@@ -53,11 +53,9 @@ class WeightChoice(NamedTuple):
 
     def parameters(self) -> dict[str, Any]:
         """method and options of an `Experiment` with these weights, the method without what has no weight."""
-        options = {"feature_weight": self.feature, "embedding_weights": list(self.embedding)}
-        if self.kd:
-            return {"method": "transkd-base+kd", "options": options | {"kd.weight": self.kd}}
-        weighs = self.feature or any(self.embedding)
-        return {"method": "transkd-base", "options": options} if weighs else {"method": "none", "options": {}}
+        base = {"feature_weight": self.feature, "embedding_weights": list(self.embedding)}
+        base, kd = base if self.feature or any(self.embedding) else {}, {"kd.weight": self.kd} if self.kd else {}
+        return {"method": "+".join(["transkd-base"] * bool(base) + ["kd"] * bool(kd)) or "none", "options": base | kd}
 
     def to_yaml(self, teacher: str = "") -> str:
         """`parameters`, with the teacher where one is given, as a file for `papermill -f`.

@@ -140,7 +140,7 @@ def verdict(differences: pd.DataFrame) -> str:
             for row in own.itertuples():
                 reach = f" ({100 * row.low:+.1f} to {100 * row.high:+.1f})" if row.pairs > 1 else ""
                 gains.append(f"**{row.method}** {100 * row.mean:+.1f}{reach}")
-            unit = "points, 95% interval" if known.any() else "points"
+            unit = "points, 95% interval" if own["low"].notna().any() else "points"
             lines.append(f"- {head.format(base)} ({unit}): {', '.join(gains)}.")
     return "\n".join(lines)
 
@@ -212,18 +212,16 @@ def claims(table: pd.DataFrame, teacher: float | None = None) -> pd.DataFrame:
 
 # --- How a score grows with steps and with time, from runs that were scored on the way (`eval_every`).
 #
-# A method that costs more a step must be compared by the clock too, and what was spent before the first step,
-# such as a pre-training, belongs to the bill.
+# A method that costs more a step must be compared by the clock too.
 
 
-def score_curves(history: pd.DataFrame, table: pd.DataFrame, before: Mapping[str, float] | None = None) -> pd.DataFrame:
+def score_curves(history: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     """Mean score of every method at every step at which its runs were scored, the last one included.
 
     history: curves of a batch with `val_miou`, under the labels of `table` (see `tables.label_history`).
     table: rows of students, one protocol and one budget; their scores are the curves' last points.
-    before: method -> seconds spent before its first step, such as a pre-training.
     Returns columns method, step, mean, low, high (over seeds), runs, seconds (of training, the median over seeds, for
-    one run may have shared its machine; with those of `before`); methods in the table's order.
+    one run may have shared its machine); methods in the table's order.
     """
     points = history.dropna(subset="val_miou")
     ends = table.rename(columns={"steps": "step", "wall_s": "seconds", "miou": "val_miou"})
@@ -231,7 +229,6 @@ def score_curves(history: pd.DataFrame, table: pd.DataFrame, before: Mapping[str
     groups = both.groupby(["method", "step"])
     curves = groups["val_miou"].agg(mean="mean", low="min", high="max", runs="count")
     curves = curves.assign(seconds=groups["seconds"].median()).reset_index()
-    curves["seconds"] += curves["method"].map(before or {}).fillna(0.0)
     order = list(table["method"].unique())
     return curves.sort_values("method", kind="stable", key=lambda names: names.map(order.index))
 

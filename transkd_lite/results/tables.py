@@ -97,8 +97,7 @@ def _phrase(name: str, value: Any) -> str:
 
 def label_history(history: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     """The curves, or scores by condition, of the runs in `rows`, under the labels that these have."""
-    labels = rows.set_index("run")["method"]
-    return history.assign(method=history["run"].map(labels)).dropna(subset="method")
+    return history.assign(method=history["run"].map(rows.set_index("run")["method"])).dropna(subset="method")
 
 
 # --- Tables of measured results: made from run folders, saved, and read back by name.
@@ -166,7 +165,7 @@ WORDS = {
 
 
 def in_words(table: pd.DataFrame, **words: str) -> pd.DataFrame:
-    """A table for people: its columns' and its index's names in words, those of `words` in others."""
+    """A table for people: its columns' names in words, those of `words` in others."""
     return table.rename(columns=lambda name: (WORDS | words).get(name, str(name).replace("_", " ")))
 
 
@@ -203,7 +202,7 @@ def results_table(root: str | os.PathLike[str]) -> pd.DataFrame:
     root: a folder of run folders, such as `runs/demo`.
     Returns columns dataset, protocol, teacher, student, method, options (JSON), train_images, seed, steps, batch_size,
     lr, augment, height, width, precision, threads, teacher_cache (whether the teacher's answers were kept: memory, file
-    or off), initial_values (see `folder.caveats`), device, torch, commit, run, wall_s, miou, pixel_accuracy and one
+    or off), initial_values (of the heads: published), device, torch, commit, run, wall_s, miou, pixel_accuracy and one
     `iou_<class>` each; scores in [0, 1]. A teacher's row has method "none" and a run named `teacher-…`. Where the
     students differ in parameters that have no column, `settings` (JSON) before miou holds those.
     Raises `FileNotFoundError`: no finished training run lies below `root`.

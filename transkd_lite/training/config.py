@@ -205,4 +205,8 @@ class TrainConfig:
         """Optimiser steps of the whole run over a dataset of num_samples images."""
         if self.steps is not None:
             return self.steps
-        return max(1, math.ceil((self.epochs or 1.0) * num_samples / self.batch_size))
+        steps = max(1, math.ceil((self.epochs or 1.0) * num_samples / self.batch_size))
+        if self.warmup_steps >= steps:
+            rule = f"warmup_steps must be less than steps, {steps} in {self.epochs or 1.0} epochs"
+            raise ParameterError(f"{type(self).__name__}: {rule}; got {self.warmup_steps}")
+        return steps

@@ -139,17 +139,12 @@ def list_runs(root: str | os.PathLike[str]) -> list[Run]:
 
 
 def caveats(runs: Iterable[Mapping[str, Any]]) -> list[str]:
-    """What a reader of several runs' scores must know, in sentences: old initial values, unlike precision or threads.
+    """What a reader of several runs' scores must know, in sentences: unlike precision or threads.
 
-    runs: mappings with "precision", "threads" and "initial_values", as run.json and the rows of tables have them.
+    runs: mappings with "precision" and "threads", as run.json and the rows of tables have them.
     """
     runs = list(runs)
     sentences = []
-    if any(run.get("initial_values") != "published" for run in runs):
-        sentences.append(
-            "Measured with heads whose initial values were too large (a first cross entropy of 7.5 at 20 classes, "
-            "where the published heads begin with 3.1); to be measured again."
-        )
     for name in ("precision", "threads"):
         counts = Counter(str(run[name]) for run in runs if run.get(name) not in (None, ""))
         if len(counts) > 1:

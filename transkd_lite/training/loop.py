@@ -72,8 +72,7 @@ def peak_mb(device: torch.device) -> float | None:
         return None
     import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 # --- How a run tells where it is: one bar for a person who looks on, a line now and then for a log.
@@ -188,6 +187,7 @@ def fit(
     if teacher is not None:
         identity |= {"teacher": teacher.spec.to_json(), "method": method.name}
         identity |= {f"weight.{name}": float(weight) for name, weight in method.weights.items()}
+        identity |= {f"option.{name}": value for name, value in method.options.items()}
     folder = RunFolder(out_dir, identity, accelerator.is_main_process)
     where = folder.path if folder.kept else None
     with contextlib.ExitStack() as held, contextlib.ExitStack() as borrowed:
