@@ -68,7 +68,8 @@ def test_commands_options_and_profiles_exist(page):
     calls = re.findall(r"\btranskd ([a-z].*)", "\n".join([*blocks, *re.findall(r"`([^`\n]+)`", page)]))
     assert calls
     for name, *words in map(str.split, calls):
-        options = {option for parameter in commands[name].params for option in parameter.opts}
+        command = commands["data"].commands[words.pop(0)] if name == "data" else commands[name]
+        options = {option for parameter in command.params for option in parameter.opts}
         assert {word for word in words if word.startswith("--")} <= options, (name, words)
         if name in ("reproduce", "train") and words and words[0].islower() and not words[0].endswith(".yaml"):
             assert words[0] in list_profiles()

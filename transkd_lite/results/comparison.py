@@ -413,7 +413,7 @@ def scoreboard(batch: tables.Batch, *methods: str) -> pd.DataFrame:
     ]).astype(float)  # fmt: skip
     closed = 100 * ((scores - scores["none"]) / (scores["teacher"] - scores["none"]))[rows.index.drop("none")]
     columns = {"mIoU in %": 100 * scores, "±": 100 * rows["sd"], "gap closed in %": closed}
-    return pd.DataFrame(columns).reindex(scores.index).rename_axis("method").round(2)
+    return pd.DataFrame(columns).reindex(scores.index).rename_axis("method")
 
 
 def save_results(root: Path, folder: Path, data_root: str | None = None) -> list[Path]:
