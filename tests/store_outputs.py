@@ -25,8 +25,11 @@ def store_outputs(notebook: Path) -> float:
         execute_notebook(notebook, aside, {})
         executed = json.loads(aside.read_text(encoding="utf-8"))
     executed["metadata"].pop("widgets", None)  # a widget is dead without its kernel: what it says in text stays
-    for output in (output for cell in executed["cells"] for output in cell.get("outputs", [])):
-        output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+    for cell in (cell for cell in executed["cells"] if "outputs" in cell):
+        for output in cell["outputs"]:
+            output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+        shown = ["".join(output.get("data", {}).get("text/plain", "")) for output in cell["outputs"]]
+        cell["outputs"] = [out for out, text in zip(cell["outputs"], shown, strict=True) if "%|" not in text]  # no bars
     for holder in (executed, *executed["cells"]):
         kept = {name: value for name, value in holder["metadata"].items() if name not in ("papermill", "execution")}
         holder["metadata"] = {name: value for name, value in kept.items() if (name, value) != ("tags", [])}

@@ -291,8 +291,7 @@ def predict(model: SegModel, images: Any, *, normalize: bool = True, size: Size 
         for image in _each(images):
             picture = fromarray(to_rgb(image))
             resized = picture.resize(target_size(size, *picture.size), Resampling.BILINEAR)
-            batch = as_batch(resized, normalize=normalize).to(device)
-            logits = _require_finite(model(batch).logits.float())
+            logits = _require_finite(model(as_batch(resized, normalize=normalize).to(device)).logits.float())
             if logits.shape[1] > VOID:
                 raise ValueError(f"predict takes up to {VOID} logits; got {logits.shape[1]}: take the argmax instead")
             logits = F.interpolate(logits, size=picture.size[::-1], mode="bilinear")

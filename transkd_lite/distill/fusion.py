@@ -184,6 +184,5 @@ class FusedFeatures(Part):
         self.reads = [f"features_{stage}" for stage in STAGES]
 
     def forward(self, images: Tensor, student: SegOutput, teacher: SegOutput, labels: Tensor | None) -> Terms:
-        fused = self.fusion(student.features)
-        pairs = zip(self.weights, fused, teacher.features, strict=True)
+        pairs = zip(self.weights, self.fusion(student.features), teacher.features, strict=True)
         return {name: self.loss(resize_map(s, t.shape[2:]), t) for name, s, t in pairs}

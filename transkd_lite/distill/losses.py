@@ -39,8 +39,7 @@ def full_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
     """
 
     def widen(value: Any) -> Any:
-        narrow = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
-        return value.float() if narrow else value
+        return value.float() if getattr(value, "dtype", None) in (torch.float16, torch.bfloat16) else value
 
     @wraps(loss)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> Tensor:

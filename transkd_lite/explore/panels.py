@@ -156,7 +156,7 @@ def reading_sentence(step: int, reading: GradientReading) -> str:
     best, slope, rate = -reading.terms["norm"]["ce"], reading.change_per_length, reading.change_per_rate
     return (
         f"After {step} steps the labels (ce) make up {shares['ce']:z.0%} of the gradient and distillation "
-        f"{rest.sum():z.0%}{most}. To first order, a step of length 0.01 along it changes ce by {slope / 100:z.4f} "
+        f"{rest.sum():z.0%}{most}. To first order, a step of length 0.01 against it changes ce by {slope / 100:z.4f} "
         f"nats (at best {best / 100:z.4f}), plain gradient descent at learning rate 0.001 by {rate / 1000:z.4f} nats."
     )
 
@@ -285,8 +285,7 @@ class LossWeightsPanel(Panel):
                 self.result.value = result(pd.DataFrame(rows), words)
                 if self.stop.is_set():
                     break
-            end = "finished" if done == self.num_steps else "cancelled"
-            self.progress.description = f"{end} after {of} steps"
+            self.progress.description = f"{'finished' if done == self.num_steps else 'cancelled'} after {of} steps"
         finally:
             self.train.disabled, self.cancel.disabled = False, True
 

@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from transkd_lite.plots.style import MARKERS, STYLES, colours, legend_below, literal, new_axes, row_axes
+from transkd_lite.plots.style import MARKERS, RC, STYLES, colours, legend_below, literal, new_axes, row_axes
 from transkd_lite.results.statistics import excludes_zero
 
 __all__ = [
@@ -32,9 +33,10 @@ def curves(lines: Mapping[str, tuple[ArrayLike, ArrayLike]], *, x: str, y: str, 
         for name, colour, style in looks:
             own = {"color": colour, "linestyle": style, "linewidth": 1.6, "label": literal(name)}
             axis.plot(*lines[name], **(own if panel in ("", name) else {"color": "0.87", "zorder": 1}))
-        axis.set(ylabel="" if number % columns else y, yscale="log" if log else "linear")
-        axis.set_title(literal(panel), fontsize=10)
+        axis.set(title=literal(panel), ylabel="" if number % columns else y, yscale="log" if log else "linear")
         axis.grid(alpha=0.25)
+        if x == "step":
+            axis.locator_params(axis="x", integer=True)
         if number >= len(panels) - columns:  # the lowest of its column
             axis.set_xlabel(x)
             axis.tick_params(labelbottom=True)
@@ -58,7 +60,12 @@ def heatmap(
     scale = {"cmap": "vlag", "vmin": -reach, "vmax": reach} if diverging else {"cmap": "cividis"}
     annot, fmt = (True, f"z.{decimals}f") if words is None else (words, "")
     named = table.rename(index=literal, columns=literal)
-    sns.heatmap(named, annot=annot, fmt=fmt, ax=axis, cbar_kws={"label": unit}, annot_kws={"size": 8}, **scale)
+    with plt.rc_context(RC):
+        sns.heatmap(named, annot=annot, fmt=fmt, ax=axis, cbar_kws={"label": unit}, annot_kws={"size": 8}, **scale)
+    cells = axis.collections[0]
+    shades = cells.get_facecolors()[~np.ma.getmaskarray(cells.get_array()).ravel()]
+    for text, shade in zip(axis.texts, shades, strict=True):  # seaborn writes in white on shades that are too light
+        text.set_color("black" if sns.utils.relative_luminance(shade) > 0.18 else "white")
     axis.tick_params(axis="y", rotation=0)
     axis.set(xlabel=table.columns.name or "", ylabel=table.index.name or "")
     return fig
@@ -112,7 +119,7 @@ def effects(differences: pd.DataFrame) -> Figure:
     if rows["baseline"].nunique() > 1:
         names, to = rows["method"] + " − " + rows["baseline"], ""
     fig, axis = row_axes(names, f"difference of mIoU {to}in percentage points", 0.32)
-    axis.hlines(where, 100 * rows["low"], 100 * rows["high"], "black", linewidth=1, label="Student, 95%")
+    axis.hlines(where, 100 * rows["low"], 100 * rows["high"], "black", linewidth=1, label="Student's t, 95%")
     low, high, label = 100 * rows["boot_low"], 100 * rows["boot_high"], "bootstrap over seeds, 95%"
     axis.hlines(where, low, high, "0.8", linewidth=6, label=label)
     for position, row in enumerate(rows.itertuples()):

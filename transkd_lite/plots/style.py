@@ -22,8 +22,8 @@ COLOURS = ("#4B3FE0", "#2F8F1F", "#D4004C", "#8A6400", "#C800A1", "#1F4E63", "#7
 # One colour a method in every figure: TransKD and its parts are warm, other distillation is cool, and what learns
 # from no teacher is grey.
 METHOD_COLOURS = dict.fromkeys(("none", "alone", "student"), "#767676") | {
-    "teacher": "#000000", "transkd-base": "#D55E00", "transkd-gl": "#E69F00", "transkd-ea": "#CC79A7", "csf": "#8C2D04",
-    "pea": "#F4A582", "kd": "#0072B2", "cwd": "#56B4E9", "review": "#009E73", "cwd-features": "#5E4FA2",
+    "teacher": "#000000", "transkd-base": "#D55E00", "transkd-gl": "#B8860B", "transkd-ea": "#CC79A7", "csf": "#8C2D04",
+    "pea": "#E0705C", "kd": "#0072B2", "cwd": "#56B4E9", "review": "#009E73", "cwd-features": "#5E4FA2",
     "dkd": "#80B1D3", "dist": "#01665E", "fitnet": "#8DD3C7", "at": "#542788", "skd": "#66C2A5", "ifvd": "#B2ABD2",
     "cirkd": "#1D91C0", "mgd": "#35978F",
 }  # fmt: skip
@@ -58,7 +58,7 @@ def to_html(png: bytes, alt: str) -> str:
     """
     text, width = html.escape(alt), min(560, int.from_bytes(png[16:20], "big"))
     return (
-        '<figure style="margin:0 0 1em 0; max-width:100%; overflow-x:auto">'
+        '<figure style="margin:0 0 1em 0; max-width:100%; overflow-x:auto; border-radius:6px">'
         f'<img alt="{text}" style="max-width:100%; min-width:{width}px; height:auto" src="data:image/png;base64,'
         f'{base64.b64encode(png).decode()}">'
         f'<figcaption style="max-width:56em; margin-top:.3em"><em>{text}</em></figcaption></figure>'

@@ -225,8 +225,7 @@ def score_curves(history: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     """
     points = history.dropna(subset="val_miou")
     ends = table.rename(columns={"steps": "step", "wall_s": "seconds", "miou": "val_miou"})
-    both = pd.concat([points, ends[ends["run"].isin(points["run"])]], join="inner")
-    groups = both.groupby(["method", "step"])
+    groups = pd.concat([points, ends[ends["run"].isin(points["run"])]], join="inner").groupby(["method", "step"])
     curves = groups["val_miou"].agg(mean="mean", low="min", high="max", runs="count")
     curves = curves.assign(seconds=groups["seconds"].median()).reset_index()
     order = list(table["method"].unique())

@@ -87,8 +87,7 @@ def show_progress(total: int, start: int, mode: str, title: str, file: Path | No
     notebook.
     """
     if check_name(mode, ("auto", "bar", "lines", "none"), "progress") == "auto":
-        watched = sys.stderr.isatty() or type(sys.stdout).__module__.startswith("ipykernel")
-        mode = "bar" if watched else "lines"
+        mode = "bar" if sys.stderr.isatty() or type(sys.stdout).__module__.startswith("ipykernel") else "lines"
     begun, last_line = time.monotonic(), -math.inf
     bar = tqdm(total=total, initial=start, desc=title, unit="step", miniters=1) if mode == "bar" else None
 

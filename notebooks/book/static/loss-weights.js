@@ -39,7 +39,7 @@ function sentence(step, reading) {
   const most = rest.reduce((top, term) => term.share > top.share ? term : top);
   const above = rest.some(term => term.share !== 0) ? `, above all ${most.name} (${percent(most.share, 0)})` : "";
   return `After ${step} steps the labels (ce) make up ${percent(reading.terms[0].share, 0)} of the gradient and ` +
-    `distillation ${percent(sum, 0)}${above}. To first order, a step of length 0.01 along it changes ce by ` +
+    `distillation ${percent(sum, 0)}${above}. To first order, a step of length 0.01 against it changes ce by ` +
     `${fixed(reading.perLength / 100, 4)} nats (at best ${fixed(reading.best / 100, 4)}), plain gradient descent ` +
     `at learning rate 0.001 by ${fixed(reading.perRate / 1000, 4)} nats.`;
 }

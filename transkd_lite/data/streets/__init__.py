@@ -50,8 +50,7 @@ def develop(canvas: Canvas, dice: Dice) -> tuple[NDArray[np.uint8], NDArray[np.u
         process()
     photo.precipitate()
     photo.image += photo.grain(0) * np.int16(canvas.mood.grain) >> 5
-    pixels = np.clip(photo.image, 0, 255).astype(np.uint8)
-    return np.ascontiguousarray(pixels.transpose(1, 2, 0)), photo.label
+    return np.ascontiguousarray(np.clip(photo.image, 0, 255).astype(np.uint8).transpose(1, 2, 0)), photo.label
 
 
 @lru_cache(maxsize=8)
