@@ -55,7 +55,7 @@ def test_a_shipped_table_of_photographs_is_read_like_that_of_the_scenes(name, tm
 def test_a_table_of_one_network_is_reported_without_comparisons(tmp_path):
     out = tmp_path / "read.ipynb"
     execute_notebook(FOLDER / "12_reproduction_report.ipynb", out, {"table": "streets-student"})
-    assert "1 methods, 1 seed(s), 1 runs. Scored by the protocol *full*" in out.read_text()
+    assert "1 methods, seeds: 1, 1 runs. Scored by the protocol *full*" in out.read_text()
 
 
 def test_a_notebook_runs_in_this_interpreter_whatever_jupyter_prefers_and_whatever_its_folder_is_called(
