@@ -231,11 +231,10 @@ def plan(profile: Profile, methods: Sequence[str] = (), seeds: Sequence[int] = (
         raise ParameterError(f"methods and seeds are those of students, but profile {profile.name} has none")
     if profile.teacher is not None and profile.merged(profile.students or {}).get("teacher"):
         raise ParameterError(f"profile {profile.name} gives the students' teacher and a section teacher: keep one")
-    for name in (
-        {"method", "seed"} & {*profile.parameters, *(profile.students or {})} if methods or profile.methods else ()
-    ):
-        rule = f"{name} would be ignored: students have {name}s, a teacher its teacher.{name}"
-        raise ParameterError(f"profile {profile.name}: {rule}")
+    for name in ("method", "seed") if methods or profile.methods else ():
+        if name in profile.parameters or name in (profile.students or {}):
+            rule = f"{name} would be ignored: students have {name}s, a teacher its teacher.{name}"
+            raise ParameterError(f"profile {profile.name}: {rule}")
     for seed in dict.fromkeys(seeds or profile.seeds) if profile.students is not None else ():
         for variant, changes in variants.items():
             own = {name: value for name, value in changes.items() if name != "methods"}
