@@ -28,8 +28,8 @@ def store_outputs(notebook: Path) -> float:
     for cell in (cell for cell in executed["cells"] if "outputs" in cell):
         for output in cell["outputs"]:
             output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
-        shown = ["".join(output.get("data", {}).get("text/plain", "")) for output in cell["outputs"]]
-        cell["outputs"] = [out for out, text in zip(cell["outputs"], shown, strict=True) if "%|" not in text]  # no bars
+        bars = [out for out in cell["outputs"] if "%|" in "".join(out.get("data", {}).get("text/plain", ""))]
+        cell["outputs"] = [output for output in cell["outputs"] if output not in bars]
     for holder in (executed, *executed["cells"]):
         kept = {name: value for name, value in holder["metadata"].items() if name not in ("papermill", "execution")}
         holder["metadata"] = {name: value for name, value in kept.items() if (name, value) != ("tags", [])}

@@ -445,7 +445,7 @@ def report(
     chosen = profile.load_profile(name, _settings(None, data_root))
     chosen = profile.shrink(chosen) if smoke else chosen
     root = (runs / chosen.name).resolve()
-    if not any(root.glob("student-*/metrics.json")):
+    if not any(map(is_finished, root.glob("student-*"))):
         raise ParameterError(f"no student has finished in {root}: run `transkd reproduce {name}` first")
     if chosen.report is None and tables is None:
         raise ParameterError(f"profile {name} has no report; --tables DIR saves its tables")

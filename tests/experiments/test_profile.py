@@ -154,6 +154,7 @@ def test_every_committed_profile_is_valid_and_can_be_shrunk(name, tmp_path, monk
     for trained in re.findall(r"runs/[\w.-]+", (NOTEBOOKS / "profiles" / f"{name}.yaml").read_text()):
         (tmp_path / trained).write_bytes(b"weights that another profile trains")
     for profile in (load_profile(name), shrink(load_profile(name))):
+        assert profile.about
         if profile.methods or profile.lessons:  # a batch
             assert plan(profile)
         weights = {"pretrained": None, "steps": 1000}  # weights may not be there yet

@@ -53,8 +53,9 @@ class WeightChoice(NamedTuple):
 
     def parameters(self) -> dict[str, Any]:
         """method and options of an `Experiment` with these weights, the method without what has no weight."""
-        base = {"feature_weight": self.feature, "embedding_weights": list(self.embedding)}
-        base, kd = base if self.feature or any(self.embedding) else {}, {"kd.weight": self.kd} if self.kd else {}
+        weighs = self.feature or any(self.embedding)
+        base = {"feature_weight": self.feature, "embedding_weights": list(self.embedding)} if weighs else {}
+        kd = {"kd.weight": self.kd} if self.kd else {}
         return {"method": "+".join(["transkd-base"] * bool(base) + ["kd"] * bool(kd)) or "none", "options": base | kd}
 
     def to_yaml(self, teacher: str = "") -> str:
