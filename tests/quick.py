@@ -18,16 +18,6 @@ PROFILE = {
 }
 
 
-def fork_kernels(patch):
-    """Fork kernels where `warm_kernels.py` runs the tests: what they compute is tested then, not their start."""
-    from jupyter_client.kernelspec import KernelSpecManager
-
-    argv = KernelSpecManager().get_kernel_spec("python3").argv
-    if any(Path(part).name == "warm_kernels.py" for part in argv):
-        warm = {"argv": argv, "display_name": "Python 3", "language": "python"}
-        patch.setattr("ipykernel.kernelspec.get_kernel_dict", lambda: warm)
-
-
 def weight_multiple(method, options):
     """By what a run's options multiply the published loss weights of its method."""
     if not options:

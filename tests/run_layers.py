@@ -29,7 +29,7 @@ LAYERS: dict[str, list[str]] = {
         "tests/warm_kernels.py", *PYTEST, "--nbval-lax", "--nbval-kernel-startup-timeout=600", "notebooks", SMALL,
         *ON_BOTH_CORES,
     ],
-    "browser": [*PYTEST, "tests/browser", "-m", "browser"],
+    "browser": ["tests/warm_kernels.py", *PYTEST, "tests/browser", "-m", "browser"],
 }  # fmt: skip
 # glibc gives memory back at every large free unless told otherwise, and a training pays a tenth of its time for it.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**25)}

@@ -2,8 +2,9 @@
 
 A third of a small notebook's time is the import of torch and of what draws, the same for each. Here each kernel is
 forked from one process that has imported third-party libraries and done nothing else: kernels share these imports and
-no state, and the package under test is imported by each anew. What Jupyter starts as `python3` is this file again: a
-door that asks for the fork, hands signals on, and lives as long as the kernel. Elsewhere than on Linux they start cold.
+no state, and the package under test is imported by each anew. What every kernel starts as, `ipykernel_launcher`, is
+this file again, by PYTHONPATH: a door that asks for the fork, hands signals on, and lives as long as the kernel.
+Elsewhere than on Linux kernels start cold.
 """
 
 import contextlib
@@ -30,6 +31,7 @@ def door(address: str, arguments: list[str]) -> None:
     jupyter = os.getppid()
     with socket.socket(socket.AF_UNIX) as line:
         line.connect(address)
+        socket.send_fds(line, [b"."], [1, 2])  # what the kernel prints is printed where the door stands
         request = {"arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ)}
         line.sendall(json.dumps(request).encode() + b"\n")
         kernel = int(line.recv(32))
@@ -45,6 +47,8 @@ def door(address: str, arguments: list[str]) -> None:
 def be_kernel(line: socket.socket) -> None:
     """In a forked process: be the kernel that the door asked for, to the end."""
     try:
+        for number, output in enumerate(socket.recv_fds(line, 1, 2)[1], 1):
+            os.dup2(output, number)
         request = json.loads(line.makefile().readline())
         del sys.path[0]  # the folder of this file
         os.setsid()  # a terminal's Ctrl-C is for Jupyter to hand on
@@ -67,11 +71,10 @@ def run(command: list[str]) -> int:
         listener.bind(address)
         listener.listen()
         listener.settimeout(0.2)
-        argv = [sys.executable, "-IS", __file__, "--door", address, "-f", "{connection_file}"]
-        spec = Path(folder, "jupyter", "kernels", "python3", "kernel.json")
-        spec.parent.mkdir(parents=True)
-        spec.write_text(json.dumps({"display_name": "Python 3", "language": "python", "argv": argv}))
-        environment = {**os.environ, "JUPYTER_PATH": f"{folder}/jupyter"}
+        launcher = "import runpy, sys\nsys.argv[1:1] = '--door', {!r}\nrunpy.run_path({!r}, None, '__main__')\n"
+        Path(folder, "ipykernel_launcher.py").write_text(launcher.format(address, __file__))
+        path = os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH")]))
+        environment = {**os.environ, "PYTHONPATH": path}
         os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # as a kernel sets it
         for name in IMPORTED:
             importlib.import_module(name)

@@ -11,7 +11,7 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
-from quick import FIXTURES, PARAMETERS, fork_kernels
+from quick import FIXTURES, PARAMETERS
 
 from transkd_lite.cli import run_table, score_table
 from transkd_lite.distill.methods import list_methods
@@ -23,7 +23,7 @@ from transkd_lite.training.config import ParameterError
 from transkd_lite.training.folder import lock_run, read_run
 from transkd_lite.training.interrupts import StopRequest
 
-pytestmark = [pytest.mark.notebook, pytest.mark.usefixtures("forked")]
+pytestmark = pytest.mark.notebook
 
 
 def quick(notebook: str = "quick_run", **changes) -> Profile:
@@ -53,7 +53,6 @@ def _names_are_checked_elsewhere(request, monkeypatch):
 def finished(tmp_path_factory):
     """A finished batch with a report, in a folder with a space in its name, and its outcome."""
     patch = pytest.MonkeyPatch()
-    fork_kernels(patch)
     patch.setattr(batch, "preflight", lambda *given: ("", 0.0))
     runs = tmp_path_factory.mktemp("some runs")
     outcome = reproduce(quick(lessons=(("lesson", {}),), report="report"), runs=runs, echo=lambda line: None)
@@ -287,12 +286,13 @@ def test_jobs_take_the_runs_about_in_the_plans_order(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_worker_killed_in_mid_notebook_costs_nothing_but_time(tmp_path):
+def test_a_worker_killed_in_mid_notebook_costs_nothing_but_time(tmp_path, monkeypatch):
     import threading
     import time
 
     from distributed import LocalCluster
 
+    monkeypatch.delenv("PYTHONPATH", raising=False)  # a cold kernel is a child of its worker, which is to be killed
     profile = quick("slow_run", teacher=None, methods=("none",), seeds=(0, 1))
     with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0") as cluster:
 

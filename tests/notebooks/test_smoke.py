@@ -26,7 +26,6 @@ SMALL_HERE = sorted({path.stem for path in FOLDER.glob("[0-9][0-9]_*.ipynb")} - 
 pytestmark = [pytest.mark.notebook, pytest.mark.timeout(600)]
 
 
-@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize("name", SMALL_HERE)
 def test_a_notebook_runs_small(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -40,7 +39,6 @@ def test_a_notebook_runs_small(name, tmp_path, monkeypatch):
     assert any("injected-parameters" in cell.metadata.get("tags", []) for cell in cells)
 
 
-@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize("name", READERS)
 def test_a_shipped_table_of_photographs_is_read_like_that_of_the_scenes(name, tmp_path):
     """Its images have the size of their files and all of them are used: those columns of the table are empty."""
@@ -51,7 +49,6 @@ def test_a_shipped_table_of_photographs_is_read_like_that_of_the_scenes(name, tm
     assert "one budget: 45" in text or ("as they are" in text and "45 runs" in text)
 
 
-@pytest.mark.usefixtures("forked")
 def test_a_table_of_one_network_is_reported_without_comparisons(tmp_path):
     out = tmp_path / "read.ipynb"
     execute_notebook(FOLDER / "12_reproduction_report.ipynb", out, {"table": "streets-student"})
