@@ -118,9 +118,18 @@ def test_classes_and_tables_keep_their_order():
     assert [text.get_text() for text in axis.texts] == ["0.0", "-0.1"]  # no "-0.0"
 
 
+@pytest.mark.parametrize(("pixels", "width", "least"), [(300, 240, 240), (1050, 840, 560)])
+def test_letters_are_as_large_in_figures_of_any_width(pixels, width, least):
+    content = io.BytesIO()
+    Image.new("L", (pixels, 20)).save(content, "png")
+    assert f"max-width:100%; width:{width}px; min-width:{least}px" in plots.to_html(content.getvalue(), "words")
+    drawn = (plots.maps({"a": np.ones((4, 8, 3))}), plots.curves(dict.fromkeys("abcdef", ([0], [1.0])), x="", y=""))
+    assert {axis.title.get_fontsize() for figure in drawn for axis in figure.axes if axis.get_title()} == {10}
+
+
 def test_maps_have_a_bar_each_unless_they_are_pictures():
     figure = plots.maps({"a": np.ones((4, 4)), "b": np.ones((4, 4, 3)), "c": np.ones((4, 4))}, columns=2)
-    assert len(figure.axes) == 4 + 2
+    assert [len(axis.child_axes) for axis in figure.axes] == [1, 0, 1, 0]
 
 
 def test_long_names_do_not_squeeze_the_curves():
@@ -146,9 +155,17 @@ def test_many_lines_get_a_panel_each_and_stay_in_sight_in_the_others():
     assert len({line.get_color() for line in five.axes[0].lines}) == 5
 
 
+def test_a_line_in_a_panel_of_its_own_has_its_methods_colour_or_the_one_of_all_others():
+    figure = plots.curves({name: ([0, 1], [1.0, 2.0]) for name in ("a", "b", "kd", *"cdef")}, x="step", y="loss")
+    own = [line for axis in figure.axes for line in axis.lines if line.get_color() != "0.87"]
+    shades = [plots.COLOURS[0]] * 2 + plots.colours(["kd"]) + [plots.COLOURS[0]] * 4
+    assert [(line.get_color(), line.get_linestyle()) for line in own] == [(shade, "-") for shade in shades]
+
+
 def test_a_method_has_one_colour_wherever_it_stands():
     alone, many = plots.colours(["kd"]), plots.colours(["x", "none", "kd", "kd, lr 0.004", "kd (csf)", "teacher"])
     assert many == [plots.COLOURS[0], "#767676", *alone * 3, "#000000"]
+    assert len(set(plots.colours(["csf", "csf_1", "CSF, stage 2"]))) == 1
     assert not {*plots.COLOURS} & {*plots.style.METHOD_COLOURS.values()}
     assert len({*plots.colours(tk.list_methods()), *plots.colours(["none", "teacher"])}) == len(tk.list_methods()) + 2
     runs = pd.DataFrame({"method": ["cwd", "kd"], "miou": [0.2, 0.4]})
@@ -251,7 +268,9 @@ MAP = np.arange(len(ODD))[:, None].repeat(4, 1)
         lambda: plots.class_gains(GAINS),
         lambda: plots.budget_gains(BUDGETS),
         lambda: plots.maps(dict.fromkeys(ODD, MAP)),
-        lambda: plots.label_maps([np.zeros((5, 4, 3), np.uint8)], [MAP], LabelSpace(tuple(ODD), ((0, 0, 0),) * 5)),
+        lambda: plots.segmentations(
+            [np.zeros((5, 4, 3), np.uint8)], {"a": [MAP]}, LabelSpace(tuple(ODD), ((0, 0, 0),) * 5)
+        ),
     ],
 )
 def test_names_that_look_like_mathematics_are_shown_as_they_are(draw):

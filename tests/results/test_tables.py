@@ -183,3 +183,9 @@ def test_curves_follow_their_runs_labels():
     curves = pd.DataFrame({"step": 1, "method": "kd", "run": ["student-0", "student-1", "another"]})
     assert tables.label_history(curves, table)["method"].tolist() == ["kd", "kd (lr 0.1)"]
     assert tables.label_history(curves[:0], table).empty
+
+
+def test_a_table_in_words_has_numbers_of_so_many_decimals_and_nothing_for_none():
+    shown = tables.in_words(pd.DataFrame({"mean": [1.25, None], "a_b": [2, 3.06]}), 1, a_b="second")
+    assert shown.to_dict("list") == {"difference, points": ["1.2", ""], "second": ["2.0", "3.1"]}
+    assert tables.in_words(pd.DataFrame({"a_b": [2.55]})).to_dict("list") == {"a b": [2.55]}

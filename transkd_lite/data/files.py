@@ -118,10 +118,8 @@ def list_files(
                 key = normalize("NFC", path.relative_to(folder).as_posix().removesuffix(path.suffix))
                 if path.suffix.lower() in NOTES or not key.endswith(ending):
                     continue
-                key = key.removesuffix(ending)
-                if key in found:
-                    raise DataError(f"files are matched by name, but {found[key]} and {path} share one: remove one")
-                found[key] = path
+                if (other := found.setdefault(key.removesuffix(ending), path)) != path:
+                    raise DataError(f"files are matched by name, but {other} and {path} share one: remove one")
             seen.add(real)
         return found
 

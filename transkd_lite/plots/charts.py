@@ -3,14 +3,13 @@
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from transkd_lite.plots.style import MARKERS, RC, STYLES, colours, legend_below, literal, new_axes, row_axes
+from transkd_lite.plots.style import MARKERS, STYLES, colours, in_style, legend_below, literal, new_axes, row_axes
 from transkd_lite.results.statistics import excludes_zero
 
 __all__ = [
@@ -18,6 +17,7 @@ __all__ = [
 ]  # fmt: skip
 
 
+@in_style
 def curves(lines: Mapping[str, tuple[ArrayLike, ArrayLike]], *, x: str, y: str, log: bool = False) -> Figure:
     """Draw named lines, each with its own colour and line style; `log` makes the y axis logarithmic.
 
@@ -28,7 +28,9 @@ def curves(lines: Mapping[str, tuple[ArrayLike, ArrayLike]], *, x: str, y: str, 
     rows = -(-len(panels) // columns)
     height = 1.7 * rows + 0.4 if rows > 1 else 3.2 + 0.09 * len(lines)
     fig, axes = new_axes(rows, columns, 7, height, sharex=True, sharey=True)
-    looks = list(zip(lines, colours(lines), cycle(STYLES), strict=False))
+    # In a panel of its own a line needs no look that tells it from others.
+    shades = colours(lines) if len(panels) == 1 else [colours([name])[0] for name in lines]
+    looks = list(zip(lines, shades, cycle(STYLES if len(panels) == 1 else "-"), strict=False))
     for number, (panel, axis) in enumerate(zip(panels, axes.flat, strict=False)):
         for name, colour, style in looks:
             own = {"color": colour, "linestyle": style, "linewidth": 1.6, "label": literal(name)}
@@ -47,6 +49,7 @@ def curves(lines: Mapping[str, tuple[ArrayLike, ArrayLike]], *, x: str, y: str, 
     return fig
 
 
+@in_style
 def heatmap(
     table: pd.DataFrame, *, unit: str, decimals: int = 2, diverging: bool = False, words: pd.DataFrame | None = None
 ) -> Figure:
@@ -60,8 +63,7 @@ def heatmap(
     scale = {"cmap": "vlag", "vmin": -reach, "vmax": reach} if diverging else {"cmap": "cividis"}
     annot, fmt = (True, f"z.{decimals}f") if words is None else (words, "")
     named = table.rename(index=literal, columns=literal)
-    with plt.rc_context(RC):
-        sns.heatmap(named, annot=annot, fmt=fmt, ax=axis, cbar_kws={"label": unit}, annot_kws={"size": 8}, **scale)
+    sns.heatmap(named, annot=annot, fmt=fmt, ax=axis, cbar_kws={"label": unit}, annot_kws={"size": 8}, **scale)
     cells = axis.collections[0]
     shades = cells.get_facecolors()[~np.ma.getmaskarray(cells.get_array()).ravel()]
     for text, shade in zip(axis.texts, shades, strict=True):  # seaborn writes in white on shades that are too light
@@ -120,8 +122,7 @@ def effects(differences: pd.DataFrame) -> Figure:
         names, to = rows["method"] + " − " + rows["baseline"], ""
     fig, axis = row_axes(names, f"difference of mIoU {to}in percentage points", 0.32)
     axis.hlines(where, 100 * rows["low"], 100 * rows["high"], "black", linewidth=1, label="Student's t, 95%")
-    low, high, label = 100 * rows["boot_low"], 100 * rows["boot_high"], "bootstrap over seeds, 95%"
-    axis.hlines(where, low, high, "0.8", linewidth=6, label=label)
+    axis.hlines(where, 100 * rows["boot_low"], 100 * rows["boot_high"], "0.8", lw=6, label="bootstrap over seeds, 95%")
     for position, row in enumerate(rows.itertuples()):
         (colour,) = colours([row.method])
         fill = colour if excludes_zero(row.low, row.high) else "white"
@@ -171,6 +172,7 @@ def class_gains(gains: pd.DataFrame) -> Figure:
     return heatmap(wide["mean"], unit="gain in percentage points", diverging=True, words=words)
 
 
+@in_style
 def budget_gains(gains: pd.DataFrame) -> Figure:
     """Difference to the baseline against steps, one panel a number of labelled images, a line a method.
 

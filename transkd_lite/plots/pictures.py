@@ -13,9 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from transkd_lite.data.labels import VOID, LabelSpace
-from transkd_lite.plots.style import legend_below, literal, new_axes
+from transkd_lite.plots.style import in_style, legend_below, literal, new_axes
 
-__all__ = ["error_map", "label_legend", "label_maps", "maps", "overlay", "principal_colours", "segmentations"]
+__all__ = ["error_map", "label_legend", "maps", "overlay", "principal_colours", "segmentations"]
 
 Pictures = Sequence[ArrayLike]
 RIGHT_COLOUR, WRONG_COLOUR, VOID_COLOUR = np.array([(222,) * 3, (178, 24, 43), (40,) * 3], np.uint8)
@@ -88,22 +88,17 @@ def label_legend(fig: Figure, space: LabelSpace, present: Sequence[int]) -> None
     legend_below(fig, 6, [Patch(facecolor=colours[k], edgecolor="0.6", label=literal(space.names[k])) for k in present])
 
 
-def draw_picture(axis: Axes, picture: ArrayLike, **texts: str) -> AxesImage:
-    """A map (H, W) in cividis or a picture (H, W, 3) as it is, without ticks and frame; texts such as `title`."""
-    axis.set(xticks=[], yticks=[], **texts)
+def draw_picture(axis: Axes, picture: ArrayLike) -> AxesImage:
+    """A map (H, W) in cividis or a picture (H, W, 3) as it is, without ticks and frame."""
+    axis.set(xticks=[], yticks=[])
     axis.spines[:].set_visible(False)
     return axis.imshow(np.asarray(picture), cmap="cividis", interpolation="nearest", aspect="equal")
-
-
-def label_maps(images: Pictures, labels: Pictures, space: LabelSpace) -> Figure:
-    """Pictures in the first row, their label maps in the second, with a legend of the classes that occur."""
-    return segmentations(images, {"label": labels}, space)
 
 
 def segmentations(
     images: Pictures, rows: Mapping[str, Pictures], space: LabelSpace, *, errors_against: str | None = None
 ) -> Figure:
-    """A sheet of pictures: one column an image, one row a set of label maps.
+    """A sheet of pictures: one column an image, one row a set of label maps, and a legend of the classes that occur.
 
     images: N pictures, uint8 (H, W, 3).
     rows: name of the row -> N label maps (H, W) of train ids.
@@ -127,6 +122,7 @@ def segmentations(
     return fig
 
 
+@in_style
 def maps(panels: Mapping[str, ArrayLike], *, columns: int = 4, bar: bool = True, unit: str = "") -> Figure:
     """Draw named maps side by side: (H, W) scalars in cividis with a colour bar, (H, W, 3) as they are.
 
@@ -141,7 +137,8 @@ def maps(panels: Mapping[str, ArrayLike], *, columns: int = 4, bar: bool = True,
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     for axis, name, array in zip(axes.flat, panels, arrays, strict=False):
-        drawn = draw_picture(axis, array, title=literal(name))
-        if array.ndim == 2 and bar:
-            fig.colorbar(drawn, ax=axis, shrink=0.8, label=unit)
+        drawn = draw_picture(axis, array)
+        axis.set_title(literal(name))
+        if array.ndim == 2 and bar:  # beside the map, so that maps of one column stay one below the other
+            fig.colorbar(drawn, cax=axis.inset_axes((1.03, 0.1, 0.04, 0.8)), label=unit)
     return fig

@@ -5,6 +5,7 @@ import html
 import io
 import re
 from collections.abc import Iterable
+from contextlib import ContextDecorator
 from itertools import cycle
 from typing import Any
 
@@ -25,12 +26,14 @@ METHOD_COLOURS = dict.fromkeys(("none", "alone", "student"), "#767676") | {
     "teacher": "#000000", "transkd-base": "#D55E00", "transkd-gl": "#B8860B", "transkd-ea": "#CC79A7", "csf": "#8C2D04",
     "pea": "#E0705C", "kd": "#0072B2", "cwd": "#56B4E9", "review": "#009E73", "cwd-features": "#5E4FA2",
     "dkd": "#80B1D3", "dist": "#01665E", "fitnet": "#8DD3C7", "at": "#542788", "skd": "#66C2A5", "ifvd": "#B2ABD2",
-    "cirkd": "#1D91C0", "mgd": "#35978F",
+    "cirkd": "#1D91C0", "mgd": "#35978F", "abf": "#009E73",
 }  # fmt: skip
 STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (7, 2)))  # one fewer: no pair repeats soon
 MARKERS = "os^Dv"
 RC: Any = {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
 RC |= {"axes.titlesize": 10, "axes.labelsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8}
+# Decorates what draws: matplotlib reads its settings whenever it makes a text.
+in_style: ContextDecorator = plt.rc_context(RC)  # type: ignore[assignment]
 
 
 def show(fig: Figure, alt: str) -> None:
@@ -54,13 +57,14 @@ def show(fig: Figure, alt: str) -> None:
 def to_html(png: bytes, alt: str) -> str:
     """A picture as an HTML figure, with `alt` for who does not see it and as caption.
 
-    It is as wide as there is room; where that is less than 560 pixels, as on a phone, it is scrolled sideways.
+    An inch of the figure is 120 pixels wide, so that letters are as large in all figures, or less where there is no
+    room; but a picture of more than 560 pixels is not drawn smaller than that, as on a phone: it is scrolled sideways.
     """
-    text, width = html.escape(alt), min(560, int.from_bytes(png[16:20], "big"))
+    text, width = html.escape(alt), int.from_bytes(png[16:20], "big") * 120 // 150
     return (
         '<figure style="margin:0 0 1em 0; max-width:100%; overflow-x:auto; border-radius:6px">'
-        f'<img alt="{text}" style="max-width:100%; min-width:{width}px; height:auto" src="data:image/png;base64,'
-        f'{base64.b64encode(png).decode()}">'
+        f'<img alt="{text}" style="max-width:100%; width:{width}px; min-width:{min(width, 560)}px; height:auto" '
+        f'src="data:image/png;base64,{base64.b64encode(png).decode()}">'
         f'<figcaption style="max-width:56em; margin-top:.3em"><em>{text}</em></figcaption></figure>'
     )
 
@@ -76,20 +80,20 @@ def to_png(fig: Figure) -> bytes:
     return out.getvalue()
 
 
+@in_style
 def new_axes(rows: int, columns: int, width: float, height: float, **options: Any) -> tuple[Figure, NDArray[Any]]:
     """A figure of `rows` x `columns` axes in the course's style; sizes in inches; options of `Figure.subplots`.
 
     pyplot does not know it: it needs no closing, and can be drawn in any thread.
     """
-    with plt.rc_context(RC):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        return figure, figure.subplots(rows, columns, squeeze=False, **options)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
 def colours(names: Iterable[str]) -> list[str]:
-    """A colour for each name: a method's own, which its variants share; names of no method take theirs in order."""
+    """A colour for each name: a method's, for its variants and terms, too; names of no method take theirs in order."""
     others = cycle(COLOURS)
-    return [METHOD_COLOURS.get(re.split("[ ,:]", str(name))[0]) or next(others) for name in names]
+    return [METHOD_COLOURS.get(re.split("[ ,:_]", str(name).lower())[0]) or next(others) for name in names]
 
 
 def literal(name: object) -> str:

@@ -133,13 +133,11 @@ def verdict(differences: pd.DataFrame) -> str:
         "Not distinguishable from {}": rows[~sure & known],
         "One seed, which says nothing about chance, beside {}": rows[~known],
     }
-    lines = []
+    lines, told = [], "**{}** {:+.1f} ({:+.1f} to {:+.1f})".format
     for head, part in found.items():
         for base, own in part.groupby("baseline", sort=False):
-            gains = []
-            for row in own.itertuples():
-                reach = f" ({100 * row.low:+.1f} to {100 * row.high:+.1f})" if row.pairs > 1 else ""
-                gains.append(f"**{row.method}** {100 * row.mean:+.1f}{reach}")
+            points = 100 * own.set_index("method")[["mean", "low", "high"]]
+            gains = [told(*row).removesuffix(" (+nan to +nan)") for row in points.itertuples()]
             unit = "points, 95% interval" if own["low"].notna().any() else "points"
             lines.append(f"- {head.format(base)} ({unit}): {', '.join(gains)}.")
     return "\n".join(lines)

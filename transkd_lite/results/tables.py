@@ -164,9 +164,13 @@ WORDS = {
 }  # fmt: skip
 
 
-def in_words(table: pd.DataFrame, **words: str) -> pd.DataFrame:
-    """A table for people: its columns' names in words, those of `words` in others."""
-    return table.rename(columns=lambda name: (WORDS | words).get(name, str(name).replace("_", " ")))
+def in_words(table: pd.DataFrame, decimals: int | None = None, **words: str) -> pd.DataFrame:
+    """A table for people: its columns' names in words, those of `words` in others; numbers with so many `decimals`.
+
+    With `decimals` cells are texts, and one without a number is empty.
+    """
+    shown = table if decimals is None else table.map(f"{{:.{decimals}f}}".format).replace("nan", "")
+    return shown.rename(columns=lambda name: (WORDS | words).get(name, str(name).replace("_", " ")))
 
 
 def origin(table: pd.DataFrame) -> pd.DataFrame:
