@@ -15,7 +15,7 @@ def test_a_report_folds_its_details_and_leaves_out_what_is_empty(tmp_path):
         new_markdown_cell("A word about the course", metadata={"tags": ["notebook-only"]}),
         new_code_cell("import secret_code"),
         shown("The finding"),
-        new_markdown_cell("All the rest", metadata={"tags": ["details"]}),
+        new_markdown_cell("**All the rest**", metadata={"tags": ["details"]}),
         new_markdown_cell("Text of a silent section"),
         new_code_cell("pass"),
         new_markdown_cell("Text of a full section"),
