@@ -164,6 +164,11 @@ def interval(gain):
     return f"{mean} ({low} to {high})"
 
 
+def change(after, before):
+    """The mean difference of two columns of seeds with its interval, as the tables write it."""
+    return interval(statistics.student_interval((after - before).dropna())._asdict())
+
+
 def says(page, *sentences):
     """Each text stands on the page, wherever its lines are broken."""
     prose = " ".join(page.split())
@@ -470,10 +475,6 @@ def test_what_is_said_of_the_budgets():
     by_budget = budgets()
     gain = {budget: 100 * gains(rows)["mean"].iloc[0] for budget, rows in by_budget.items()}
     blocks = {budget: comparison.score_blocks(rows) for budget, rows in by_budget.items()}
-
-    def change(after, before):
-        return interval(statistics.student_interval((after - before).dropna())._asdict())
-
     more = {
         (method, steps): change(blocks[512, steps][method], blocks[128, steps][method])
         for method in ("none", "transkd-base")
@@ -569,7 +570,7 @@ def test_what_is_said_of_photographs():
     beside = BY_RATE[BY_RATE["lr"] == 2e-3]["wall_s"].median()
     seconds = LONG[~on_cpu].groupby("method")["wall_s"].median()
     distilled = LONG[LONG["method"] == "transkd-base"].set_index("seed")["miou"]
-    fair = interval(statistics.student_interval(distilled - RATES[1e-3])._asdict())
+    fair = change(distilled, RATES[1e-3])
     says(
         RESULTS,
         f"TransKD-Base gains {100 * to_none.loc['transkd-base', 'mean']:.2f} points and pre-training on street scenes "
