@@ -196,6 +196,25 @@ def test_an_error_in_a_callback_is_seen_and_goes_when_it_is_over(panel, monkeypa
     assert panel.train.disabled  # there is nothing to train
 
 
+def test_two_controls_that_move_at_the_same_time_are_shown_as_both_stand_in_the_end(panel, monkeypatch):
+    table, begun, moved = panels.reading_table, threading.Event(), threading.Event()
+
+    def slow_at_first(reading):
+        if not begun.is_set():
+            begun.set()
+            moved.wait(1)  # in vain, where the other control has to wait
+        return table(reading)
+
+    monkeypatch.setattr(panels, "reading_table", slow_at_first)
+    first = threading.Thread(target=lambda: panel.moment.set_trait("value", 0))  # as JupyterLab calls it
+    first.start()
+    assert begun.wait(60)
+    panel.sliders["csf_1"].value = 2.0
+    moved.set()
+    first.join()
+    assert (panel.summary.value, panel.table.value) == shown(panel, WeightChoice(feature=2.0), 0)
+
+
 # -- the choice as a file
 
 

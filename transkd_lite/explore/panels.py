@@ -12,6 +12,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -100,11 +101,12 @@ e.querySelector('label').textContent)); box.querySelector('.tk-said')?.parentEle
 class Panel(VBox):
     """Widgets above and below a message: what a callback raises stands there until something succeeds.
 
-    Its own HTML (not that of boxes in it), as it is at first, also stands where no kernel runs.
+    Its own HTML (not that of boxes in it), as it is at first, also stands where no kernel runs. JupyterLab runs the
+    callbacks of two controls at the same time, each in a thread: `guarded` lets one wait for the other.
     """
 
     def __init__(self, css: str, controls: Iterable[Any], above: Sequence[Any], below: Sequence[Any]) -> None:
-        self.message = HTML()
+        self.message, self.turn = HTML(), threading.RLock()
         children = [*above, self.message, *below, HBox([HTML(NAMES)], layout={"height": "0"})]
         super().__init__(children, layout={"width": "100%", "overflow": "hidden"})
         self.add_class(css)
@@ -126,15 +128,16 @@ class Panel(VBox):
     def show(self) -> None:
         """Draw as the controls stand."""
 
-    def guarded(self, action: Callable[[], Any]) -> None:
-        """Do it, and show what it raises."""
-        self.message.value = ""
-        try:
-            action()
-        except Exception as error:
-            text = html.escape(f"{type(error).__name__}: {error}")
-            look = "background:#fff3f0;color:#8a1c00;padding:.4em .8em"
-            self.message.value = f"<div role='alert' style='{look}'>{text}</div>"
+    def guarded(self, action: Callable[[], Any], in_turn: bool = True) -> None:
+        """Do it, unless in_turn is False when no other is being done, and show what it raises."""
+        with self.turn if in_turn else nullcontext():
+            self.message.value = ""
+            try:
+                action()
+            except Exception as error:
+                text = html.escape(f"{type(error).__name__}: {error}")
+                look = "background:#fff3f0;color:#8a1c00;padding:.4em .8em"
+                self.message.value = f"<div role='alert' style='{look}'>{text}</div>"
 
 
 def labelled(kind: type[Any], description: str, **options: Any) -> Any:
@@ -266,10 +269,10 @@ class LossWeightsPanel(Panel):
     def start_trial(self) -> None:
         """Train in the background: the paper's weights and the chosen ones, same seed, same batches."""
         choices = {"paper": PRESETS["Paper"], "chosen": self.choice}
-        weightings = {name: choice.term_weights(self.record.names) for name, choice in choices.items()}
+        weights = {name: choice.term_weights(self.record.names) for name, choice in choices.items()}
         self.stop.clear()
         self.train.disabled, self.cancel.disabled = True, False
-        self.thread = threading.Thread(target=self.guarded, args=[lambda: self.run_trial(weightings)], daemon=True)
+        self.thread = threading.Thread(target=self.guarded, args=[lambda: self.run_trial(weights), False], daemon=True)
         self.thread.start()
 
     def run_trial(self, weightings: Mapping[str, Mapping[str, float]]) -> None:
