@@ -363,16 +363,16 @@ def reference_scores(train: Any, val: Any) -> dict[str, float]:
     oracle: the true label at a quarter of its size, enlarged again as a network's logits are.
     train, val: data sets of one label space.
     """
-    num, found = label_space(val).num_classes, dict[str, Any]()
+    num, found, counts = label_space(val).num_classes, dict[str, Any](), dict[torch.Size, Any]()
 
     def quarter(sample: Any) -> torch.Tensor:
         label = torch.tensor(np.asarray(sample["label"]))[None]
         small = resize_labels(label, [-(-side // 4) for side in label.shape[1:]])
         return (small == torch.arange(num)[:, None, None]).float()[None]
 
-    seen = [quarter(sample) for sample in train]
-    same_size = len({maps.shape for maps in seen}) == 1
-    blind = {"blind": (torch.stack(seen).sum(0) + 1e-3).log()} if same_size else {}
+    for maps in map(quarter, train):
+        counts[maps.shape] = counts.get(maps.shape, 0) + maps
+    blind = {"blind": (counts.popitem()[1] + 1e-3).log()} if len(counts) == 1 else {}
     for sample in val:
         label = torch.tensor(np.asarray(sample["label"]))[None]
         for name, logits in (blind | {"oracle": quarter(sample)}).items():
