@@ -197,12 +197,8 @@ def _parts(
     whole = training(TrainStep(own, config, frozen, own_helper))
     naive = training(TrainStep(pupil, TrainConfig(precision="fp32"), None, helper), fused=False)
 
-    def teacher_forward() -> None:
-        with torch.no_grad(), autocast(device, precision):
-            frozen(images)
-
     return {
-        "teacher_s": teacher_forward,
+        "teacher_s": torch.no_grad()(autocast(device, precision)(lambda: frozen(images))),
         "student_s": training(TrainStep(alone, config)),
         "step_s": whole,
         # The teacher's graph is recorded and thrown away.
