@@ -87,7 +87,7 @@ def evaluating(model: nn.Module) -> Iterator[torch.device]:
 PROTOCOLS = ("full", "paper")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SegMetrics:
     """Scores in [0, 1] from a confusion matrix (rows true, columns predicted).
 

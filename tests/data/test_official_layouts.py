@@ -155,6 +155,15 @@ def test_folder_splits_never_overlap(trees, tmp_path):
         open_dataset("folder", "val", root=trees.folder(tmp_path / "other"))
 
 
+def test_images_beside_folders_of_validation_and_test_images_are_the_training_images(trees, tmp_path):
+    for name in ("a", "day/b", "val/c", "test/d"):
+        trees.save(trees.image(), tmp_path / f"images/{name}.jpg")
+        trees.save(trees.label([0, 1]), tmp_path / f"labels/{name}.png")
+    (tmp_path / "classes.txt").write_text("wall\ncrack\n")
+    sizes = {split: len(open_dataset("folder", split, root=tmp_path)) for split in ("train", "val", "test", "all")}
+    assert sizes == {"train": 2, "val": 1, "test": 1, "all": 4}
+
+
 def test_folder_with_split_folders_colours_and_label_map(trees, tmp_path):
     for split in ("train", "val"):
         trees.save(trees.image(), tmp_path / f"images/{split}/a.jpg")

@@ -269,12 +269,31 @@ def test_cancel_ends_a_trial_after_a_whole_step_and_it_can_be_started_again(benc
     done = panel.progress.value
     assert 1 <= done < 1000
     assert panel.progress.description == f"cancelled after {done} of 1000 steps"
-    assert "Cross entropy of the same batches" in panel.result.value
+    assert "Cross entropy of the same mini-batches" in panel.result.value
     assert "not from the moment above" in "".join(w.value for w in walk(panel) if isinstance(w, ipywidgets.HTML))
     panel.num_steps = 1
     panel.train.click()
     panel.thread.join()
     assert panel.progress.description == "finished after 1 of 1 steps"
+
+
+def test_a_second_click_starts_no_second_trial(bench, monkeypatch):
+    started, go = [], threading.Event()
+
+    def slow(*_):
+        started.append(threading.current_thread())
+        go.wait(60)
+        yield {name: {"ce": 1.0} for name in ("paper", "chosen")}
+
+    monkeypatch.setattr(bench, "compare", slow)
+    panel = LossWeightsPanel(made_up(), bench, num_steps=1)
+    panel.train.click()
+    first = panel.thread
+    panel.train.click()
+    assert panel.thread is first
+    go.set()
+    first.join()
+    assert started == [first]
 
 
 def test_an_error_while_training_is_seen(bench, monkeypatch):

@@ -71,6 +71,12 @@ def test_images_of_another_shape_are_refused(b0: SegModel) -> None:
         b0(torch.rand(1, 3, 16, 64))
 
 
+@pytest.mark.parametrize("rate", [-0.1, 1.0])
+def test_a_rate_of_drop_path_that_leaves_nothing_is_refused(rate: float) -> None:
+    with pytest.raises(ValueError, match="drop_path must be at least 0 and below 1; got"):
+        create_model("segformer_b0", 3, drop_path=rate)
+
+
 def test_drop_path_acts_in_training_alone() -> None:
     torch.manual_seed(1)
     model = create_model("segformer_b0", 3, drop_path=0.9, head_dropout=0.0)

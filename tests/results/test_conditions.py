@@ -35,6 +35,15 @@ def test_every_network_is_scored_under_every_condition(batch, tmp_path, monkeypa
     pd.testing.assert_frame_equal(tables.read_table("results/runs_conditions"), comparison.score_conditions(batch))
 
 
+def test_each_network_is_scored_on_its_own_runs_images(batch):
+    other = batch.root / "student-none-s1-0a"
+    write_json(other / "run.json", {"parameters": {**SIZE, "width": 96, "data_seed": 3, "method": "none", "seed": 1}})
+    scenes = tk.open_dataset("streets", "val", size=(32, 96), num=6, seed=3).select([1])
+    wanted = tk.evaluate(tk.load_model(other / "student.safetensors"), scenes).miou
+    table = comparison.score_conditions(batch).query("seed == 1").set_index("condition")
+    assert table.loc["fog", "miou"] == pytest.approx(wanted)
+
+
 def test_a_table_without_networks_is_refused(batch):
     with pytest.raises(ValueError, match=r"holds no networks.*runs/demo"):
         comparison.score_conditions(tables.Batch("demo (shipped tables)", batch.table, batch.history))

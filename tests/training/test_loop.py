@@ -176,6 +176,21 @@ def test_a_broken_loss_is_named_with_its_step_and_the_last_good_checkpoint_stays
     assert read_run(tmp_path).state == "failed"
 
 
+def test_a_run_whose_scoring_fails_or_is_stopped_does_not_train_again(tmp_path: Path, monkeypatch: Any) -> None:
+    config = TrainConfig(**QUICK)
+    whole = fit(student(), scenes(), config=config, val_data=scenes(2))
+
+    def stopped(*_: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "evaluate", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            fit(student(), scenes(), config=config, val_data=scenes(2), out_dir=tmp_path / "run")
+    result = fit(student(), scenes(), config=config, val_data=scenes(2), out_dir=tmp_path / "run", resume=True)
+    assert (result.resumed_from, result.metrics["full"]) == (4, whole.metrics["full"])
+
+
 def test_a_used_folder_is_neither_overwritten_nor_resumed_with_other_parameters(tmp_path: Path) -> None:
     fit(student(), scenes(), config=TrainConfig(**QUICK), out_dir=tmp_path)
     files = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}

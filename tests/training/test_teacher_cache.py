@@ -104,6 +104,22 @@ def test_a_whole_file_is_found_and_the_teacher_is_not_asked_again(monkeypatch: p
     assert torch.equal(again(keys).logits, answers.logits)
 
 
+def test_a_whole_file_may_be_anothers_and_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, teacher, _ = networks()
+    cache_of(teacher, cache_mb=0)(torch.arange(22))
+    (file,) = (tmp_path / "cache" / "teacher").iterdir()
+    content = file.read_bytes()
+
+    def refuses(path: Path) -> None:
+        raise PermissionError(path)
+
+    monkeypatch.setattr("os.utime", refuses)
+    found = cache_of(teacher, cache_mb=0)
+    assert (found.place, found.answered.all()) == ("file", True)
+    found.rows.zero_()
+    assert file.read_bytes() == content
+
+
 def test_a_damaged_file_is_named_and_made_again(tmp_path: Path) -> None:
     _, teacher, _ = networks()
     keys = torch.arange(22)

@@ -104,8 +104,9 @@ def folder(root: Path, split: str, *, label_map: Mapping[Any, int] | None = None
     """ROOT holds images, labels (train ids or colours, 255 = void) and classes.txt; files match by path without suffix.
 
     The images are your own: nothing is fetched. A split is a subfolder (images/train and labels/train) or a list of
-    names (train.txt). Without either, "train" is everything that no other list names, so that splits cannot overlap;
-    "all" is everything. A line of classes.txt is a class, followed by its colour (three numbers) or not.
+    names (train.txt). Without either, "train" is everything that no other list or subfolder has, so that splits
+    cannot overlap; "all" is everything. A line of classes.txt is a class, followed by its colour (three numbers) or
+    not.
     """
     if (place(root, "images") / split).is_dir():
         return list_files(root, f"images/{split}", f"labels/{split}", ids=label_map)
@@ -114,9 +115,10 @@ def folder(root: Path, split: str, *, label_map: Mapping[Any, int] | None = None
         return listing.only(read_list(root / f"{split}.txt"))
     if split not in ("train", "all"):
         raise FileNotFoundError(f"{root} has no split {split!r}: make images/{split}, labels/{split} or {split}.txt")
-    others = [root / f"{name}.txt" for name in ("val", "test") if split == "train"]
-    taken = {key for path in others if path.exists() for key in read_list(path)}
-    return listing.only((listing.images.keys() | listing.labels.keys()) - taken)
+    others = ("val", "test") if split == "train" else ()
+    taken = {key for name in others if (path := root / f"{name}.txt").exists() for key in read_list(path)}
+    keys = (listing.images.keys() | listing.labels.keys()) - taken
+    return listing.only({key for key in keys if key.partition("/")[0] not in others})
 
 
 class Layout(NamedTuple):

@@ -343,8 +343,8 @@ def register(name: str, *, formula: str, source: str, strength: str = "") -> Cal
     >>> METHODS.pop("contrast").options
     {'weight': 1.0}
     """
-    if name in BUILT_IN:
-        raise ValueError(f"{name!r} is a method of transkd_lite already: register yours under another name")
+    if name in BUILT_IN or name == "none" or "+" in name:
+        raise ValueError(f"a method of one's own needs a name of its own, without +; got {name!r}")
 
     def decorate(build: Builder) -> Builder:
         METHODS[name] = Method(build, build.__kwdefaults__ or {}, formula, source, strength)
@@ -407,7 +407,7 @@ def create_method(
         raise ValueError(f"{name} has the terms {', '.join(terms)}; weights or warmup_steps name {listed(strange)}")
     distiller = Distiller(name, parts, student_spec, teacher_spec)
     distiller.options |= {f"{part}.{option}": value for part in joined for option, value in own[part].items()}
-    distiller.weights.update(weights or {})
+    distiller.weights.update({term: float(weight) for term, weight in (weights or {}).items()})
     distiller.warmup = {term: steps for term, steps in warmup.items() if steps > 0}
     return distiller
 

@@ -346,7 +346,7 @@ def read_weights(source: str | Path) -> "tuple[SegModel, dict[str, Any]]":
     """
     from transkd_lite.models.weights import load_model, read_metadata
 
-    source = Path(source)
+    source = find_path(source)
     file = verified(source / STUDENT_FILE if source.is_dir() else source)
     if not file.is_file():
         raise ParameterError(f"no weights at {file}: pass a finished run folder, a .safetensors or an .onnx file")

@@ -121,9 +121,9 @@ def receptive_field(model: SegModel, images: Tensor, stage: int) -> Tensor:
     """Effective receptive field of the feature f in the middle of a stage, from 1 (Luo et al. 2016, arXiv 1701.04128).
 
     At each pixel the root mean square, over images (N, 3, H, W) and N random signs e of the channels, of
-    d(e'f) / d pixel, summed over colours. Its expectation is |df / d pixel|, all channels counted alike; the plain sum
-    of the channels would not do, because LayerNorm holds it nearly constant. Returns (H, W), adding up to 1. A copy of
-    the model is run in evaluation mode, so that the model stays as it is.
+    d(e'f) / d pixel, summed over colours. The expectation of its square is |df / d pixel|^2, all channels counted
+    alike; the plain sum of the channels would not do, because LayerNorm holds it nearly constant. Returns (H, W),
+    adding up to 1. A copy of the model is run in evaluation mode, so that the model stays as it is.
     """
     pixels = images.detach().clone().requires_grad_()
     feature, _ = copy.deepcopy(model).eval().encode(pixels)[stage - 1]  # without the head

@@ -139,7 +139,7 @@ class GradientRecord(BaseModel, frozen=True):
         return dict(zip(self.steps, self.moments, strict=True))[step]
 
 
-# --- Short runs in lockstep: the same first weights, the same batches, different loss weights, one step at a time.
+# --- Short runs in lockstep: the same first weights, the same mini-batches, different loss weights, one step at a time.
 #
 # A step here is a step of `fit`, made of the same parts, to the bit; nothing is written, and whoever looks may stop.
 
@@ -182,7 +182,7 @@ class TrialBench:
         return ((images, labels) for images, labels, _ in batches(self.store, self.config, steps))
 
     def lockstep(self, trainers: Mapping[str, Trainer], num_steps: int) -> Iterator[Rows]:
-        """Train all side by side on the same batches; yields {name: row of the history} after every step.
+        """Train all side by side on the same mini-batches; yields {name: row of the history} after every step.
 
         Whoever stops iterating ends the trial after a whole step of every run.
         """

@@ -182,11 +182,11 @@ def reading_table(reading: GradientReading) -> str:
 def result(table: pd.DataFrame, words: str) -> str:
     """The cross entropy of runs (columns) over their steps as curves, and in words its means at both ends."""
     points = {name: (range(1, len(table) + 1), table[name]) for name in table}
-    chart = to_png(curves(points, x="step", y="cross entropy of the batch (nats)"))
+    chart = to_png(curves(points, x="step", y="cross entropy (nats)"))
     window = max(1, min(5, len(table) // 2))
     ends = zip(table, table.head(window).mean(), table.tail(window).mean(), strict=True)
     means = ", ".join(f"{name} from {first:.3f} to {last:.3f}" for name, first, last in ends)
-    return to_html(chart, f"Cross entropy of the same batches, first and last {window} steps: {means}. {words}")
+    return to_html(chart, f"Cross entropy of the same mini-batches, first and last {window} steps: {means}. {words}")
 
 
 # --- The loss-weight explorer: move a weight and see at once what it does to the student's gradient.
@@ -267,7 +267,9 @@ class LossWeightsPanel(Panel):
         self.yaml.value = self.choice.to_yaml(self.teacher)
 
     def start_trial(self) -> None:
-        """Train in the background: the paper's weights and the chosen ones, same seed, same batches."""
+        """Train in the background: the paper's weights and the chosen ones, same seed, same mini-batches."""
+        if self.thread.is_alive():  # a second click, sent before the button was disabled
+            return
         choices = {"paper": PRESETS["Paper"], "chosen": self.choice}
         weights = {name: choice.term_weights(self.record.names) for name, choice in choices.items()}
         self.stop.clear()
@@ -391,7 +393,6 @@ class SwipePanel(Panel):
     """Two pictures under one divider, to compare what several networks make of a scene.
 
     pictures: two or more of one size, name -> uint8 (H, W, 3). The first two are shown first.
-    Raises `ValueError`: these differ in size.
     """
 
     def __init__(self, pictures: Mapping[str, NDArray[np.uint8]]) -> None:

@@ -41,6 +41,8 @@ class PreNormBlock(nn.Module):
 
     def __init__(self, channels: int, attention: nn.Module, mlp: nn.Module, drop_path: float, norm_eps: float) -> None:
         super().__init__()
+        if not 0 <= drop_path < 1:
+            raise ValueError(f"drop_path must be at least 0 and below 1; got {drop_path}")
         self.norm1 = nn.LayerNorm(channels, eps=norm_eps)
         self.attn = attention
         self.norm2 = nn.LayerNorm(channels, eps=norm_eps)

@@ -202,8 +202,7 @@ def parity(model: SegModel, onnx: SegModel | str | os.PathLike[str], images: Ten
     The network computes in evaluation mode, where it is; a copy does, so that it stays as it was.
     """
     other = onnx if isinstance(onnx, SegModel) else OnnxModel(onnx)
-    network = copy.deepcopy(model).eval()
-    ours = network(images.to(next(model.parameters()).device)).logits.float().cpu()
+    ours = copy.deepcopy(model).eval()(images.to(next(model.parameters()).device)).logits.float().cpu()
     theirs = other(images).logits
     same = (ours.argmax(1) == theirs.argmax(1)).double()
     return Parity(float((ours - theirs).abs().max()), float(ours.abs().max()), float(same.mean()), same.numel())

@@ -364,8 +364,7 @@ def read_config(name: str, path: Path) -> dict[str, Any]:
         if config.get(key, value) != value:
             found = printable(config[key])
             raise ValueError(f"{printable(path)} has {key} = {found}, but {name} needs {value}: use transformers")
-    theirs = not config or "transformers_version" in config
-    eps = 1e-5 if theirs else config.get("layer_norm_eps", EPS)
+    eps = 1e-5 if not config or "transformers_version" in config else config.get("layer_norm_eps", EPS)
     return {"num_heads": config.get("num_attention_heads", NUM_HEADS), "norm_eps": eps}
 
 
@@ -402,7 +401,7 @@ def save_huggingface(
     write_tensors(Path(folder) / "model.safetensors", to_huggingface(model.state_dict()), {"format": "pt"})
     atomic_write(Path(folder) / "config.json", json.dumps(config, indent=2) + "\n")
     if not isinstance(source, nn.Module):
-        _describe_run(Path(source).resolve(), spec.name, Path(folder))
+        _describe_run(find_path(source).resolve(), spec.name, Path(folder))
     return Path(folder)
 
 

@@ -201,7 +201,7 @@ def claims(table: pd.DataFrame, teacher: float | None = None) -> pd.DataFrame:
         gain, gap = scores[method] - scores["none"], 100 * (teacher - scores["none"] / 100)
         share = gain.mean() / gap.mean()
         found = statistics.student_interval(100 * (share + (gain - share * gap) / gap.mean()))
-        rows.append((f"{method} closes the gap to the teacher", "%", *there.round(1), *found))
+        rows.append((f"{method} closes more of the gap than published", "%", *there.round(1), *found))
     out = pd.DataFrame(rows, columns=["claim", "unit", "cityscapes", "acdc", "mean", "low", "high"])
     claimed = out["cityscapes"].where(out["unit"] == "%", 0)
     judged = [out["low"].isna(), out["low"] > claimed, out["high"] < claimed]
@@ -269,13 +269,13 @@ def score_conditions(
     """
     if batch.root is None:
         raise ValueError(f"{batch.name} holds no networks: pass the folder of its runs, such as runs/demo")
-    found, data = [], None
+    found = []
     rows = tables.students(batch.table) if rows is None else rows
     for run in tqdm(rows.itertuples(), "scores by condition", len(rows), unit="network", delay=5):
         weights = batch.root / run.run / STUDENT_FILE
         if weights.is_file():
             experiment = _experiment(weights.parent, data_root)
-            data = data or experiment.open_split("val", experiment.val_images)
+            data = experiment.open_split("val", experiment.val_images)
             if "condition" in data.column_names:
                 images = pd.Series(data["condition"]).value_counts()
                 scores = evaluate_by(load_model(weights), data, normalize=experiment.normalize)
@@ -324,7 +324,8 @@ def load_gallery(batch: tables.Batch, num_images: int = 5, data_root: str | None
     images = [sample["image"] for sample in data]
     maps = {"label": [np.asarray(sample["label"]) for sample in data]}
     for name, path in networks.items():
-        maps[name] = predict(load_model(path), images, normalize=experiment.normalize)
+        own = experiment if batch.root is None else _experiment(path.parent, data_root)
+        maps[name] = predict(load_model(path), images, normalize=own.normalize)
     return Gallery(images, maps, label_space(data))
 
 

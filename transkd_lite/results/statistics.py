@@ -153,8 +153,7 @@ def bootstrap_interval(differences: ArrayLike, level: float = 0.95) -> Interval:
     n = len(values)
     if n < 2:
         return Interval(float(values.mean()) if n else math.nan, math.nan, math.nan)
-    rng = np.random.default_rng(0)
-    draws = np.indices((n,) * n).reshape(n, -1).T if n <= 6 else rng.integers(0, n, (10_000, n))
+    draws = np.indices((n,) * n).reshape(n, -1).T if n <= 6 else np.random.default_rng(0).integers(0, n, (10_000, n))
     low, high = np.quantile(values[draws].mean(1), [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(values.mean()), float(low), float(high))
 

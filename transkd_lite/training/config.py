@@ -108,7 +108,7 @@ class TrainConfig:
         schedule_horizon: the decay reaches zero after this multiple of the run. schedule_unit: decay a "step" or an
         "epoch".
     crop: (height, width) in pixels, None for the image as it is. pad: images smaller than the crop are filled with
-        void.
+        void; without it the first image is checked, the others are not.
     augment: a name of `data.transforms`.
     normalize: subtract ImageNet's mean and divide by its deviation; otherwise values are in [0, 1].
     class_weights: one non-negative factor for each logit in the cross entropy.

@@ -65,14 +65,11 @@ def device_name(device: torch.device) -> str:
 
 
 def peak_mb(device: torch.device) -> float | None:
-    """Peak memory in MB: of the device's allocator, or of this process."""
+    """Peak memory in MB: of the device's allocator, or on Linux of this process (getrusage would count its parent)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    if os.name != "posix":
-        return None
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    status = Path("/proc/self/status")
+    return int(status.read_text().partition("VmHWM:")[2].split()[0]) / 2**10 if status.exists() else None
 
 
 # --- How a run tells where it is: one bar for a person who looks on, a line now and then for a log.
@@ -245,8 +242,8 @@ def fit(
                     numbers = {"loss": row["loss"], "images_per_s": row["images_per_s"]}
                 show(trainer.step, **numbers)
                 stopping = trainer.stops(stop)
-                if stopping or trainer.is_due(config.checkpoint_every):
-                    folder.save(trainer)
+                if stopping or trainer.step == num_steps or trainer.is_due(config.checkpoint_every):
+                    folder.save(trainer)  # the last step, too: scoring may fail or be stopped
                 if stopping:
                     break
                 trainer.clock = time.monotonic()  # scoring and saving are not counted as training

@@ -77,7 +77,7 @@ class TeacherCache:
             folder = user_cache("teacher")
             try:
                 self._open_file(folder, key.hexdigest()[:16])
-            except OSError as error:
+            except (OSError, RuntimeError) as error:  # torch's, where a file may not be read
                 self.place = ""
                 what = f"no room for {self.num_bytes / 2**20:.0f} MB of the teacher's answers in {folder} ({error})"
                 advice = "make room, or set TRANSKD_CACHE to another folder"
@@ -118,10 +118,11 @@ class TeacherCache:
         """Take a file that another run has filled, or a new one of the right size. `OSError`: no room or right."""
         folder.mkdir(parents=True, exist_ok=True)
         for path in folder.glob(f"{key}-*"):
-            self._map(path)
+            self._map(path, shared=False)  # it may be another user's
             if path.name == f"{key}-{digest(self.rows.numpy().data)}":
                 self.answered[:] = True
-                os.utime(path)
+                with contextlib.suppress(OSError):
+                    os.utime(path)
                 return
             warnings.warn(f"{path} is damaged (it has not the digest of its name): made again", stacklevel=4)
             path.unlink(missing_ok=True)
@@ -139,11 +140,11 @@ class TeacherCache:
         except OSError:
             path.unlink(missing_ok=True)
             raise
-        self._map(path)
+        self._map(path, shared=True)
         self.whole = folder / key
 
-    def _map(self, path: Path) -> None:
-        mapped = torch.from_file(str(path), shared=True, size=self.num_bytes, dtype=torch.uint8)
+    def _map(self, path: Path, shared: bool) -> None:
+        mapped = torch.from_file(str(path), shared=shared, size=self.num_bytes, dtype=torch.uint8)
         self.place, self.file, self.rows = "file", path, mapped.view(self.size)
 
     def close(self) -> None:

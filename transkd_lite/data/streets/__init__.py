@@ -67,8 +67,7 @@ def _noise(radius: int) -> Noise:
 def _halo(radius: int) -> Ints:
     """Return a round glow (2r+1, 2r+1) that falls from 256 at the centre to 0 at `radius`."""
     square = np.arange(-radius, radius + 1, dtype=np.int32) ** 2
-    fall = 256 - 256 * (square[:, None] + square[None]) // (radius * radius + 1)
-    return np.maximum(fall, 0) ** 3 >> 16
+    return np.maximum(256 - 256 * (square[:, None] + square[None]) // (radius * radius + 1), 0) ** 3 >> 16
 
 
 def _plane(colour: Colour) -> Ints:
