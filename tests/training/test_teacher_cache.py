@@ -120,14 +120,15 @@ def test_a_whole_file_may_be_anothers_and_is_not_written(tmp_path: Path, monkeyp
     assert file.read_bytes() == content
 
 
-def test_a_damaged_file_is_named_and_made_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", [None, -1])
+def test_a_damaged_file_is_named_and_made_again(end: int | None, tmp_path: Path) -> None:
     _, teacher, _ = networks()
     keys = torch.arange(22)
     answers = cache_of(teacher, cache_mb=0)(keys)
     (path,) = (tmp_path / "cache" / "teacher").iterdir()
     content = bytearray(path.read_bytes())
     content[100] ^= 1
-    path.write_bytes(content)
+    path.write_bytes(content[:end])
     with pytest.warns(UserWarning, match=rf"{path.name} is damaged"):
         again = cache_of(teacher, cache_mb=0)
     assert torch.equal(again(keys).logits, answers.logits)

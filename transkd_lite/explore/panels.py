@@ -129,7 +129,7 @@ class Panel(VBox):
         """Draw as the controls stand."""
 
     def guarded(self, action: Callable[[], Any], in_turn: bool = True) -> None:
-        """Do it, unless in_turn is False when no other is being done, and show what it raises."""
+        """Do it, where `in_turn` after what another callback is doing, and show what it raises."""
         with self.turn if in_turn else nullcontext():
             self.message.value = ""
             try:

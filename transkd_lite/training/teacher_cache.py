@@ -118,8 +118,7 @@ class TeacherCache:
         """Take a file that another run has filled, or a new one of the right size. `OSError`: no room or right."""
         folder.mkdir(parents=True, exist_ok=True)
         for path in folder.glob(f"{key}-*"):
-            self._map(path, shared=False)  # it may be another user's
-            if path.name == f"{key}-{digest(self.rows.numpy().data)}":
+            if path.stat().st_size == self.num_bytes and path.name == f"{key}-{digest(self._map(path, False))}":
                 self.answered[:] = True
                 with contextlib.suppress(OSError):
                     os.utime(path)
@@ -143,9 +142,11 @@ class TeacherCache:
         self._map(path, shared=True)
         self.whole = folder / key
 
-    def _map(self, path: Path, shared: bool) -> None:
+    def _map(self, path: Path, shared: bool) -> memoryview:
+        """Take the rows of a file, and give their bytes; what is not shared is only read: it may be another user's."""
         mapped = torch.from_file(str(path), shared=shared, size=self.num_bytes, dtype=torch.uint8)
         self.place, self.file, self.rows = "file", path, mapped.view(self.size)
+        return self.rows.numpy().data
 
     def close(self) -> None:
         """A file that did not become whole goes."""
