@@ -37,6 +37,12 @@ def test_predictions_are_what_evaluate_scores(model, normalize):
     assert tk.evaluate(model, data, normalize=not normalize, batch_size=1).pixel_accuracy < 0.99
 
 
+def test_a_layer_that_is_frozen_stays_frozen(model):
+    frozen = model.train().head.norm.eval()
+    tk.predict(model, np.zeros((32, 64, 3), np.uint8))
+    assert (model.training, model.head.training, frozen.training) == (True, True, False)
+
+
 def test_sizes_may_differ_and_the_mode_is_kept(model):
     model.train()
     maps = tk.predict(model, [picture(64, 96), picture(40, 72)])

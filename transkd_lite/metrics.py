@@ -73,13 +73,14 @@ def autocast(device: torch.device, precision: str) -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[torch.device]:
-    """The network as it is deployed, on its device: afterwards it is in the mode (training or not) in which it was."""
-    was_training = model.training
+    """The network as it is deployed, on its device: afterwards every layer is in its mode (training or not) again."""
+    modes = [(module, module.training) for module in model.modules()]
     try:
         model.eval()
         yield next(model.parameters()).device
     finally:
-        model.train(was_training)
+        for module, training in modes:
+            module.training = training
 
 
 # --- How a segmentation is scored: mean intersection over union, by two protocols.

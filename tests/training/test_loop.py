@@ -301,6 +301,15 @@ def test_every_epoch_sees_every_sample_once_and_positions_say_all() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # two workers on one core, too
+def test_samples_that_are_larger_than_the_first_are_kept_within_the_limit() -> None:
+    large = scenes(4, size=512)  # a megabyte each
+    store = SampleStore([*scenes(1), *large], cache_mb=2)
+    for index in (*range(5), 4, 0):
+        assert torch.equal(store[index][0], SampleStore([*scenes(1), *large], cache_mb=0)[index][0])
+    kept = sum(tensor.nbytes for pair in store._kept.values() for tensor in pair)
+    assert 2**20 < kept <= 2 * 2**20
+
+
 def test_loader_processes_change_nothing() -> None:
     for batch, other in zip(plain(5), plain(5, workers=2), strict=True):
         assert all(map(torch.equal, batch, other))

@@ -103,8 +103,7 @@ class AllMLPHead(nn.Module):
     ) -> None:
         super().__init__()
         self.projections = nn.ModuleList(nn.Linear(c, width, bias=not normed) for c in channels)
-        norms = (nn.BatchNorm2d(width) for _ in channels)
-        self.projection_norms = nn.ModuleList(norms) if normed else None
+        self.projection_norms = nn.ModuleList(nn.BatchNorm2d(width) for _ in channels) if normed else None
         self.fuse = nn.Conv2d(len(channels) * width, width, 1, bias=False)
         self.norm = nn.BatchNorm2d(width)
         self.dropout = nn.Dropout2d(dropout)

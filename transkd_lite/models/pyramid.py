@@ -234,8 +234,7 @@ class PVTv2(SegModel):
         outputs = []
         for stage in self.backbone.stages:
             # The first patch embedding stands before the stages, the others inside theirs.
-            embed = stage.downsample or self.backbone.patch_embed
-            tokens = embed(x)  # (N, H_i, W_i, C_i)
+            tokens = (stage.downsample or self.backbone.patch_embed)(x)  # (N, H_i, W_i, C_i)
             size, x = tokens.shape[1:3], tokens.flatten(1, 2)
             for block in stage.blocks:
                 x = block(x, size)

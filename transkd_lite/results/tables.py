@@ -41,8 +41,7 @@ def cells(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     Returns label such as "steps 300, train_images 128" -> rows; one entry with the label "one budget" if there is but
     one.
     """
-    by_method = table.groupby("method", sort=False)
-    varies = [name for name in _BUDGET if (by_method[name].nunique(dropna=False) > 1).any()]
+    varies = [name for name in _BUDGET if (table.groupby("method")[name].nunique(dropna=False) > 1).any()]
     if not varies:
         return {"one budget": table}
     groups = table.groupby(varies, sort=False, dropna=False)

@@ -150,9 +150,9 @@ def fit(
     Raises `ValueError` (settings that do not fit each other, the data, or the folder resumed; `DamagedRunError`, which
     is one, for a finished run whose files are not what it left), `FileExistsError` (the folder holds a run and resume
     is False), `RunLockedError` (another process works there), `NonFiniteLossError`, `UnreadableSampleError` (a sample
-    whose file is gone) and `OSError` (a disk that is full). SIGTERM and Ctrl-C save first. A resumed run keeps the
-    precision that "auto" chose at its beginning, and its number of threads; it warns where this machine has too few
-    cores for them.
+    whose file is gone) and `OSError` (a disk that is full). SIGTERM and Ctrl-C save first, and so does a last
+    scoring that fails. A resumed run keeps the precision that "auto" chose at its beginning, and its number of threads;
+    it warns where this machine has too few cores for them.
     """
     if (teacher is None) != (method is None):
         got = "a teacher without a method" if method is None else "a method without a teacher"
@@ -242,8 +242,8 @@ def fit(
                     numbers = {"loss": row["loss"], "images_per_s": row["images_per_s"]}
                 show(trainer.step, **numbers)
                 stopping = trainer.stops(stop)
-                if stopping or trainer.step == num_steps or trainer.is_due(config.checkpoint_every):
-                    folder.save(trainer)  # the last step, too: scoring may fail or be stopped
+                if stopping or trainer.is_due(config.checkpoint_every):
+                    folder.save(trainer)
                 if stopping:
                     break
                 trainer.clock = time.monotonic()  # scoring and saving are not counted as training
@@ -255,7 +255,11 @@ def fit(
         if stopping:
             stop.leave()
         student.eval()
-        metrics = {} if val_data is None else {name: score(protocol=name).to_dict() for name in PROTOCOLS}
+        try:
+            metrics = {} if val_data is None else {name: score(protocol=name).to_dict() for name in PROTOCOLS}
+        except BaseException:
+            folder.save(trainer)  # scoring that fails or is stopped costs no step
+            raise
         metrics |= {"steps": trainer.step, "wall_s": trainer.seconds, "session_s": time.monotonic() - begun}
         metrics["peak_mb"] = peak_mb(accelerator.device)
         if teacher is not None:

@@ -33,7 +33,9 @@ class UnreadableSampleError(RuntimeError):
 
 
 class SampleStore:
-    """Decoded samples of a dataset, kept in memory as uint8 while all of them fit into cache_mb.
+    """Decoded samples of a dataset, kept in memory as uint8 where all, if as large as the first, fit into cache_mb.
+
+    Of samples of unlike sizes as many are kept as fit.
 
     Indexing gives (image (3, H, W), label (H, W)). Raises `UnreadableSampleError` for a sample that cannot be
     decoded, and `ValueError` for a label that is no train id and where no pixel of any sample has a class.
@@ -44,13 +46,11 @@ class SampleStore:
             raise ValueError("train_data must hold at least one sample; got none: check split and filters")
         self.data, self.num_classes = data, num_classes
         self._kept: dict[int, tuple[Tensor, Tensor]] = {}
-        self.keeps = True  # the first sample, whose size says whether all are
+        self.keeps, self.room = True, cache_mb * 2**20  # the first sample, whose size says whether all are
         image, label = self[0]
         self.image_size = (int(image.shape[-2]), int(image.shape[-1]))
         self.num_bytes = len(data) * (image.nbytes + label.nbytes)
         self.keeps = self.num_bytes <= cache_mb * 2**20
-        if not self.keeps:
-            self._kept.clear()
         require_labelled((self[index][1] for index in range(len(self))), "the labels of train_data")
 
     def __len__(self) -> int:
@@ -67,8 +67,8 @@ class SampleStore:
             raise UnreadableSampleError(f"every sample must be readable; {found}: {advice}") from error
         pair = to_tensors(sample)
         require_train_ids(pair[1], self.num_classes, f"sample {index}")
-        if self.keeps:
-            self._kept[index] = pair
+        if self.keeps and (size := pair[0].nbytes + pair[1].nbytes) <= self.room:
+            self._kept[index], self.room = pair, self.room - size
         return pair
 
 
