@@ -41,7 +41,7 @@ def cells(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     Returns label such as "steps 300, train_images 128" -> rows; one entry with the label "one budget" if there is but
     one.
     """
-    varies = [name for name in _BUDGET if (table.groupby("method")[name].nunique(dropna=False) > 1).any()]
+    varies = list(table.groupby("method")[[*_BUDGET]].nunique(dropna=False).max().loc[lambda most: most > 1].index)
     if not varies:
         return {"one budget": table}
     groups = table.groupby(varies, sort=False, dropna=False)
